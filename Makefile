@@ -1,0 +1,51 @@
+# vpnlb: two commands matter on a fresh Linux machine (root, Go):
+#   make demo   runs a cluster of three nodes in network namespaces and breaks it
+#   make test   installs the real peers (FRR, strongSwan) and runs every test
+SHELL := /bin/bash
+GO    ?= go
+BIN   := bin/vpnlb
+# The race detector needs cgo; the shipped binary does not.
+export GOFLAGS := -buildvcs=false
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint unit xdp lab-test fuzz generate deps clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build bin/vpnlb
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/vpnlb
+
+demo: build ## Run the demo on embedded parts alone (root; DEMO=json prints the verdict as JSON)
+	@$(BIN) lab demo $(if $(filter json,$(DEMO)),-o json)
+
+test: deps lint unit xdp lab-test fuzz ## Install the test peers and run every test (root)
+
+deps: ## Install what the tests need: FRR, strongSwan and friends (Debian, Ubuntu)
+	@deploy/checks/install-test-deps
+
+lint: ## gofmt, vet, staticcheck, import lattice, tidiness
+	@bad=$$(gofmt -l $$(git ls-files '*.go' | grep -v '_bpfel\.go$$')); [ -z "$$bad" ] || { echo "gofmt: run gofmt -w on:"; echo "$$bad"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test -count=1 ./deploy/checks/
+
+# Packages whose tests build namespaces or load BPF run apart, one at a time.
+ROOT_PKGS := ./dataplane ./dataplane/gateway ./deploy/lab ./deploy/lab/router ./bgp
+unit: ## Unit tests, virtual clusters and CLI scripts, with the race detector
+	$(GO) test -race -count=1 $$($(GO) list ./... | grep -vxF "$$($(GO) list $(ROOT_PKGS))")
+
+xdp: ## The XDP program against the model, gateways, BGP with real routers (root)
+	$(GO) test -race -count=1 -p 1 ./dataplane ./dataplane/gateway ./bgp ./deploy/lab/router
+
+lab-test: build ## The laboratory: embedded drills, then FRR and strongSwan (root)
+	$(GO) test -count=1 -p 1 -timeout 20m -v ./deploy/lab
+
+fuzz: ## Each fuzz target for a few seconds
+	@deploy/checks/fuzz-all 5s
+
+generate: ## Rebuild generated files (BPF objects need clang-14 and libbpf-dev)
+	$(GO) generate ./...
+
+clean: ## Remove what make built
+	rm -rf bin
