@@ -1,0 +1,310 @@
+// Package admin is the local door of a node: HTTP and JSON on a unix socket.
+// It holds the shapes that travel there, the server that guards the socket and
+// the client that the command line uses. What is done with a request is the
+// node's business (package node).
+package admin
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Paths of the API. Reading is GET, changing is POST with a JSON body. Long
+// operations (join, leave) answer with a stream of Progress, one JSON value a
+// line; the last one has Done or Error set.
+const (
+	PathStatus         = "/v1/status"
+	PathSpec           = "/v1/spec"
+	PathMembers        = "/v1/cluster/members"
+	PathInit           = "/v1/cluster/init"
+	PathToken          = "/v1/cluster/token"
+	PathJoin           = "/v1/cluster/join"
+	PathLeave          = "/v1/cluster/leave"
+	PathRemove         = "/v1/cluster/remove"
+	PathSet            = "/v1/cluster/set"
+	PathVIPAdd         = "/v1/vip/add"
+	PathVIPRemove      = "/v1/vip/remove"
+	PathBackendAdd     = "/v1/backend/add"
+	PathBackendAdmin   = "/v1/backend/admin"
+	PathBackendRemove  = "/v1/backend/remove"
+	PathGatewayAdd     = "/v1/gateway/add"
+	PathGatewayRemove  = "/v1/gateway/remove"
+	PathAffinityList   = "/v1/affinity"
+	PathAffinityGet    = "/v1/affinity/get" // ?client=ADDR
+	PathAffinityForget = "/v1/affinity/forget"
+	PathExplain        = "/v1/explain" // ?client=ADDR[&vip=NAME]
+)
+
+// MaxBody bounds every request, in bytes.
+const MaxBody = 1 << 20
+
+// Error is what a refused or failed request answers, with a status code of
+// HTTP: 400 the request is wrong, 404 no such thing, 409 somebody else changed
+// it or it is in the way, 503 no leader or not ready.
+type Error struct {
+	Message string `json:"error"`
+	Status  int    `json:"-"`
+}
+
+// Error implements error.
+func (e *Error) Error() string { return e.Message }
+
+// Progress is one line of a long operation.
+type Progress struct {
+	Step  string `json:"step,omitempty"`
+	Done  bool   `json:"done,omitempty"`
+	Error string `json:"error,omitempty"`
+}
+
+// Status is one node at a glance.
+type Status struct {
+	Node         string      `json:"node"`
+	ID           string      `json:"id"`
+	Stage        string      `json:"stage"` // waiting, starting, running, leaving, stopping, parked
+	StageReason  string      `json:"stage_reason,omitempty"`
+	Uptime       string      `json:"uptime"`
+	Version      string      `json:"version"`
+	Cluster      string      `json:"cluster,omitempty"` // cluster ID
+	Role         string      `json:"role,omitempty"`    // leader, follower, candidate, nonvoter
+	Leader       string      `json:"leader,omitempty"`  // name
+	Term         uint64      `json:"term,omitempty"`
+	Index        uint64      `json:"index"`         // last applied command
+	PlaneIndex   uint64      `json:"plane_index"`   // what the data plane has
+	Generation   uint64      `json:"generation"`    // of the tables
+	CaughtUp     bool        `json:"caught_up"`     // latched since start
+	Quorum       bool        `json:"quorum"`        // a leader was heard of within its lease
+	LiveVoters   int         `json:"live_voters"`   // as this node sees them
+	Voters       int         `json:"voters"`        //
+	Affinities   int         `json:"affinities"`    // records agreed
+	PlaneEntries int         `json:"plane_entries"` // records in the kernel
+	MaxClients   int         `json:"max_clients"`
+	Plane        []Interface `json:"plane"`
+	PlaneHealthy bool        `json:"plane_healthy"`
+	VIPs         []VIPStatus `json:"vips"`
+	Neighbours   []Neighbour `json:"neighbours"`
+	Backends     []Backend   `json:"backends"`
+	Gateways     []Gateway   `json:"gateways"`
+	Packets      []Counter   `json:"packets"`
+	Warnings     []string    `json:"warnings,omitempty"`
+	StateHash    string      `json:"state_hash,omitempty"` // ?hash=1: of the state at Index
+}
+
+// Interface is one attached interface.
+type Interface struct {
+	Name  string `json:"name"`
+	Mode  string `json:"mode"` // native, generic, detached
+	Alarm string `json:"alarm,omitempty"`
+}
+
+// VIPStatus says whether this node announces a VIP, and why.
+type VIPStatus struct {
+	Name     string     `json:"name"`
+	Addr     netip.Addr `json:"addr"`
+	Announce string     `json:"announce"` // announced, demoted, withdrawn
+	Reason   string     `json:"reason"`
+	Since    string     `json:"since,omitempty"`
+}
+
+// Neighbour is one BGP session.
+type Neighbour struct {
+	Addr  string `json:"addr"`
+	ASN   uint32 `json:"asn"`
+	State string `json:"state"`
+	Since string `json:"since,omitempty"`
+}
+
+// Counter is packets that left the program for one reason.
+type Counter struct {
+	Reason  string `json:"reason"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Backend is one server as the cluster and this node see it.
+type Backend struct {
+	ID       uint32     `json:"id"`
+	Name     string     `json:"name"`
+	VIP      string     `json:"vip"`
+	Addr     netip.Addr `json:"addr"`
+	Weight   uint16     `json:"weight"`
+	Limit    uint32     `json:"limit,omitempty"`
+	Admin    string     `json:"admin"`
+	Health   string     `json:"health"`           // agreed verdict of IKE
+	Stance   string     `json:"stance"`           // take, keep, leave, void
+	Local    string     `json:"local,omitempty"`  // what this node's own probes say
+	Detail   string     `json:"detail,omitempty"` // hint of the prober
+	Clients  uint32     `json:"clients"`
+	Version  uint64     `json:"version"`
+	Returned uint64     `json:"returned,omitempty"` // ESP and SK packets from it, this node
+}
+
+// Gateway is one floating gateway address.
+type Gateway struct {
+	ID    uint32     `json:"id"`
+	Addr  netip.Addr `json:"addr"`
+	Owner string     `json:"owner"`
+	Here  bool       `json:"here"` // this node holds the address
+	Alarm string     `json:"alarm,omitempty"`
+}
+
+// Member is one committed member with what is heard of it.
+type Member struct {
+	ID         string   `json:"id"`
+	Name       string   `json:"name"`
+	Role       string   `json:"role"`
+	Suffrage   string   `json:"suffrage"` // voter, nonvoter, none
+	Leader     bool     `json:"leader"`
+	Cluster    string   `json:"cluster_addr"`
+	Gossip     string   `json:"gossip_addr"`
+	Addrs      []string `json:"addrs"`
+	Live       bool     `json:"live"`
+	HeardAgo   string   `json:"heard_ago,omitempty"`
+	PlaneIndex uint64   `json:"plane_index"`
+	Draining   bool     `json:"draining,omitempty"`
+	Announced  bool     `json:"announced"`
+	Self       bool     `json:"self,omitempty"`
+}
+
+// Spec is what the administrator set.
+type Spec struct {
+	Cluster  string            `json:"cluster"`
+	VIPs     []VIP             `json:"vips"`
+	Backends []Backend         `json:"backends"`
+	Gateways []Gateway         `json:"gateways"`
+	Settings map[string]string `json:"settings"`
+}
+
+// VIP is one virtual address.
+type VIP struct {
+	ID      uint32     `json:"id"`
+	Name    string     `json:"name"`
+	Addr    netip.Addr `json:"addr"`
+	SSTP    string     `json:"sstp"`
+	Version uint64     `json:"version"`
+}
+
+// Affinity is one record.
+type Affinity struct {
+	Client  netip.Addr `json:"client"`
+	Class   string     `json:"class"`
+	Backend string     `json:"backend"`
+	State   string     `json:"state"` // unconfirmed, authenticated, confirmed
+	Index   uint64     `json:"index"` // of the log entry that made it
+	Since   string     `json:"since"` // ago, on cluster time
+	Seen    string     `json:"seen"`  // last activity, ago
+}
+
+// Affinities is a page of records.
+type Affinities struct {
+	Total   int        `json:"total"`
+	Records []Affinity `json:"records"`
+}
+
+// Explanation says which server a client gets now, and why.
+type Explanation struct {
+	Client netip.Addr `json:"client"`
+	VIP    string     `json:"vip"`
+	Record *Affinity  `json:"record,omitempty"`
+	Cases  []Case     `json:"cases"`
+	Notes  []string   `json:"notes,omitempty"`
+}
+
+// Case is the answer for one kind of packet.
+type Case struct {
+	Packet  string `json:"packet"`
+	Backend string `json:"backend"`
+	Reason  string `json:"reason"`
+	Why     string `json:"why"`
+}
+
+// InitRequest makes a new cluster of this one node.
+type InitRequest struct {
+	Force bool `json:"force,omitempty"`
+}
+
+// InitAnswer tells what was made.
+type InitAnswer struct {
+	Cluster  string   `json:"cluster"`
+	Node     string   `json:"node"`
+	CAHash   string   `json:"ca_hash"`
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// TokenRequest asks for a join token.
+type TokenRequest struct {
+	Name string        `json:"name,omitempty"` // the only node name it admits
+	TTL  time.Duration `json:"ttl"`            // nanoseconds
+}
+
+// TokenAnswer is what a joining node needs.
+type TokenAnswer struct {
+	Token   string   `json:"token"`
+	CAHash  string   `json:"ca_hash"`
+	Expires string   `json:"expires"`
+	Addrs   []string `json:"addrs"` // members to join at
+}
+
+// JoinRequest joins this node to a cluster.
+type JoinRequest struct {
+	Addr   string `json:"addr"`
+	Token  string `json:"token"`
+	CAHash string `json:"ca_hash"`
+}
+
+// LeaveRequest makes this node leave.
+type LeaveRequest struct {
+	Force bool `json:"force,omitempty"`
+}
+
+// RemoveRequest removes another member for good.
+type RemoveRequest struct {
+	Node  string `json:"node"` // name or ID
+	Force bool   `json:"force,omitempty"`
+}
+
+// SetRequest changes one setting.
+type SetRequest struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// NameRequest names a VIP, backend or gateway. Purge is for backends.
+type NameRequest struct {
+	Name  string `json:"name"`
+	Purge bool   `json:"purge,omitempty"`
+}
+
+// VIPRequest adds a VIP or changes the one of this name.
+type VIPRequest struct {
+	Name string `json:"name"`
+	Addr string `json:"addr"`
+	SSTP string `json:"sstp,omitempty"`
+}
+
+// BackendRequest adds a backend or changes the one of this name.
+type BackendRequest struct {
+	Name   string  `json:"name"`
+	VIP    string  `json:"vip,omitempty"`
+	Addr   string  `json:"addr"`
+	Weight *uint16 `json:"weight,omitempty"`
+	Limit  *uint32 `json:"limit,omitempty"`
+}
+
+// BackendAdminRequest drains, takes offline or enables a backend.
+type BackendAdminRequest struct {
+	Name  string `json:"name"`
+	Admin string `json:"admin"` // enabled, drain, offline
+}
+
+// GatewayRequest adds or removes a floating gateway address.
+type GatewayRequest struct {
+	Addr string `json:"addr"`
+}
+
+// Changed answers a change: the log index it was applied at, and what else
+// the administrator should know.
+type Changed struct {
+	Index uint64   `json:"index"`
+	ID    uint64   `json:"id,omitempty"`
+	Notes []string `json:"notes,omitempty"`
+}

@@ -1,0 +1,165 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Server listens on the admin socket. Who may connect is decided by the
+// socket's mode (0660) and its folder; who did is written to the log with
+// every change.
+type Server struct {
+	path string
+	mux  *http.ServeMux
+	log  *slog.Logger
+}
+
+// NewServer returns a server for the socket at path; nothing is opened yet.
+func NewServer(path string, log *slog.Logger) *Server {
+	return &Server{path: path, mux: http.NewServeMux(), log: log}
+}
+
+// Get serves a reading request. fn's value is sent as JSON.
+func (s *Server) Get(path string, fn func(*http.Request) (any, error)) {
+	s.mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+		v, err := fn(r)
+		reply(w, v, err)
+	})
+}
+
+// Post serves a changing request whose body is In.
+func Post[In any](s *Server, path string, fn func(context.Context, In) (any, error)) {
+	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		if err := decode(w, r, &in); err != nil {
+			reply(w, nil, err)
+			return
+		}
+		v, err := fn(r.Context(), in)
+		s.audit(r, err)
+		reply(w, v, err)
+	})
+}
+
+// Stream serves a long operation: fn reports steps, each is sent at once.
+// The operation goes on when the caller goes away (fn's context is not the
+// request's): join and leave are resumed by asking again.
+func Stream[In any](s *Server, path string, fn func(in In, step func(string)) error) {
+	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		if err := decode(w, r, &in); err != nil {
+			reply(w, nil, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		enc := json.NewEncoder(w)
+		flush := http.NewResponseController(w)
+		send := func(p Progress) {
+			enc.Encode(p) // the caller may be gone; the operation is not
+			flush.Flush()
+		}
+		err := fn(in, func(step string) { send(Progress{Step: step}) })
+		s.audit(r, err)
+		if err != nil {
+			send(Progress{Error: err.Error()})
+			return
+		}
+		send(Progress{Done: true})
+	})
+}
+
+func decode(w http.ResponseWriter, r *http.Request, in any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, MaxBody))
+	d.DisallowUnknownFields()
+	if err := d.Decode(in); err != nil && !errors.Is(err, io.EOF) {
+		return &Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("read the request's JSON body: %v", err)}
+	}
+	return nil
+}
+
+func reply(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		var known *Error
+		if !errors.As(err, &known) {
+			known = &Error{Message: err.Error(), Status: http.StatusInternalServerError}
+		}
+		w.WriteHeader(known.Status)
+		v = &Error{Message: err.Error()}
+	}
+	json.NewEncoder(w).Encode(v) // a caller that is gone needs no answer
+}
+
+type peerKey struct{}
+
+func (s *Server) audit(r *http.Request, err error) {
+	uid := "unknown"
+	if cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred); ok {
+		uid = fmt.Sprint(cred.Uid)
+	}
+	attrs := []any{"request", r.URL.Path, "uid", uid}
+	if err != nil {
+		attrs = append(attrs, "error", err.Error())
+	}
+	s.log.Info("admin change", attrs...)
+}
+
+// Run listens until ctx ends. A socket left by a dead process is replaced; one
+// that still answers belongs to a running node and is an error.
+func (s *Server) Run(ctx context.Context, ready chan<- struct{}) error {
+	if err := os.MkdirAll(filepath.Dir(s.path), 0o755); err != nil {
+		return fmt.Errorf("make the admin socket's folder: %w", err)
+	}
+	if c, err := net.Dial("unix", s.path); err == nil {
+		c.Close()
+		return fmt.Errorf("admin socket %s is answered by another running node: stop it, or set another admin_socket", s.path)
+	}
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the old admin socket: %w", err)
+	}
+	ln, err := net.Listen("unix", s.path)
+	if err != nil {
+		return fmt.Errorf("listen on the admin socket: %w", err)
+	}
+	if err := os.Chmod(s.path, 0o660); err != nil {
+		ln.Close()
+		return fmt.Errorf("set the admin socket's mode: %w", err)
+	}
+	close(ready)
+	srv := &http.Server{Handler: s.mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ConnContext: peerCredentials}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the admin socket: %w", err)
+	}
+	return nil
+}
+
+// peerCredentials notes who is at the other end (SO_PEERCRED, unix(7)).
+func peerCredentials(ctx context.Context, c net.Conn) context.Context {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	var cred *unix.Ucred
+	raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err != nil || cred == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, cred)
+}
