@@ -1,0 +1,98 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"time"
+)
+
+// PeerKind says what stands around the nodes.
+type PeerKind string
+
+// Kinds of peers.
+const (
+	Embedded PeerKind = "embedded" // router, responders and clients of this repository
+	Real     PeerKind = "real"     // FRR, strongSwan servers and clients
+)
+
+// Options say how large a lab is. The zero value of each field means its default.
+type Options struct {
+	Name    string   `json:"name"`    // [a-z0-9]{1,12}; default "lab"
+	Binary  string   `json:"binary"`  // the vpnlb binary; default: this executable
+	Nodes   int      `json:"nodes"`   // nodes that form the cluster, 1..8; default 3
+	Spares  int      `json:"spares"`  // built but not started, for joins; default 1
+	Servers int      `json:"servers"` // 1..20; default 3
+	Clients int      `json:"clients"` // 0..4000; default 200
+	Peers   PeerKind `json:"peers"`   // default Embedded
+	Rate    int      `json:"rate"`    // data packets of each embedded client a second; default 10
+	// LossAfter is how long an embedded client goes without an echo before it
+	// logs in again, as dead peer detection would make it; default 3 s.
+	LossAfter time.Duration `json:"loss_after"`
+	// Out gets one plain line for each thing done; nil: nothing.
+	Out io.Writer `json:"-"`
+}
+
+// Limits of a lab: the address plan has room for this much.
+const (
+	maxNodes   = 9 // 198.51.100.1 to .9
+	maxServers = 20
+	maxClients = 4000 // strongSwan needs 51 s for 3000
+)
+
+var namePattern = regexp.MustCompile(`^[a-z0-9]{1,12}$`)
+
+// withDefaults fills what is not set and reports every fault at once.
+func (o Options) withDefaults() (Options, error) {
+	def := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	if o.Name == "" {
+		o.Name = "lab"
+	}
+	if o.Peers == "" {
+		o.Peers = Embedded
+	}
+	def(&o.Nodes, 3)
+	def(&o.Spares, 1)
+	def(&o.Servers, 3)
+	def(&o.Clients, 200)
+	def(&o.Rate, 10)
+	if o.LossAfter == 0 {
+		o.LossAfter = 3 * time.Second
+	}
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	var errs []error
+	if o.Binary == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("find own executable: %w", err))
+		}
+		o.Binary = exe
+	}
+	if !namePattern.MatchString(o.Name) {
+		errs = append(errs, fmt.Errorf("lab name %q: want 1 to 12 of a-z 0-9", o.Name))
+	}
+	if o.Peers != Embedded && o.Peers != Real {
+		errs = append(errs, fmt.Errorf("peers %q: want %s or %s", o.Peers, Embedded, Real))
+	}
+	if o.Nodes < 1 || o.Spares < 0 || o.Nodes+o.Spares > maxNodes {
+		errs = append(errs, fmt.Errorf("%d nodes and %d spares: want 1 to %d in all", o.Nodes, o.Spares, maxNodes))
+	}
+	if o.Servers < 1 || o.Servers > maxServers {
+		errs = append(errs, fmt.Errorf("%d servers: want 1 to %d", o.Servers, maxServers))
+	}
+	if o.Clients < 0 || o.Clients > maxClients {
+		errs = append(errs, fmt.Errorf("%d clients: want 0 to %d", o.Clients, maxClients))
+	}
+	if o.Rate < 1 || o.Rate > 1000 {
+		errs = append(errs, fmt.Errorf("rate %d: want 1 to 1000", o.Rate))
+	}
+	return o, errors.Join(errs...)
+}
