@@ -1,0 +1,193 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// parse reads what it can, whatever the faults.
+func parse(data []byte) (*Config, *reader) {
+	c := &Config{
+		DataDir:     DefaultDataDir,
+		AdminSocket: DefaultAdminSocket,
+		Cluster:     Cluster{Heartbeat: DefaultHeartbeat},
+		Dataplane:   Dataplane{PinDir: DefaultPinDir, Attach: AttachAuto, MaxClients: DefaultMaxClients},
+		Log:         Log{Level: slog.LevelInfo, Format: FormatText},
+	}
+	r := &reader{lines: map[string]int{}}
+	if len(data) > MaxFile {
+		r.fault(0, "", "the file is larger than %d bytes; a node file is a page of text", MaxFile)
+		return c, r
+	}
+	root := r.tree(data)
+	if root == nil {
+		return c, r
+	}
+	r.section(root, "", []field{
+		{"name", "write the name of this node, such as name: n1", r.name(&c.Name)},
+		{"data_dir", "", r.path(&c.DataDir, 4096)},
+		{"admin_socket", "", r.path(&c.AdminSocket, maxSocketPath)},
+		{"cluster", "write a cluster section with this node's address", r.cluster(&c.Cluster)},
+		{"dataplane", "write a dataplane section with the outside interface", r.dataplane(&c.Dataplane)},
+		{"bgp", "", r.bgp(&c.BGP)},
+		{"log", "", r.log(&c.Log)},
+	})
+	r.complete(c)
+	return c, r
+}
+
+// tree parses the YAML text; nil when there is nothing to walk.
+func (r *reader) tree(data []byte) *yaml.Node {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, next yaml.Node
+	err := dec.Decode(&doc)
+	if errors.Is(err, io.EOF) {
+		r.fault(0, "", "the file is empty; begin with deploy/vpnlb.example.yaml")
+		return nil
+	}
+	if err != nil {
+		line, text := yamlError(err)
+		r.fault(line, "", "is not YAML (%s); mind indentation with spaces and quotes around values that hold \": \"", text)
+		return nil
+	}
+	if err := dec.Decode(&next); !errors.Is(err, io.EOF) {
+		r.fault(next.Line, "", "a second document begins here; a node file is one document, remove the --- line")
+	}
+	return resolve(doc.Content[0])
+}
+
+var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+
+func yamlError(err error) (line int, text string) {
+	m := yamlLine.FindStringSubmatch(strings.SplitN(err.Error(), "\n", 2)[0])
+	if m == nil {
+		return 0, err.Error()
+	}
+	line, _ = strconv.Atoi(m[1])
+	return line, m[2]
+}
+
+func (r *reader) cluster(c *Cluster) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		r.section(n, key, []field{
+			{"address", "write the address the other nodes dial, such as address: 198.51.100.1:7950", r.addrPort(&c.Address, DefaultClusterPort)},
+			{"gossip", "", r.addrPort(&c.Gossip, DefaultGossipPort)},
+			{"heartbeat", "", r.duration(&c.Heartbeat, MinHeartbeat, MaxHeartbeat, 1,
+				"too short elects a new leader at every hiccup, too long delays failover; 300ms is right on a LAN")},
+		})
+	}
+}
+
+func (r *reader) dataplane(d *Dataplane) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		r.section(n, key, []field{
+			{"pin_dir", "", r.path(&d.PinDir, 4096)},
+			{"outside", "write the interface towards the routers, such as outside: eth0", r.ifname(&d.Outside)},
+			{"inside", "", r.ifname(&d.Inside)},
+			{"attach", "", choice(r, &d.Attach, AttachAuto, AttachNative, AttachGeneric)},
+			{"max_clients", "", r.number(MinMaxClients, MaxMaxClients, "a number of clients", func(v uint64) { d.MaxClients = uint32(v) })},
+		})
+	}
+}
+
+func (r *reader) bgp(b *BGP) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		r.section(n, key, []field{
+			{"asn", "write this node's AS number, such as asn: 65011", r.asn(&b.ASN)},
+			{"router_id", "write an IPv4 address that no other BGP speaker uses, such as router_id: 192.0.2.11", r.addr(&b.RouterID)},
+			{"neighbours", "list the routers, or remove the bgp section to speak no BGP", r.neighbours(b)},
+		})
+		if b.RouterID.IsValid() && !b.RouterID.Is4() {
+			r.fault(r.lines[key+".router_id"], key+".router_id", "%q is not an IPv4 address; the BGP identifier is one (RFC 6286), such as 192.0.2.11", b.RouterID)
+		}
+	}
+}
+
+func (r *reader) neighbours(b *BGP) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		if n.Kind != yaml.SequenceNode {
+			r.fault(n.Line, key, "must be a list, each entry on a line that begins with \"- \", not %s", shape(n))
+			return
+		}
+		if len(n.Content) == 0 {
+			r.fault(n.Line, key, "is empty; list the routers, or remove the bgp section to speak no BGP")
+		}
+		if len(n.Content) > MaxNeighbours {
+			r.fault(n.Line, key, "has %d entries; at most %d are supported", len(n.Content), MaxNeighbours)
+			return
+		}
+		first := map[netip.Addr]int{}
+		for i, e := range n.Content {
+			path := fmt.Sprintf("%s[%d]", key, i)
+			nb := r.neighbour(resolve(e), path)
+			if at, again := first[nb.Address]; again && nb.Address.IsValid() {
+				r.fault(e.Line, path+".address", "%s is already the neighbour of line %d; keep one of them", nb.Address, at)
+			}
+			first[nb.Address] = e.Line
+			b.Neighbours = append(b.Neighbours, nb)
+		}
+	}
+}
+
+func (r *reader) neighbour(n *yaml.Node, key string) Neighbour {
+	nb := Neighbour{HoldTime: DefaultHoldTime, Port: DefaultBGPPort}
+	r.section(n, key, []field{
+		{"address", "write the router's address, such as address: 192.0.2.1", r.addr(&nb.Address)},
+		{"asn", "write the router's AS number, such as asn: 64999", r.asn(&nb.ASN)},
+		{"hold_time", "", r.duration(&nb.HoldTime, MinHoldTime, MaxHoldTime, DefaultHoldTime/3,
+			"RFC 4271 allows whole seconds from 3; a long one keeps traffic on a hung node")},
+		{"local_address", "", r.addr(&nb.LocalAddress)},
+		{"port", "", r.number(1, 65535, "a TCP port", func(v uint64) { nb.Port = uint16(v) })},
+		{"passive", "", r.flag(&nb.Passive)},
+		{"password_file", "", r.path(&nb.PasswordFile, 4096)},
+	})
+	if nb.LocalAddress.IsValid() && nb.Address.IsValid() && nb.LocalAddress.Is4() != nb.Address.Is4() {
+		r.fault(r.lines[key+".local_address"], key+".local_address",
+			"%s and the router's %s are of different families; use two IPv4 or two IPv6 addresses", nb.LocalAddress, nb.Address)
+	}
+	return nb
+}
+
+func (r *reader) log(l *Log) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		level := "info"
+		r.section(n, key, []field{
+			{"level", "", choice(r, &level, "debug", "info", "warn", "error")},
+			{"format", "", choice(r, &l.Format, FormatText, FormatJSON)},
+		})
+		_ = l.Level.UnmarshalText([]byte(level)) // one of the four words above
+	}
+}
+
+// complete fills what depends on other keys and checks what spans several.
+func (r *reader) complete(c *Config) {
+	if c.Dataplane.Inside == "" {
+		c.Dataplane.Inside = c.Dataplane.Outside
+	}
+	a, g := c.Cluster.Address, c.Cluster.Gossip
+	if !g.IsValid() && a.IsValid() && r.lines["cluster.gossip"] == 0 {
+		c.Cluster.Gossip = netip.AddrPortFrom(a.Addr(), DefaultGossipPort)
+		g = c.Cluster.Gossip
+	}
+	if a.IsValid() && a == g {
+		r.fault(max(r.lines["cluster.gossip"], r.lines["cluster.address"]), "cluster.gossip",
+			"%s is also cluster.address, and both listen on TCP; give gossip another port, such as %d", g, DefaultGossipPort)
+	}
+	if c.BGP.ASN != 0 && c.BGP.RouterID.IsValid() {
+		for i, nb := range c.BGP.Neighbours {
+			key := fmt.Sprintf("bgp.neighbours[%d].address", i)
+			if nb.Address == c.BGP.RouterID {
+				r.fault(r.lines[key], key, "%s is this node's own router_id; write the router's address", nb.Address)
+			}
+		}
+	}
+}
