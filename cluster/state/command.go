@@ -1,6 +1,7 @@
 package state
 
 import (
+	"crypto/rand"
 	"net/netip"
 	"time"
 )
@@ -18,31 +19,31 @@ type Kind uint8
 
 // Kinds. Never renumber, never reuse.
 const (
-	KindInit             Kind = 1
-	KindPutVIP           Kind = 2
-	KindRemoveVIP        Kind = 3
-	KindPutBackend       Kind = 4
-	KindSetBackendAdmin  Kind = 5
-	KindRemoveBackend    Kind = 6
-	KindSetHealth        Kind = 7
-	KindVoidBackend      Kind = 8
-	KindPutGateway       Kind = 9
-	KindRemoveGateway    Kind = 10
-	KindOwnGateway       Kind = 11
-	KindSetSettings      Kind = 12
-	KindAddToken         Kind = 13
-	KindAdmitMember      Kind = 14
-	KindUpdateMember     Kind = 15
-	KindRemoveMember     Kind = 16
-	KindReplaceMember    Kind = 17
-	KindPutSecret        Kind = 18
-	KindPutCertificate   Kind = 19
-	KindRemoveCertficate Kind = 20
-	KindLearn            Kind = 21
-	KindTouch            Kind = 22
-	KindExpire           Kind = 23
-	KindForget           Kind = 24
-	KindTick             Kind = 25
+	KindInit              Kind = 1
+	KindPutVIP            Kind = 2
+	KindRemoveVIP         Kind = 3
+	KindPutBackend        Kind = 4
+	KindSetBackendAdmin   Kind = 5
+	KindRemoveBackend     Kind = 6
+	KindSetHealth         Kind = 7
+	KindVoidBackend       Kind = 8
+	KindPutGateway        Kind = 9
+	KindRemoveGateway     Kind = 10
+	KindOwnGateway        Kind = 11
+	KindSetSettings       Kind = 12
+	KindAddToken          Kind = 13
+	KindAdmitMember       Kind = 14
+	KindUpdateMember      Kind = 15
+	KindRemoveMember      Kind = 16
+	KindReplaceMember     Kind = 17
+	KindPutSecret         Kind = 18
+	KindPutCertificate    Kind = 19
+	KindRemoveCertificate Kind = 20
+	KindLearn             Kind = 21
+	KindTouch             Kind = 22
+	KindExpire            Kind = 23
+	KindForget            Kind = 24
+	KindTick              Kind = 25
 )
 
 // Init is the first command of a cluster's log; only `cluster init` makes it.
@@ -53,6 +54,19 @@ type Init struct {
 	Settings  Settings
 	First     Member   // the node that initialises
 	Secrets   []Secret // CA key, gossip keys
+}
+
+// NewInit draws a cluster ID and a hash key, and fills in the defaults. It is
+// for the node that initialises a cluster, never for Apply.
+func NewInit(first Member) Init {
+	in := Init{
+		ClusterID: NewClusterID(),
+		TableSize: DefaultTableSize,
+		Settings:  DefaultSettings(),
+		First:     first,
+	}
+	rand.Read(in.HashKey[:]) // never fails (crypto/rand, Go 1.24)
+	return in
 }
 
 // PutVIP adds a VIP (ID 0) or changes the one with this name. Expect is the
@@ -252,7 +266,7 @@ func (RemoveMember) kind() Kind      { return KindRemoveMember }
 func (ReplaceMember) kind() Kind     { return KindReplaceMember }
 func (PutSecret) kind() Kind         { return KindPutSecret }
 func (PutCertificate) kind() Kind    { return KindPutCertificate }
-func (RemoveCertificate) kind() Kind { return KindRemoveCertficate }
+func (RemoveCertificate) kind() Kind { return KindRemoveCertificate }
 func (Learn) kind() Kind             { return KindLearn }
 func (Touch) kind() Kind             { return KindTouch }
 func (Expire) kind() Kind            { return KindExpire }
@@ -279,7 +293,7 @@ type Batch struct {
 type Outcome struct {
 	Code   Code
 	Index  uint64        // log index it was applied at
-	ID     uint64        // of what the command made or found (VIP, backend, gateway)
+	ID     uint64        // of what the command made or found (VIP, backend, gateway); records changed by Touch, Expire, Forget
 	Detail string        // one sentence for a person, when Code is not OK
 	Learns []LearnResult // one for each Learned
 }

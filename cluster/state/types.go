@@ -166,6 +166,7 @@ type VIP struct {
 	ID         VIPID
 	Name       string
 	Addr       netip.Addr
+	Place      uint8    // 0..MaxVIPs-1, stable while the VIP exists: its index in the data plane
 	ClientBits uint8    // IPv6 clients are keyed by this prefix length; 64
 	SSTP       SSTPMode // what happens to TCP 443
 	Version    uint64   // log index of the last change; an admin command may expect it
@@ -363,20 +364,40 @@ type Settings struct {
 
 // Limits. Each is stated once, here, with its reason.
 const (
-	MaxVIPs      = 16      // the data plane walks them
-	MaxBackends  = 255     // slots of one generation; RRAS farms have 20
-	MaxGateways  = 16      // one per server subnet and node is plenty
-	MaxMembers   = 32      // ECMP groups end near there; five vote
-	MaxTokens    = 64      // outstanding join tokens
-	MaxRemoved   = 1024    // oldest forgotten first
-	MaxSecrets   = 64      //
-	MaxCerts     = 64      //
-	MaxPrefixes  = 256     // of each list in Settings
-	MaxWeight    = 1000    // keeps the Maglev fill bounded
-	MaxName      = 63      // bytes of any name: a DNS label
-	MaxAffinity  = 4 << 20 // records
-	MaxBatch     = 4096    // learns or touches or expiries in one command
-	ResultWindow = 1024    // remembered results per origin and boot
+	MaxVIPs      = 16       // the data plane walks them
+	MaxBackends  = 255      // slots of one generation; RRAS farms have 20
+	MaxGateways  = 16       // one per server subnet and node is plenty
+	MaxMembers   = 32       // ECMP groups end near there; five vote
+	MaxTokens    = 64       // outstanding join tokens
+	MaxRemoved   = 1024     // oldest forgotten first
+	MaxSecrets   = 64       //
+	MaxCerts     = 64       //
+	MaxPrefixes  = 256      // of each list in Settings
+	MaxWeight    = 1000     // keeps the Maglev fill bounded
+	MaxName      = 63       // bytes of any name: a DNS label
+	MaxAffinity  = 4 << 20  // records
+	MaxBatch     = 4096     // learns or touches or expiries in one command
+	ResultWindow = 1024     // remembered results per origin and boot
+	MaxOrigins   = 64       // origins whose results are remembered: twice MaxMembers
+	MaxProposers = 255      // nodes with unconfirmed records at one time: a byte in each record
+	MaxAddrs     = 64       // addresses of one member
+	MaxText      = 255      // bytes of host:port and of a name before Apply judges it
+	MaxPath      = 1024     // bytes of a certificate's path
+	MaxSealed    = 64 << 10 // bytes of one sealed secret
+	MaxDetail    = 1024     // bytes of Outcome.Detail
+	MinTableSize = 251      // Maglev slots of one pool: small ones are for tests and labs
+	MaxTableSize = 1 << 20  //
+)
+
+// DefaultTableSize is a prime, and more than 100 times a farm of 255 servers
+// (Maglev, section 5.3: the imbalance stays below 1 %).
+const DefaultTableSize = 65537
+
+// Names of the secrets that the cluster itself makes. Storing SecretGossip
+// sets Spec.KeyEpoch.
+const (
+	SecretCA     = "ca"
+	SecretGossip = "gossip"
 )
 
 // Spec is everything agreed but affinities: small, immutable once published.
