@@ -1,0 +1,71 @@
+package transport
+
+import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+)
+
+// Peer is who is at the other end of an authenticated connection.
+type Peer struct {
+	Name
+	PublicKey ed25519.PublicKey
+	Addr      string // as the connection says; for logs
+}
+
+// checkLeaf verifies a node certificate against the roots and reads its name.
+// It checks everything that the certificate alone can prove, but not its dates:
+// those depend on a clock that nobody here believes.
+func checkLeaf(leaf *x509.Certificate, roots []*x509.Certificate) (Name, ed25519.PublicKey, error) {
+	pub, ok := leaf.PublicKey.(ed25519.PublicKey)
+	switch {
+	case !ok:
+		return Name{}, nil, fmt.Errorf("certificate key is %T, not Ed25519", leaf.PublicKey)
+	case leaf.IsCA:
+		return Name{}, nil, errors.New("certificate of a CA, not of a node")
+	case len(leaf.UnhandledCriticalExtensions) > 0:
+		return Name{}, nil, errors.New("certificate has a critical extension that is not known")
+	case !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth),
+		!slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth):
+		return Name{}, nil, errors.New("certificate is not for both ends of a connection")
+	}
+	signed := false
+	for _, r := range roots {
+		// One step only: intermediates do not exist here.
+		if leaf.CheckSignatureFrom(r) == nil {
+			signed = true
+			break
+		}
+	}
+	if !signed {
+		return Name{}, nil, errors.New("certificate is not signed by this cluster's CA")
+	}
+	name, err := parseName(leaf.URIs)
+	if err != nil {
+		return Name{}, nil, err
+	}
+	return name, pub, nil
+}
+
+// checkPeer verifies the certificates that a peer showed: chain, cluster, role.
+// Whether the node is (still) a member is asked separately.
+func checkPeer(certs []*x509.Certificate, id Identity, want state.NodeID) (Peer, error) {
+	if len(certs) == 0 {
+		return Peer{}, errors.New("peer shows no certificate")
+	}
+	name, pub, err := checkLeaf(certs[0], id.roots)
+	if err != nil {
+		return Peer{}, err
+	}
+	if name.Cluster != id.name.Cluster {
+		return Peer{}, fmt.Errorf("peer belongs to cluster %s, not %s", name.Cluster, id.name.Cluster)
+	}
+	if !want.IsZero() && name.Node != want {
+		return Peer{}, fmt.Errorf("peer is node %s, not %s", name.Node, want)
+	}
+	return Peer{Name: name, PublicKey: pub}, nil
+}
