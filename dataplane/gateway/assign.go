@@ -1,0 +1,60 @@
+package gateway
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+)
+
+// Assign says which gateways should change their owner: what the leader proposes.
+// fit are the members that may own one (live, not draining, both arms up). A
+// gateway stays where it is while its owner is fit and has no more than its even
+// share; the others go to the members with the fewest, by rendezvous hash among
+// equals. Without a fit member nothing changes: a gateway of a dead owner is no
+// worse than one of nobody. Deterministic; the order of its inputs is ignored.
+func Assign(fit []state.NodeID, gateways []state.Gateway) []state.OwnGateway {
+	fit = slices.Clone(fit)
+	slices.SortFunc(fit, func(a, b state.NodeID) int { return slices.Compare(a[:], b[:]) })
+	fit = slices.Compact(fit)
+	if len(fit) == 0 {
+		return nil
+	}
+	gateways = slices.Clone(gateways)
+	slices.SortFunc(gateways, func(a, b state.Gateway) int { return cmp.Compare(a.ID, b.ID) })
+	share := (len(gateways) + len(fit) - 1) / len(fit)
+	load := make(map[state.NodeID]int, len(fit))
+	var homeless []state.Gateway
+	for _, g := range gateways {
+		if slices.Contains(fit, g.Owner) && load[g.Owner] < share {
+			load[g.Owner]++
+			continue
+		}
+		homeless = append(homeless, g)
+	}
+	var out []state.OwnGateway
+	for _, g := range homeless {
+		owner := slices.MinFunc(fit, func(a, b state.NodeID) int {
+			if c := cmp.Compare(load[a], load[b]); c != 0 {
+				return c
+			}
+			return cmp.Compare(rendezvous(g.Addr, b), rendezvous(g.Addr, a))
+		})
+		load[owner]++
+		if owner != g.Owner {
+			out = append(out, state.OwnGateway{ID: g.ID, Owner: owner, Previous: g.Index})
+		}
+	}
+	return out
+}
+
+// rendezvous is a member's score for an address; the highest wins. All nodes
+// must agree on it without talking, so it depends on nothing else.
+func rendezvous(addr netip.Addr, id state.NodeID) uint64 {
+	in := addr.As16()
+	sum := sha256.Sum256(append(in[:], id[:]...))
+	return binary.BigEndian.Uint64(sum[:8])
+}
