@@ -1,0 +1,174 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vpnlb/vpnlb/dataplane/maglev"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+)
+
+// Interface is one of the node's interfaces with the program on it.
+type Interface struct {
+	Index       uint32
+	MAC         [6]byte
+	Partial     bool // its driver may hand over partial checksums
+	CanTransmit bool // XDP frames may be sent out of it
+}
+
+// HopState says what is known of a next hop.
+type HopState uint8
+
+// States of a next hop.
+const (
+	NoRoute     HopState = iota // the FIB has none
+	NoNeighbour                 // a route, but no MAC yet
+	Resolved
+)
+
+// Hop is where a rewritten packet goes next.
+type Hop struct {
+	State     HopState
+	Interface uint32 // index of the exit
+	MTU       uint32 // of the route, bytes of IP; 0: no limit
+	MAC       [6]byte
+	SourceMAC [6]byte
+}
+
+// Env is what Tables cannot take from the set: the records and the node's own facts.
+// A nil function answers nothing.
+type Env struct {
+	Entry      func(table.Key) (table.Entry, bool)
+	Interfaces []Interface
+	ToServer   func(table.Slot) Hop
+	ToClient   func(netip.Addr) Hop
+	Fragment   func(FragmentKey) Fate // what was remembered
+}
+
+type poolKey struct {
+	vip   uint8
+	class table.Class
+}
+
+// Tables is what Decide looks at. It is immutable, as far as Env's functions are.
+type Tables struct {
+	set        *table.Set
+	env        Env
+	vips       map[netip.Addr]*table.VIP
+	vipByIndex map[uint8]*table.VIP
+	bySlot     map[table.Slot]*table.Backend
+	byAddr     map[netip.Addr]*table.Backend
+	interfaces map[uint32]Interface
+	pools      map[poolKey][]table.Slot
+}
+
+// FromSet builds the tables. It reports every fault of the set at once; the set
+// must not change afterwards.
+func FromSet(set *table.Set, env Env) (*Tables, error) {
+	t := &Tables{
+		set: set, env: env,
+		vips: map[netip.Addr]*table.VIP{}, vipByIndex: map[uint8]*table.VIP{},
+		bySlot: map[table.Slot]*table.Backend{}, byAddr: map[netip.Addr]*table.Backend{},
+		interfaces: map[uint32]Interface{}, pools: map[poolKey][]table.Slot{},
+	}
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !maglev.ValidSize(set.TableSize) {
+		fault("table size %d is not a prime that may be used", set.TableSize)
+	}
+	for i := range set.VIPs {
+		v := &set.VIPs[i]
+		if v.Index >= table.MaxVIPs || t.vipByIndex[v.Index] != nil || t.vips[v.Addr] != nil {
+			fault("vip %v: index %d is out of range or something is named twice", v.Addr, v.Index)
+		}
+		t.vips[v.Addr], t.vipByIndex[v.Index] = v, v
+	}
+	for i := range set.Backends {
+		b := &set.Backends[i]
+		switch {
+		case b.Slot == 0 || b.Slot > table.MaxSlots || t.bySlot[b.Slot] != nil:
+			fault("backend %v: slot %d is out of range or taken", b.Addr, b.Slot)
+		case t.vipByIndex[b.VIP] == nil:
+			fault("backend %v: vip %d does not exist", b.Addr, b.VIP)
+		case t.byAddr[b.Addr] != nil || t.vips[b.Addr] != nil:
+			fault("backend %v: address is taken", b.Addr)
+		}
+		t.bySlot[b.Slot], t.byAddr[b.Addr] = b, b
+	}
+	for _, i := range env.Interfaces {
+		t.interfaces[i.Index] = i
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("build tables of set %d: %w", set.Index, err)
+	}
+	for _, v := range set.VIPs {
+		for c := table.Class(1); c <= table.Classes; c++ {
+			t.pools[poolKey{v.Index, c}] = maglev.Build(set.HashKey, set.TableSize, Pool(set, v.Index, c))
+		}
+	}
+	return t, nil
+}
+
+// Pool lists who is in the Maglev table of a VIP and a class.
+func Pool(set *table.Set, vip uint8, class table.Class) []maglev.Backend {
+	var pool []maglev.Backend
+	for _, b := range set.Backends {
+		if b.VIP == vip && b.Stance[class-1] == table.Take && b.Weight > 0 {
+			pool = append(pool, maglev.Backend{ID: b.ID, Slot: b.Slot, Weight: b.Weight})
+		}
+	}
+	return pool
+}
+
+// Set is what the tables were built from.
+func (t *Tables) Set() *table.Set { return t.set }
+
+// maglev is the slot of an unknown client; 0 none.
+func (t *Tables) maglev(vip uint8, class table.Class, client netip.Addr) table.Slot {
+	return maglev.Pick(t.pools[poolKey{vip, class}], t.set.HashKey, class, client.As16())
+}
+
+// record is the client's record if it counts for packets of this VIP: it names a
+// backend of the VIP whose entries are not void.
+func (t *Tables) record(vip uint8, class table.Class, client netip.Addr) (table.Entry, *table.Backend) {
+	if t.env.Entry == nil {
+		return table.Entry{}, nil
+	}
+	e, ok := t.env.Entry(table.Key{Client: client.As16(), Class: class})
+	if !ok {
+		return table.Entry{}, nil
+	}
+	b := t.bySlot[e.Slot]
+	if b == nil || b.VIP != vip || !b.Stance[class-1].Known() {
+		return table.Entry{}, nil
+	}
+	return e, b
+}
+
+// notReturn reports whether packets of a backend to dst are no replies to clients.
+func (t *Tables) notReturn(dst netip.Addr) bool {
+	if t.byAddr[dst] != nil || t.vips[dst] != nil {
+		return true
+	}
+	for _, p := range t.set.NotReturn {
+		if p.Contains(dst) {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *Tables) toServer(s table.Slot) Hop {
+	if t.env.ToServer == nil {
+		return Hop{}
+	}
+	return t.env.ToServer(s)
+}
+
+func (t *Tables) toClient(a netip.Addr) Hop {
+	if t.env.ToClient == nil {
+		return Hop{}
+	}
+	return t.env.ToClient(a)
+}
