@@ -40,21 +40,22 @@
 //
 //  1. Service: UDP from 500 or 4500, ESP, a later fragment of UDP or ESP, an ICMP
 //     error (3, 11, 12) whose quoted packet goes to this backend and is ESP, or
-//     UDP at offset 0 to 500 or 4500. UDP of less than 8 bytes: DropMalformed. Not
-//     service: PassBackendOther. What UDP from these ports holds is not judged
-//     here: a server's word is forwarded, only evidence is particular.
-//  2. The destination is in NotReturn, or another backend: PassNotReturn.
-//  3. ICMP: DropICMPError.
-//  4. A later fragment follows the memory of its first: "other" gives
-//     PassBackendOther, "return" ForwardReturnFragment, nothing
-//     ForwardReturnUnknown. Else ForwardReturn.
+//     UDP at offset 0 to 500 or 4500. A later fragment whose first was "other" is
+//     other, too. Not service: PassBackendOther.
+//  2. The destination is in NotReturn, a VIP or another backend: PassNotReturn.
+//     This comes before every drop: what a server says to a member or inside
+//     (an ICMP error about a probe, IKEv1 with a neighbour) is not ours to judge.
+//  3. UDP of less than 8 bytes, or malformed by package ike: DropMalformed; another
+//     major version: DropNotIKEv2; ICMP: DropICMPError.
+//  4. Forwarded: ForwardReturn; a later fragment ForwardReturnFragment if its first
+//     was seen, else ForwardReturnUnknown.
 //
-// First fragments (offset 0, more to come) of UDP and ESP are remembered as
-// "other" at PassBackendOther and as "return" at ForwardReturn, whatever the next
-// hop says then; not at PassNotReturn, where the later ones find out themselves.
-// A forwarded return packet of the recorded server sets the record's server tick.
-// Evidence is taken from ForwardReturn of UDP, see [Decision.Evidence]; a server
-// whose stance is neither Take, Keep nor Leave teaches nothing.
+// First fragments (offset 0, more to come) of UDP and ESP are remembered: "other"
+// if not service, "return" if well-formed service, wherever they go then. A
+// forwarded return packet of the recorded server sets the record's server tick,
+// whatever the next hop says. Evidence is taken from ForwardReturn of UDP, see
+// [Decision.Evidence]; a server whose stance is neither Take, Keep nor Leave teaches
+// nothing: a record of it would not count, and would be asked for again for ever.
 //
 // Forwarding, both ways:
 //

@@ -7,67 +7,96 @@ import (
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
+// service is what a backend's packet is.
+type service uint8
+
+const (
+	serviceNone service = iota // no service of ours
+	serviceReply
+	serviceBad // from a service port, but not well formed
+	serviceForeign
+	serviceICMP
+)
+
 // outbound is a packet from a backend, not to a VIP.
 func outbound(p *packet, from *table.Backend, t *Tables) Decision {
-	d := Decision{Slot: from.Slot}
-	service, proof, malformed := p.returnService()
-	noted := p.more && !p.later() && (p.protocol == protoUDP || p.protocol == protoESP)
-	switch {
-	case malformed:
-		d.Verdict, d.Reason = Drop, table.DropMalformed
-		return d
-	case !service:
-		d.Verdict, d.Reason = Pass, table.PassBackendOther
-		if noted {
-			d.Note = &FragmentNote{p.fragmentKey(), FateOther}
+	kind, proof := p.returnService()
+	fate := FateUnknown
+	if p.later() && kind == serviceReply {
+		if t.env.Fragment != nil {
+			fate = t.env.Fragment(p.fragmentKey())
 		}
+		if fate == FateOther {
+			kind = serviceNone
+		}
+	}
+	d := Decision{Slot: from.Slot, Note: p.note(kind)}
+	end := func(v Verdict, r table.Reason) Decision {
+		d.Verdict, d.Reason = v, r
 		return d
+	}
+	switch {
+	case kind == serviceNone:
+		return end(Pass, table.PassBackendOther)
 	case t.notReturn(p.dst):
-		d.Verdict, d.Reason = Pass, table.PassNotReturn
-		return d
-	case p.protocol == protoICMP:
-		d.Verdict, d.Reason = Drop, table.DropICMPError
-		return d
+		return end(Pass, table.PassNotReturn)
+	case kind == serviceBad:
+		return end(Drop, table.DropMalformed)
+	case kind == serviceForeign:
+		return end(Drop, table.DropNotIKEv2)
+	case kind == serviceICMP:
+		return end(Drop, table.DropICMPError)
 	}
 	reason := table.ForwardReturn
-	if p.later() {
+	switch {
+	case fate == FateReturn:
+		reason = table.ForwardReturnFragment
+	case p.later():
 		reason = table.ForwardReturnUnknown
-		if t.env.Fragment != nil {
-			switch t.env.Fragment(p.fragmentKey()) {
-			case FateOther:
-				d.Verdict, d.Reason = Pass, table.PassBackendOther
-				return d
-			case FateReturn:
-				reason = table.ForwardReturnFragment
-			}
-		}
 	}
-	if noted {
-		d.Note = &FragmentNote{p.fragmentKey(), FateReturn}
-	}
-	vip := t.vipByIndex[from.VIP]
 	learn(&d, p, from, proof, t)
+	vip := t.vipByIndex[from.VIP]
 	return forward(d, p, reason, vip.Addr, true, t.toClient(p.dst), t)
 }
 
-// returnService reports whether a backend's packet belongs to a service of ours,
-// and what it proves.
-func (p *packet) returnService() (service bool, proof ike.Proof, malformed bool) {
+// note is what to remember of a first fragment.
+func (p *packet) note(kind service) *FragmentNote {
+	if !p.more || p.later() || p.protocol != protoUDP && p.protocol != protoESP {
+		return nil
+	}
+	switch kind {
+	case serviceNone:
+		return &FragmentNote{p.fragmentKey(), FateOther}
+	case serviceReply:
+		return &FragmentNote{p.fragmentKey(), FateReturn}
+	}
+	return nil
+}
+
+// returnService says what a backend's packet is, and what it proves.
+func (p *packet) returnService() (service, ike.Proof) {
 	switch {
 	case p.protocol == protoESP, p.protocol == protoUDP && p.later():
-		return true, ike.Proof{}, false
+		return serviceReply, ike.Proof{}
 	case p.protocol == protoUDP && len(p.payload) < udpLen:
-		return false, ike.Proof{}, true
+		return serviceBad, ike.Proof{}
 	case p.protocol == protoUDP:
 		port := binary.BigEndian.Uint16(p.payload)
 		if !servicePort(port) {
-			return false, ike.Proof{}, false
+			return serviceNone, ike.Proof{}
 		}
-		return true, ike.Classify(port, p.payload[udpLen:]).Proof(), false
-	case p.later():
-		return false, ike.Proof{}, false
+		d := ike.Classify(port, p.payload[udpLen:])
+		switch d.Kind {
+		case ike.Malformed:
+			return serviceBad, ike.Proof{}
+		case ike.Foreign:
+			return serviceForeign, ike.Proof{}
+		}
+		return serviceReply, d.Proof()
+	case !p.later() && p.quotes(p.src, false):
+		return serviceICMP, ike.Proof{}
 	}
-	return p.quotes(p.src, false), ike.Proof{}, false
+	return serviceNone, ike.Proof{}
 }
 
 // learn compares what the packet proves with the record, and asks for what is
