@@ -1,0 +1,188 @@
+package health
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+)
+
+// Target is one backend to probe.
+type Target struct {
+	Backend state.BackendID
+	Addr    netip.Addr
+}
+
+// TargetsOf lists what to probe: every backend of the spec, removed ones that
+// are still named included (their entries are voided by a verdict as well).
+func TargetsOf(s *state.Spec) []Target {
+	ts := make([]Target, 0, len(s.Backends))
+	for i := range s.Backends {
+		ts = append(ts, Target{Backend: s.Backends[i].ID, Addr: s.Backends[i].Addr})
+	}
+	return ts
+}
+
+// Timing is how often to ask and how many equal answers make an opinion.
+type Timing struct {
+	Interval  time.Duration // between two probes of one port, ±10 %
+	Timeout   time.Duration // silence for this long is a miss
+	DownAfter uint8         // misses in a row, on either port
+	UpAfter   uint8         // answers in a row, on both ports
+}
+
+// DefaultTiming is what applies before a spec says otherwise.
+func DefaultTiming() Timing {
+	return Timing{Interval: time.Second, Timeout: time.Second, DownAfter: 3, UpAfter: 5}
+}
+
+// TimingOf takes the timing from the settings; zero fields become defaults.
+func TimingOf(s *state.Settings) Timing {
+	t := DefaultTiming()
+	if s.ProbeInterval > 0 {
+		t.Interval = max(s.ProbeInterval, minInterval)
+	}
+	if s.ProbeTimeout > 0 {
+		t.Timeout = s.ProbeTimeout
+	}
+	if s.DownAfter > 0 {
+		t.DownAfter = s.DownAfter
+	}
+	if s.UpAfter > 0 {
+		t.UpAfter = s.UpAfter
+	}
+	return t
+}
+
+// Opinion is what one node thinks of one class of one backend. Values are on
+// the wire.
+type Opinion uint8
+
+// Opinions.
+const (
+	OpinionUnknown Opinion = 0 // not enough seen yet
+	OpinionUp      Opinion = 1
+	OpinionDown    Opinion = 2
+	OpinionNeutral Opinion = 3 // it answers, but with nothing that proves the service: no vote
+)
+
+// String gives the word that status prints.
+func (o Opinion) String() string {
+	switch o {
+	case OpinionUnknown:
+		return "unknown"
+	case OpinionUp:
+		return "up"
+	case OpinionDown:
+		return "down"
+	case OpinionNeutral:
+		return "neutral"
+	}
+	return fmt.Sprintf("opinion(%d)", uint8(o))
+}
+
+// Note says what the last probe of a port met. Values are on the wire.
+type Note uint8
+
+// Notes. The first two are answers, the next three are misses, the rest is neutral.
+const (
+	NoteNone           Note = 0  // not probed yet
+	NoteInvalidKE      Note = 1  // INVALID_KE_PAYLOAD: a policy matched
+	NoteCookie         Note = 2  // COOKIE: alive under load
+	NoteSilent         Note = 3  // no answer within the timeout
+	NoteRefused        Note = 4  // ICMP: port, host or network unreachable
+	NoteUnsendable     Note = 5  // this node could not send at all
+	NoteNoProposal     Note = 6  // NO_PROPOSAL_CHOSEN
+	NoteInvalidSyntax  Note = 7  // INVALID_SYNTAX
+	NoteInvalidVersion Note = 8  // INVALID_MAJOR_VERSION
+	NoteAccepted       Note = 9  // it took our KE group: a full IKE_SA_INIT response
+	NoteOther          Note = 10 // another valid IKE answer
+	noteCount          Note = 11
+)
+
+// Result is which side of the dampening a note counts for.
+type Result uint8
+
+// Results.
+const (
+	ResultNone Result = iota
+	ResultAnswer
+	ResultMiss
+	ResultNeutral
+)
+
+// Result classifies a note.
+func (n Note) Result() Result {
+	switch n {
+	case NoteNone:
+		return ResultNone
+	case NoteInvalidKE, NoteCookie:
+		return ResultAnswer
+	case NoteSilent, NoteRefused, NoteUnsendable:
+		return ResultMiss
+	}
+	return ResultNeutral
+}
+
+// String gives the word for status and metrics.
+func (n Note) String() string {
+	switch n {
+	case NoteNone:
+		return "none"
+	case NoteInvalidKE:
+		return "invalid_ke_payload"
+	case NoteCookie:
+		return "cookie"
+	case NoteSilent:
+		return "silent"
+	case NoteRefused:
+		return "refused"
+	case NoteUnsendable:
+		return "unsendable"
+	case NoteNoProposal:
+		return "no_proposal_chosen"
+	case NoteInvalidSyntax:
+		return "invalid_syntax"
+	case NoteInvalidVersion:
+		return "invalid_major_version"
+	case NoteAccepted:
+		return "accepted"
+	case NoteOther:
+		return "other_answer"
+	}
+	return fmt.Sprintf("note(%d)", uint8(n))
+}
+
+// Hint is a sentence for a person about a note that is no answer, else empty.
+func (n Note) Hint() string {
+	switch n {
+	case NoteSilent:
+		return "no answer: is the server running, and does its firewall admit UDP 500 and 4500 from the nodes?"
+	case NoteRefused:
+		return "refused by ICMP: the host answers, but no IKE service listens or a firewall rejects"
+	case NoteUnsendable:
+		return "this node could not send the probe: look at its own route and interface towards the server"
+	case NoteNoProposal:
+		return "the server speaks IKEv2 but accepts none of the probed proposals, so it counts neither as up nor as down: " +
+			"is RemoteAccess running? Else allow one of: " + ProposalNames()
+	case NoteInvalidSyntax:
+		return "the server rejects the probe as malformed; it counts neither as up nor as down"
+	case NoteInvalidVersion:
+		return "the server does not speak IKE version 2 on this port; it counts neither as up nor as down"
+	case NoteAccepted:
+		return "the server accepted a key exchange group that was not proposed; the next probe uses another one"
+	case NoteOther:
+		return "the server sent an IKE answer that proves nothing about its policy; it counts neither as up nor as down"
+	}
+	return ""
+}
+
+// Limits, each with its reason.
+const (
+	MaxTargets     = state.MaxBackends      // what a spec can hold
+	MaxObservation = 8 << 10                // bytes: it rides in gossip state, which must stay below 64 KiB for all nodes
+	minInterval    = 100 * time.Millisecond // servers rate-limit by source
+	minTimeout     = 20 * time.Millisecond  //
+	reopenDelay    = time.Second            // between attempts to open a socket
+)

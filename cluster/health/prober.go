@@ -1,0 +1,504 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+)
+
+// Config of a Prober.
+type Config struct {
+	// Local4 and Local6 are the node's own addresses to probe from, so that
+	// answers come back to this node and are never taken for return traffic.
+	// Zero: the kernel chooses.
+	Local4, Local6 netip.Addr
+	// Boot is the node's persisted boot counter; it orders observations.
+	Boot uint64
+}
+
+// Deps of a Prober.
+type Deps struct {
+	// Listen opens an unconnected UDP socket on a local address with port 0.
+	// nil: Listen. A socket may implement Refuser.
+	Listen  func(local netip.AddrPort) (net.PacketConn, error)
+	Log     *slog.Logger          // nil: discard
+	Metrics prometheus.Registerer // nil: none
+}
+
+// Refuser is a socket that knows which destinations answered with an ICMP
+// error. Refused returns and forgets them.
+type Refuser interface {
+	Refused() []netip.AddrPort
+}
+
+// probedPorts are the two doors of an IKEv2 server.
+var probedPorts = [...]uint16{500, 4500}
+
+// Prober asks every target on both ports once per interval, with one socket
+// for each address family. Safe for concurrent use.
+type Prober struct {
+	cfg     Config
+	listen  func(netip.AddrPort) (net.PacketConn, error)
+	log     *slog.Logger
+	metrics *metrics
+	wake    chan struct{} // targets or timing changed
+	changed chan struct{} // an opinion changed
+
+	mu       sync.Mutex
+	timing   Timing
+	sequence uint64
+	targets  map[state.BackendID]*target
+	asked    map[spi]question // at most one for each port of each target
+}
+
+// target is a backend under observation.
+type target struct {
+	Target
+	ports   [len(probedPorts)]portState
+	group   int // index into wrongGroups
+	damped  damped
+	opinion Opinion
+}
+
+type portState struct {
+	run    run
+	note   Note
+	group  uint16        // the KE group the server asked for
+	rtt    time.Duration // of the last answer
+	at     time.Time     // of the last result; zero: none yet
+	next   time.Time     // when to ask
+	asked  time.Time     // zero: no question outstanding
+	asking spi
+}
+
+type question struct {
+	backend state.BackendID
+	port    int // index into probedPorts
+}
+
+// NewProber makes a prober without targets.
+func NewProber(cfg Config, deps Deps) (*Prober, error) {
+	if cfg.Local4.IsValid() && !cfg.Local4.Unmap().Is4() {
+		return nil, fmt.Errorf("make prober: %s is not an IPv4 address", cfg.Local4)
+	}
+	if cfg.Local6.IsValid() && !cfg.Local6.Is6() {
+		return nil, fmt.Errorf("make prober: %s is not an IPv6 address", cfg.Local6)
+	}
+	p := &Prober{
+		cfg: cfg, listen: deps.Listen, log: deps.Log,
+		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		timing: DefaultTiming(), targets: map[state.BackendID]*target{}, asked: map[spi]question{},
+	}
+	if p.listen == nil {
+		p.listen = Listen
+	}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if p.metrics, err = newMetrics(deps.Metrics); err != nil {
+		return nil, fmt.Errorf("make prober: %w", err)
+	}
+	return p, nil
+}
+
+// SetTargets makes the prober ask exactly these, with this timing. Known
+// targets keep what was learnt of them. Level-triggered: call it with every
+// spec. Targets above MaxTargets are ignored.
+func (p *Prober) SetTargets(ts []Target, timing Timing) {
+	timing.Interval = max(timing.Interval, minInterval)
+	timing.Timeout = max(timing.Timeout, minTimeout)
+	timing.DownAfter, timing.UpAfter = max(timing.DownAfter, 1), max(timing.UpAfter, 1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.timing = timing
+	next := make(map[state.BackendID]*target, len(ts))
+	now := time.Now()
+	for _, t := range ts[:min(len(ts), MaxTargets)] {
+		t.Addr = t.Addr.Unmap()
+		if was := p.targets[t.Backend]; was != nil && was.Addr == t.Addr {
+			next[t.Backend] = was
+			continue
+		}
+		n := &target{Target: t}
+		for i := range n.ports { // spread new ones over the interval
+			n.ports[i].next = now.Add(rand.N(timing.Interval))
+		}
+		next[t.Backend] = n
+	}
+	for id, q := range p.asked {
+		if next[q.backend] != p.targets[q.backend] {
+			delete(p.asked, id)
+		}
+	}
+	p.targets = next
+	poke(p.wake)
+	poke(p.changed)
+}
+
+// Changed receives when an opinion or the set of targets has changed:
+// the observation is worth publishing at once.
+func (p *Prober) Changed() <-chan struct{} { return p.changed }
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Observe gives everything known now, with a new sequence number. r may be nil.
+func (p *Prober) Observe(r *Returns) Observation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sequence++
+	now := time.Now()
+	o := Observation{Boot: p.cfg.Boot, Sequence: p.sequence, Seen: make([]Seen, 0, len(p.targets))}
+	for _, t := range p.targets {
+		s := Seen{Backend: t.Backend, Class: state.ClassIKE, Opinion: t.opinion, Answers: 255}
+		for i := range t.ports {
+			q := &t.ports[i]
+			s.Misses, s.Neutrals = max(s.Misses, q.run.misses), max(s.Neutrals, q.run.neutrals)
+			s.Answers = min(s.Answers, q.run.answers)
+			if s.Note == NoteNone || q.note.Result() == ResultMiss || s.Note.Result() == ResultAnswer {
+				s.Note = q.note
+			}
+			age := time.Hour // no result yet
+			if !q.at.IsZero() {
+				age = now.Sub(q.at)
+			}
+			s.Age = max(s.Age, age)
+		}
+		s.Returned, s.Quiet = r.of(t.Backend)
+		o.Seen = append(o.Seen, s)
+	}
+	slices.SortFunc(o.Seen, func(a, b Seen) int {
+		if less(a, b) {
+			return -1
+		}
+		return 1
+	})
+	return o
+}
+
+// Report is what status prints of one target.
+type Report struct {
+	Target
+	Opinion Opinion
+	Ports   [len(probedPorts)]PortReport
+}
+
+// PortReport is what status prints of one port.
+type PortReport struct {
+	Port     uint16
+	Note     Note
+	Group    uint16 // KE group the server asked for, 0 unknown
+	Misses   uint8
+	Answers  uint8
+	Neutrals uint8
+	RTT      time.Duration
+	Age      time.Duration // of the last result; negative: none yet
+}
+
+// Reports lists all targets, by backend.
+func (p *Prober) Reports() []Report {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	all := make([]Report, 0, len(p.targets))
+	for _, t := range p.targets {
+		r := Report{Target: t.Target, Opinion: t.opinion}
+		for i, q := range t.ports {
+			age := time.Duration(-1)
+			if !q.at.IsZero() {
+				age = now.Sub(q.at)
+			}
+			r.Ports[i] = PortReport{Port: probedPorts[i], Note: q.note, Group: q.group, RTT: q.rtt, Age: age,
+				Misses: q.run.misses, Answers: q.run.answers, Neutrals: q.run.neutrals}
+		}
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b Report) int { return int(a.Backend) - int(b.Backend) })
+	return all
+}
+
+// Run probes until ctx ends. It returns nil.
+func (p *Prober) Run(ctx context.Context) error {
+	s := &sockets{prober: p}
+	defer s.close()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+		case <-timer.C:
+		}
+		due, next := p.due(time.Now())
+		for _, d := range due {
+			if err := s.send(d); err != nil {
+				p.settle(d.id, answer{note: NoteUnsendable}, err)
+			}
+		}
+		timer.Reset(time.Until(next))
+	}
+}
+
+// probeDue is one datagram to send.
+type probeDue struct {
+	id   spi
+	to   netip.AddrPort
+	data []byte
+}
+
+// due ends questions that timed out, asks those whose time has come, and tells
+// when to come back.
+func (p *Prober) due(now time.Time) (out []probeDue, next time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	next = now.Add(p.timing.Interval)
+	for _, t := range p.targets {
+		for i := range t.ports {
+			q := &t.ports[i]
+			if !q.asked.IsZero() && now.Sub(q.asked) >= p.timing.Timeout {
+				delete(p.asked, q.asking)
+				p.result(t, i, answer{note: NoteSilent}, now)
+				q.next = now // at once: a miss has cost a whole timeout already
+			}
+			if q.asked.IsZero() && !now.Before(q.next) {
+				out = append(out, p.ask(t, i, now))
+			}
+			at := q.next
+			if !q.asked.IsZero() {
+				at = q.asked.Add(p.timing.Timeout)
+			}
+			if at.Before(next) {
+				next = at
+			}
+		}
+	}
+	return out, next
+}
+
+// ask draws a question and schedules the next: jittered by up to a tenth of the
+// interval, earlier only, so that a verdict is never later than promised.
+func (p *Prober) ask(t *target, i int, now time.Time) probeDue {
+	q := &t.ports[i]
+	q.asking, q.asked = newSPI(), now
+	q.next = now.Add(p.timing.Interval - rand.N(p.timing.Interval/10))
+	p.asked[q.asking] = question{backend: t.Backend, port: i}
+	return probeDue{
+		id: q.asking, to: netip.AddrPortFrom(t.Addr, probedPorts[i]),
+		data: appendProbe(nil, q.asking, t.group, probedPorts[i] == 4500),
+	}
+}
+
+// settle ends the question id with a result, if it is still open.
+func (p *Prober) settle(id spi, a answer, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q, ok := p.asked[id]
+	if !ok {
+		return
+	}
+	delete(p.asked, id)
+	t := p.targets[q.backend]
+	if err != nil && t.ports[q.port].note != a.note {
+		p.log.Warn("probe not sent", "backend", uint32(q.backend), "port", probedPorts[q.port], "err", err)
+	}
+	p.result(t, q.port, a, time.Now())
+}
+
+// answered takes a datagram. Only one from the very address and port that was
+// asked, with the SPI drawn for it, counts (RFC 7296, section 2.1).
+func (p *Prober) answered(from netip.AddrPort, data []byte) {
+	a, err := parseAnswer(data, from.Port() == 4500)
+	if err == nil && p.from(a.id) == netip.AddrPortFrom(from.Addr().Unmap(), from.Port()) {
+		p.settle(a.id, a, nil)
+		return
+	}
+	p.metrics.stray.Inc()
+}
+
+// from tells who was asked with this SPI.
+func (p *Prober) from(id spi) netip.AddrPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q, ok := p.asked[id]
+	if !ok {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(p.targets[q.backend].Addr, probedPorts[q.port])
+}
+
+// refused ends open questions to destinations that an ICMP error names.
+func (p *Prober) refused(tos []netip.AddrPort) {
+	for _, to := range tos {
+		p.mu.Lock()
+		var id spi
+		for open, q := range p.asked {
+			if p.targets[q.backend].Addr == to.Addr().Unmap() && probedPorts[q.port] == to.Port() {
+				id = open
+			}
+		}
+		p.mu.Unlock()
+		p.settle(id, answer{note: NoteRefused}, nil)
+	}
+}
+
+// result adds one result to a port and renews the opinion. p.mu is held.
+func (p *Prober) result(t *target, i int, a answer, now time.Time) {
+	q := &t.ports[i]
+	q.rtt = now.Sub(q.asked)
+	q.asked = time.Time{}
+	q.at, q.note = now, a.note
+	q.run.add(a.note.Result())
+	p.metrics.results.WithLabelValues(a.note.String()).Inc()
+	switch {
+	case a.note == NoteInvalidKE:
+		q.group = a.group
+	case a.note == NoteAccepted, a.note == NoteInvalidSyntax:
+		t.group = (t.group + 1) % len(wrongGroups)
+	}
+	runs := make([]run, len(t.ports))
+	for j := range t.ports {
+		runs[j] = t.ports[j].run
+	}
+	was := t.opinion
+	if t.opinion = t.damped.update(runs, p.timing); t.opinion != was {
+		p.log.Info("opinion changed", "backend", uint32(t.Backend), "addr", t.Addr, "port", probedPorts[i],
+			"from", was.String(), "to", t.opinion.String(), "note", a.note.String())
+		poke(p.changed)
+	}
+}
+
+// sockets are the prober's two, opened when a target of the family is there.
+// Used by the goroutine of Run alone.
+type sockets struct {
+	prober  *Prober
+	open    [2]*socket // IPv4, IPv6
+	retry   [2]time.Time
+	readers sync.WaitGroup
+}
+
+type socket struct {
+	net.PacketConn
+	dead chan struct{} // closed when its reader has ended
+}
+
+// send sends one probe. Without a socket the question is withdrawn: a node that
+// cannot ask knows nothing, it does not know that a server is down.
+func (s *sockets) send(d probeDue) error {
+	conn := s.conn(d.to.Addr())
+	if conn == nil {
+		s.prober.withdraw(d.id)
+		return nil
+	}
+	_, err := conn.WriteTo(d.data, net.UDPAddrFromAddrPort(d.to))
+	s.prober.takeRefused(conn.PacketConn)
+	if errors.Is(err, net.ErrClosed) {
+		s.prober.withdraw(d.id)
+		return nil
+	}
+	return err
+}
+
+// conn gives the open socket of a family, or opens it.
+func (s *sockets) conn(to netip.Addr) *socket {
+	i, local, any4 := 0, s.prober.cfg.Local4, netip.IPv4Unspecified()
+	if to.Is6() {
+		i, local, any4 = 1, s.prober.cfg.Local6, netip.IPv6Unspecified()
+	}
+	if s.open[i] != nil {
+		select {
+		case <-s.open[i].dead:
+			s.open[i].Close()
+			s.open[i] = nil
+		default:
+			return s.open[i]
+		}
+	}
+	now := time.Now()
+	if now.Before(s.retry[i]) {
+		return nil
+	}
+	if !local.IsValid() {
+		local = any4
+	}
+	conn, err := s.prober.listen(netip.AddrPortFrom(local, 0))
+	s.retry[i] = now.Add(reopenDelay)
+	if err != nil {
+		s.prober.metrics.unopened.Inc()
+		s.prober.log.Warn("probe socket not opened", "local", local, "err", err)
+		return nil
+	}
+	k := &socket{PacketConn: conn, dead: make(chan struct{})}
+	s.open[i] = k
+	s.readers.Go(func() {
+		defer close(k.dead)
+		s.prober.read(conn)
+	})
+	return k
+}
+
+func (s *sockets) close() {
+	for _, k := range s.open {
+		if k != nil {
+			k.Close()
+		}
+	}
+	s.readers.Wait()
+}
+
+// read takes answers until the socket fails for good.
+func (p *Prober) read(conn net.PacketConn) {
+	buf := make([]byte, markerSize+maxAnswer+1)
+	failures := 0
+	for failures < maxReadFailures {
+		n, from, err := conn.ReadFrom(buf)
+		p.takeRefused(conn)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // an ICMP error shows up here too
+			failures++
+			continue
+		}
+		failures = 0
+		if u, ok := from.(*net.UDPAddr); ok {
+			p.answered(u.AddrPort(), buf[:n])
+		}
+	}
+}
+
+// maxReadFailures in a row, with nothing read in between, end a socket: more
+// than all targets refusing at once.
+const maxReadFailures = 4 * len(probedPorts) * MaxTargets
+
+func (p *Prober) takeRefused(conn net.PacketConn) {
+	if r, ok := conn.(Refuser); ok {
+		p.refused(r.Refused())
+	}
+}
+
+// withdraw forgets a question that was never sent.
+func (p *Prober) withdraw(id spi) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if q, ok := p.asked[id]; ok {
+		delete(p.asked, id)
+		p.targets[q.backend].ports[q.port].asked = time.Time{}
+	}
+}

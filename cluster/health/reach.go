@@ -1,0 +1,127 @@
+package health
+
+import (
+	"time"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+)
+
+// ReachAfter is for how long a server must not answer this node before the
+// node doubts itself: long enough for the verdict to change if the server is
+// really dead.
+const ReachAfter = 3 * time.Second
+
+// ReachFacts is what a node judges its own reach by.
+type ReachFacts struct {
+	Spec      *state.Spec
+	Self      state.NodeID
+	Observers []Observer // this node's own included
+}
+
+// ReachReason names the state of a node's own reach.
+type ReachReason string
+
+// Reasons of Reach.
+const (
+	ReachAll     ReachReason = "reaches_all"       // every server the cluster calls up
+	ReachPending ReachReason = "not_probed_yet"    // no opinion on one of them yet
+	ReachShared  ReachReason = "others_neither"    // some not, but nobody else reaches those either
+	ReachSome    ReachReason = "misses_some_alone" // some not, though another node does: demote
+	ReachNone    ReachReason = "reaches_none"      // none, though another node reaches some: withdraw
+	ReachNoUp    ReachReason = "no_server_up"      // the cluster calls none up
+)
+
+// Reached is a node's judgement of its own reach, for the decision to announce.
+type Reached struct {
+	Reason   ReachReason
+	Doubts   bool              // demote: it alone misses a server the cluster calls up
+	None     bool              // withdraw: it reaches none, and not all nodes are so
+	Settled  bool              // it has an opinion on every server the cluster calls up
+	Up       int               // servers the cluster calls up
+	Reach    int               // of these, not missed by this node
+	Alone    []state.BackendID // missed by this node though another one reaches them
+	AlsoLost []state.BackendID // missed by this node and everybody it hears of
+}
+
+// Reach judges which of the servers that the cluster calls up this node alone
+// cannot reach. It is pure.
+func Reach(f ReachFacts) Reached {
+	var own *Observation
+	for i := range f.Observers {
+		if f.Observers[i].Member == f.Self {
+			own = &f.Observers[i].Observation
+		}
+	}
+	r := Reached{Settled: true}
+	others := false // somebody else reaches something
+	timing := TimingOf(&f.Spec.Settings)
+	for i := range f.Spec.Backends {
+		b := &f.Spec.Backends[i]
+		if b.Admin != state.AdminEnabled && b.Admin != state.AdminDrain {
+			continue
+		}
+		if b.Health[state.ClassIKE-1].Verdict != state.VerdictUp {
+			continue
+		}
+		r.Up++
+		elsewhere := f.reachedElsewhere(b.ID, timing)
+		others = others || elsewhere
+		missed, probed := missed(own, b.ID, timing)
+		r.Settled = r.Settled && probed
+		switch {
+		case !missed:
+			r.Reach++
+		case elsewhere:
+			r.Alone = append(r.Alone, b.ID)
+		default:
+			r.AlsoLost = append(r.AlsoLost, b.ID)
+		}
+	}
+	r.conclude(others)
+	return r
+}
+
+func (r *Reached) conclude(others bool) {
+	r.Doubts = len(r.Alone) > 0
+	r.None = r.Up > 0 && r.Reach == 0 && others
+	switch {
+	case r.Up == 0:
+		r.Reason = ReachNoUp
+	case r.None:
+		r.Reason = ReachNone
+	case r.Doubts:
+		r.Reason = ReachSome
+	case len(r.AlsoLost) > 0:
+		r.Reason = ReachShared
+	case !r.Settled:
+		r.Reason = ReachPending
+	default:
+		r.Reason = ReachAll
+	}
+}
+
+// missed reports whether the node's own probes of a server have failed for
+// ReachAfter, and whether it has an opinion at all.
+func missed(own *Observation, id state.BackendID, t Timing) (missed, probed bool) {
+	if own == nil {
+		return false, false
+	}
+	s, ok := own.Of(id, state.ClassIKE)
+	if !ok {
+		return false, false
+	}
+	long := time.Duration(s.Misses)*t.Interval >= ReachAfter
+	return s.Opinion == OpinionDown && long, s.Opinion != OpinionUnknown
+}
+
+func (f *ReachFacts) reachedElsewhere(id state.BackendID, t Timing) bool {
+	for _, o := range f.Observers {
+		if o.Member == f.Self || !observes(f.Spec, o.Member) {
+			continue
+		}
+		if s, ok := o.Observation.Of(id, state.ClassIKE); ok && fresh(o, s, t) && s.Opinion == OpinionUp {
+			return true
+		}
+	}
+	return false
+}
