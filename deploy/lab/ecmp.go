@@ -1,0 +1,74 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// floatMetric is that of the floating static route; routes learned by BGP have
+// a lower one.
+const floatMetric = 250
+
+// ecmp reads the next hops that the router's kernel uses for the VIP by BGP.
+// None: only the floating static route is left, or not even that.
+func (l *Lab) ecmp() ([]netip.Addr, error) {
+	var hops []netip.Addr
+	err := l.inside(roleRouter, func() error {
+		routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{
+			Dst: ipNet(netip.PrefixFrom(vipAddr, 32)), Table: unix.RT_TABLE_MAIN,
+		}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return fmt.Errorf("list routes: %w", err)
+		}
+		for _, r := range routes {
+			if r.Priority < floatMetric {
+				hops = nextHops(r)
+				return nil
+			}
+		}
+		return nil
+	})
+	slices.SortFunc(hops, netip.Addr.Compare)
+	return hops, err
+}
+
+func nextHops(r netlink.Route) (out []netip.Addr) {
+	if a, ok := netip.AddrFromSlice(r.Gw); ok {
+		out = append(out, a.Unmap())
+	}
+	for _, h := range r.MultiPath {
+		if a, ok := netip.AddrFromSlice(h.Gw); ok {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out
+}
+
+// waitECMP waits until the ECMP set is exactly the members'.
+func (l *Lab) waitECMP(ctx context.Context, bound time.Duration) error {
+	return l.waitHops(ctx, bound, l.members()...)
+}
+
+// waitHops waits until the ECMP set is exactly those nodes'.
+func (l *Lab) waitHops(ctx context.Context, bound time.Duration, nodes ...string) error {
+	var want, got []netip.Addr
+	for _, n := range nodes {
+		want = append(want, nodeOutside(index(n)))
+	}
+	slices.SortFunc(want, netip.Addr.Compare)
+	err := until(ctx, bound, fmt.Sprintf("the router's next hops %v", want), func() (bool, error) {
+		var err error
+		got, err = l.ecmp()
+		return slices.Equal(got, want), err
+	})
+	if err != nil {
+		return fmt.Errorf("%w (they are %v)", err, got)
+	}
+	return nil
+}

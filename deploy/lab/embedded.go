@@ -1,0 +1,199 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/vpnlb/vpnlb/deploy/lab/peer"
+	"github.com/vpnlb/vpnlb/deploy/lab/router"
+)
+
+const (
+	peerBound  = 10 * time.Second // until a peer's process answers
+	loginBound = 30 * time.Second // until all clients are served
+)
+
+// embeddedPeers are processes of this binary.
+type embeddedPeers struct{ l *Lab }
+
+// startPeer writes a peer's configuration and runs "lab-peer KIND FILE".
+func (e *embeddedPeers) startPeer(name, kind, role string, cfg any) error {
+	b, err := json.MarshalIndent(cfg, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode configuration of %s: %w", name, err)
+	}
+	file := e.l.path(name + ".json")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		return fmt.Errorf("write configuration of %s: %w", name, err)
+	}
+	return e.l.start(name, role, nil, e.l.st.Options.Binary, "lab-peer", kind, file)
+}
+
+// answers waits until the process is ready for questions, or has died.
+func (e *embeddedPeers) answers(ctx context.Context, name string) error {
+	return until(ctx, peerBound, name+" to answer", func() (bool, error) {
+		if !e.l.st.Processes[name].alive() {
+			return false, fmt.Errorf("%s has died: see %s", name, e.l.st.Processes[name].Log)
+		}
+		return peer.Ask(ctx, e.socket(name), "/stats", nil, nil) == nil, nil
+	})
+}
+
+func (e *embeddedPeers) socket(name string) string { return e.l.path(name + ".sock") }
+
+func (e *embeddedPeers) startRouter(context.Context) error {
+	o := e.l.st.Options
+	cfg := router.Config{
+		ASN: routerASN, RouterID: routerOutside.Addr(), Listen: []netip.Addr{routerOutside.Addr()},
+		VIPs: []netip.Addr{vipAddr}, HoldTime: 3 * time.Second,
+	}
+	for i := range o.Nodes + o.Spares {
+		cfg.Nodes = append(cfg.Nodes, router.Node{Address: nodeOutside(i + 1), ASN: uint32(nodeASNBase + i + 1)})
+	}
+	return e.startPeer("router", "router", roleRouter, cfg)
+}
+
+func (e *embeddedPeers) startServer(ctx context.Context, i int) error {
+	name := serverName(i)
+	err := e.startPeer(name, "responder", name, peer.ResponderConfig{
+		Name: name, Number: uint16(i), Addr: serverAddr(i), Control: e.socket(name),
+	})
+	if err != nil {
+		return err
+	}
+	return e.answers(ctx, name)
+}
+
+func (e *embeddedPeers) killServer(ctx context.Context, i int) error {
+	return e.l.kill(ctx, serverName(i))
+}
+
+const clientsName = "clients"
+
+func (e *embeddedPeers) startClients(ctx context.Context) error {
+	o := e.l.st.Options
+	err := e.startPeer(clientsName, "clients", roleClient, peer.ClientsConfig{
+		VIP: vipAddr, Addrs: clientAddrs(0, o.Clients), Rate: o.Rate, LossAfter: o.LossAfter, Control: e.socket(clientsName),
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.answers(ctx, clientsName); err != nil {
+		return err
+	}
+	return e.l.allServed(ctx, loginBound)
+}
+
+// allServed waits until every client has a tunnel.
+func (l *Lab) allServed(ctx context.Context, bound time.Duration) error {
+	var t ClientTotals
+	err := until(ctx, bound, "all clients to be served", func() (bool, error) {
+		s, err := l.peers.snapshot(ctx)
+		t = s.totals()
+		return t.Up == t.Clients, err
+	})
+	if err != nil {
+		return fmt.Errorf("%w (%d of %d are)", err, t.Up, t.Clients)
+	}
+	return nil
+}
+
+func (e *embeddedPeers) addClients(ctx context.Context, addrs []netip.Addr) error {
+	err := e.l.inside(roleClient, func() error { return addLoopback(addrs) })
+	if err != nil {
+		return err
+	}
+	return e.command(ctx, "/add", addrs)
+}
+
+func (e *embeddedPeers) relogin(ctx context.Context, addrs []netip.Addr) error {
+	return e.command(ctx, "/relogin", addrs)
+}
+
+func (e *embeddedPeers) command(ctx context.Context, path string, addrs []netip.Addr) error {
+	b, err := json.Marshal(addrs)
+	if err != nil {
+		return fmt.Errorf("encode command: %w", err)
+	}
+	return peer.Ask(ctx, e.socket(clientsName), path, bytes.NewReader(b), nil)
+}
+
+func (e *embeddedPeers) snapshot(ctx context.Context) (snapshot, error) {
+	var cs peer.ClientsStats
+	if err := peer.Ask(ctx, e.socket(clientsName), "/stats", nil, &cs); err != nil {
+		return snapshot{}, err
+	}
+	s := snapshot{At: cs.Now, Clients: map[netip.Addr]clientView{}, Strays: map[netip.Addr]int64{}}
+	for _, c := range cs.Clients {
+		v := clientView{Up: c.Up, Logins: c.Logins, Login: strconv.FormatInt(c.Logins, 10), Sent: c.Sent, Lost: c.Lost}
+		for _, x := range c.Sessions {
+			v.Server = int(x.Server)
+			v.Sessions = append(v.Sessions, session{Server: int(x.Server), From: x.From, Gap: time.Duration(x.Gap * float64(time.Second))})
+		}
+		for _, w := range c.Windows {
+			v.Windows = append(v.Windows, window(w))
+		}
+		s.Clients[c.Client] = v
+	}
+	for i := range e.l.st.Options.Servers {
+		var rs peer.ResponderStats
+		if !e.l.st.Processes[serverName(i+1)].alive() {
+			continue
+		}
+		if err := peer.Ask(ctx, e.socket(serverName(i+1)), "/stats", nil, &rs); err != nil {
+			continue // killed just now
+		}
+		for a, n := range rs.Strays {
+			addr, err := netip.ParseAddr(a)
+			if err != nil {
+				return s, fmt.Errorf("read strays of %s: %w", rs.Name, err)
+			}
+			s.Strays[addr] += int64(n)
+		}
+	}
+	return s, nil
+}
+
+// PeerMain is the hidden subcommand "lab-peer KIND FILE": one embedded peer,
+// configured by a JSON file, running until SIGTERM.
+func PeerMain(kind string, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("lab-peer %s: want one configuration file", kind)
+	}
+	b, err := os.ReadFile(args[0])
+	if err != nil {
+		return fmt.Errorf("read peer configuration: %w", err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	switch kind {
+	case "router":
+		return runPeer(b, func(c router.Config) error {
+			return router.Run(ctx, c, os.Stdout, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		})
+	case "responder":
+		return runPeer(b, func(c peer.ResponderConfig) error { return peer.RunResponder(ctx, c) })
+	case "clients":
+		return runPeer(b, func(c peer.ClientsConfig) error { return peer.RunClients(ctx, c) })
+	case "spoof":
+		return runPeer(b, func(c peer.SpoofConfig) error { return peer.Spoof(ctx, c) })
+	}
+	return fmt.Errorf("lab-peer %q: want router, responder, clients or spoof", kind)
+}
+
+func runPeer[C any](b []byte, run func(C) error) error {
+	var cfg C
+	if err := json.Unmarshal(b, &cfg); err != nil {
+		return fmt.Errorf("decode peer configuration: %w", err)
+	}
+	return run(cfg)
+}
