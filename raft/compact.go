@@ -1,0 +1,90 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+)
+
+const (
+	compactEvery = 5 * time.Second
+	minTrailing  = 1 << 10 // entries behind a snapshot, at least
+	maxTrailing  = 1 << 16 // and at most
+)
+
+// compact takes a snapshot when enough bytes, or entries, of log have gathered
+// since the last one. raft counts entries, but ours are batches of any size.
+func (r *Replica) compact() {
+	t := time.NewTicker(compactEvery)
+	defer t.Stop()
+	r.mu.Lock()
+	rt := r.raft
+	r.mu.Unlock()
+	if rt == nil {
+		return
+	}
+	g := r.guard.Load()
+	var mark int64                               // bytes in the store after the last snapshot
+	shot := statistic(rt, "last_snapshot_index") // index of it
+	if shot > 0 {                                // what trails it does not count
+		mark = min(g.logBytes(), r.cfg.TrailingBytes)
+	}
+	for {
+		select {
+		case <-r.done:
+			return
+		case <-r.parkedCh:
+			return
+		case <-t.C:
+		}
+		last := rt.AppliedIndex()
+		mark = min(mark, g.logBytes()) // compaction and truncation shrink it
+		if g.logBytes()-mark < r.cfg.SnapshotBytes && last-min(last, shot) < replayEntries {
+			continue
+		}
+		err := r.snapshot(context.Background(), rt) // ends with raft
+		if err != nil && !errors.Is(err, ErrParked) && !errors.Is(err, ErrNotStarted) {
+			r.metrics.snapshotFailures.Inc()
+			r.log.Warn("snapshot failed", "error", err)
+			continue // again at the next turn
+		}
+		mark, shot = g.logBytes(), last
+	}
+}
+
+func (r *Replica) snapshot(ctx context.Context, rt *hraft.Raft) error {
+	g := r.guard.Load()
+	first, _ := g.FirstIndex()
+	last, _ := g.LastIndex()
+	if err := rt.ReloadConfig(r.reloadable(trailing(r.cfg.TrailingBytes, g.logBytes(), first, last))); err != nil {
+		return fmt.Errorf("set trailing logs: %w", err)
+	}
+	err := r.await(ctx, func() error { return rt.Snapshot().Error() })
+	if errors.Is(err, hraft.ErrNothingNewToSnapshot) {
+		return nil
+	}
+	return err
+}
+
+// trailing gives the entries to keep behind a snapshot: as many as keep bytes
+// hold at the mean size of those in the store.
+func trailing(keep, size int64, first, last uint64) uint64 {
+	if size <= 0 || last < first {
+		return minTrailing
+	}
+	mean := max(size/int64(last-first+1), 1)
+	return min(max(uint64(keep/mean), minTrailing), maxTrailing)
+}
+
+func (r *Replica) reloadable(trailing uint64) hraft.ReloadableConfig {
+	return hraft.ReloadableConfig{
+		TrailingLogs:      trailing,
+		SnapshotInterval:  time.Hour,
+		SnapshotThreshold: 1 << 62,
+		HeartbeatTimeout:  r.cfg.Heartbeat,
+		ElectionTimeout:   r.cfg.Heartbeat,
+	}
+}
