@@ -323,3 +323,24 @@ func (l *Lab) verdict(ctx context.Context, bound time.Duration, i int, want stri
 		return false, err
 	})
 }
+
+// ownsGateway asks a member (not one of but) whether a node owns a gateway.
+func (l *Lab) ownsGateway(ctx context.Context, node string, but ...string) (bool, error) {
+	m, err := l.anyMember(but...)
+	if err != nil {
+		return false, err
+	}
+	var gws []admin.Gateway
+	if err := l.cli(ctx, cliBound, m, &gws, "gateway", "list"); err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(gws, func(g admin.Gateway) bool { return g.Owner == node }), nil
+}
+
+// clearPins removes what a node that left may have pinned.
+func (l *Lab) clearPins(node string) error {
+	if err := os.RemoveAll(l.path(bpfDir, node)); err != nil {
+		return fmt.Errorf("remove pins of %s: %w", node, err)
+	}
+	return nil
+}

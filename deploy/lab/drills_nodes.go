@@ -1,0 +1,269 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// Pass criteria of drills on nodes.
+const (
+	routeGoneLimit = 200 * time.Millisecond // after a kill; the kernel closes the BGP session at once
+	backLimit      = 10 * time.Second       // from the daemon's start to the ECMP set
+	lossLimit      = 3200 * time.Millisecond
+	gatewayLimit   = 2 * time.Second
+	newLeaderLimit = 1500 * time.Millisecond
+	coldLeadLimit  = 5 * time.Second // first leader after all daemons were killed
+	leaveLimit     = 10 * time.Second
+	deadTime       = 3 * time.Second // how long a killed daemon stays away
+	withoutAnyTime = 6 * time.Second // how long all daemons stay away
+)
+
+// nothing lost, nobody disturbed: the pass criterion of most drills on nodes.
+func (d *drill) unharmed(ctx context.Context) error {
+	if err := flow(ctx, settleTime); err != nil {
+		return err
+	}
+	s, err := d.l.peers.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if v := d.before.compare(s, d.permits); v.lost > 0 {
+		d.failf("%d packets of %d clients lost, longest window %s", v.lost, v.losers, v.longest.Round(time.Millisecond))
+	}
+	return nil
+}
+
+// killDaemon kills a daemon and times the router.
+func (d *drill) killDaemon(ctx context.Context, node string) error {
+	rest := without(d.l.members(), node)
+	start := time.Now()
+	if err := d.l.st.Processes[node].signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		if err := d.l.waitHops(ctx, healBound, rest...); err != nil {
+			return err
+		}
+		took := time.Since(start)
+		d.within("route via "+node+" gone", took, routeGoneLimit)
+		d.converged(took)
+	}
+	return d.l.kill(ctx, node) // until it is gone
+}
+
+// reviveDaemon starts it again, as a supervisor would, and times its return.
+func (d *drill) reviveDaemon(ctx context.Context, node string) error {
+	start := time.Now()
+	if err := d.l.restart(node); err != nil {
+		return err
+	}
+	if err := d.l.waitECMP(ctx, healBound); err != nil {
+		return fmt.Errorf("daemon of %s started again: %w", node, err)
+	}
+	d.within(node+" back in the ECMP set", time.Since(start), backLimit)
+	return nil
+}
+
+func without(all []string, node string) (out []string) {
+	for _, n := range all {
+		if n != node {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func (d *drill) daemonKill(ctx context.Context) error {
+	for _, n := range d.l.members() {
+		if err := d.killAndRevive(ctx, n); err != nil {
+			return err
+		}
+	}
+	return d.unharmed(ctx)
+}
+
+func (d *drill) killAndRevive(ctx context.Context, node string) error {
+	d.l.say("  kill -9 of the daemon of %s", node)
+	if err := d.killDaemon(ctx, node); err != nil {
+		return err
+	}
+	if err := flow(ctx, deadTime); err != nil {
+		return err
+	}
+	return d.reviveDaemon(ctx, node)
+}
+
+func (d *drill) leaderKill(ctx context.Context) error {
+	old, err := d.l.leader(ctx, calmBound)
+	if err != nil {
+		return err
+	}
+	d.l.say("  kill -9 of the leader %s", old)
+	start := time.Now()
+	if err := d.killDaemon(ctx, old); err != nil {
+		return err
+	}
+	next, err := d.l.leader(ctx, healBound, old)
+	if err != nil {
+		return err
+	}
+	d.within("new leader "+next, time.Since(start), newLeaderLimit)
+	if err := flow(ctx, deadTime); err != nil {
+		return err
+	}
+	if err := d.reviveDaemon(ctx, old); err != nil {
+		return err
+	}
+	return d.unharmed(ctx)
+}
+
+func (d *drill) allDaemonsKill(ctx context.Context) error {
+	start := time.Now()
+	for _, n := range d.l.members() {
+		if err := d.l.st.Processes[n].signal(syscall.SIGKILL); err != nil {
+			return err
+		}
+	}
+	if err := d.l.waitHops(ctx, healBound); err != nil {
+		return err
+	}
+	d.notef("no route by BGP left after %s, the floating static route carries on", time.Since(start).Round(time.Millisecond))
+	if err := flow(ctx, withoutAnyTime); err != nil {
+		return err
+	}
+	start = time.Now()
+	for _, n := range d.l.members() {
+		if err := d.l.kill(ctx, n); err != nil {
+			return err
+		}
+		if err := d.l.restart(n); err != nil {
+			return err
+		}
+	}
+	lead, err := d.l.leader(ctx, healBound)
+	if err != nil {
+		return err
+	}
+	d.within("leader "+lead+" after the start", time.Since(start), coldLeadLimit)
+	if err := d.l.waitECMP(ctx, healBound); err != nil {
+		return err
+	}
+	took := time.Since(start)
+	d.within("all nodes back in the ECMP set", took, backLimit)
+	d.converged(took)
+	return d.unharmed(ctx)
+}
+
+func (d *drill) nodeDeath(ctx context.Context) error {
+	node, err := d.l.gatewayOwner(ctx)
+	if err != nil {
+		return err
+	}
+	d.l.say("  cutting both links of %s", node)
+	start := time.Now()
+	if err := d.l.setPorts(node, false); err != nil {
+		return err
+	}
+	moved, err := d.gatewaysLeave(ctx, node, start)
+	if err != nil {
+		return err
+	}
+	d.within("gateways of "+node+" elsewhere", moved, gatewayLimit)
+	if err := d.l.waitHops(ctx, healBound, without(d.l.members(), node)...); err != nil {
+		return err
+	}
+	d.within("route via "+node+" gone", time.Since(start), lossLimit)
+	if err := flow(ctx, deadTime); err != nil {
+		return err
+	}
+	s, err := d.l.peers.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	v := d.before.compare(s, d.permits)
+	d.notef("%d of %d clients lost %d packets", v.losers, len(s.Clients), v.lost)
+	d.within("longest window of losses", v.longest, lossLimit)
+	d.converged(v.longest)
+	d.l.say("  healing the links of %s", node)
+	start = time.Now()
+	if err := d.l.setPorts(node, true); err != nil {
+		return err
+	}
+	if err := d.l.waitECMP(ctx, healBound); err != nil {
+		return err
+	}
+	d.notef("%s back in the ECMP set after %s", node, time.Since(start).Round(time.Millisecond))
+	if err := flow(ctx, settleTime); err != nil {
+		return err
+	}
+	healed, err := d.l.peers.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if w := s.compare(healed, d.permits); w.lost > 0 {
+		d.failf("%d packets of %d clients lost while the node came back", w.lost, w.losers)
+	}
+	return nil
+}
+
+// gatewaysLeave waits until a dead node owns no gateway any more.
+func (d *drill) gatewaysLeave(ctx context.Context, node string, start time.Time) (time.Duration, error) {
+	err := until(ctx, healBound, "the gateways of "+node+" to move", func() (bool, error) {
+		owns, err := d.l.ownsGateway(ctx, node, node)
+		return err == nil && !owns, nil
+	})
+	return time.Since(start), err
+}
+
+func (d *drill) leaveJoin(ctx context.Context) error {
+	spare, err := d.l.spare()
+	if err != nil {
+		return err
+	}
+	old, err := d.l.leader(ctx, calmBound)
+	if err != nil {
+		return err
+	}
+	if err := d.leave(ctx, old); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := d.l.joinNode(ctx, spare); err != nil {
+		return err
+	}
+	if err := d.l.waitECMP(ctx, healBound); err != nil {
+		return err
+	}
+	d.notef("%s joined and in the ECMP set after %s", spare, time.Since(start).Round(time.Millisecond))
+	return d.unharmed(ctx)
+}
+
+func (d *drill) leave(ctx context.Context, node string) error {
+	d.l.say("  %s leaves the cluster", node)
+	start := time.Now()
+	if err := d.l.cli(ctx, leaveBound, node, nil, "cluster", "leave"); err != nil {
+		return err
+	}
+	took := time.Since(start)
+	d.within(node+" left", took, leaveLimit)
+	d.converged(took)
+	if err := d.l.setMember(node, false); err != nil {
+		return err
+	}
+	if err := d.l.waitECMP(ctx, settleTime); err != nil {
+		return err
+	}
+	owns, err := d.l.ownsGateway(ctx, node)
+	if err != nil {
+		return err
+	}
+	if owns {
+		d.failf("%s has left and still owns a gateway", node)
+	}
+	if err := d.l.stop(ctx, node); err != nil {
+		return err
+	}
+	return d.l.clearPins(node)
+}
