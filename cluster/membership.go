@@ -1,10 +1,15 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -25,7 +30,8 @@ type Config struct {
 	// Keys are the gossip keys, 1..MaxKeys, the first one encrypts.
 	Keys [][]byte
 
-	// Allowed are the only networks that may take part; empty: all.
+	// Allowed are the only networks whose nodes may take part (the library
+	// checks the addresses that members announce); empty: all.
 	Allowed []netip.Prefix
 
 	ProbeInterval time.Duration // 1 s: a member is probed this often
@@ -55,17 +61,17 @@ type Deps struct {
 type Hints struct {
 	Node            state.NodeID
 	Alive           bool          // gossip reaches it
-	Status          *NodeStatus   // nil: none yet. Immutable
-	StatusAge       time.Duration //
+	Status          *NodeStatus   // nil: none yet, or of a newer form. Immutable
+	StatusAge       time.Duration // of Status
 	Observations    []byte        // as given to SetObservations; nil: none yet. Immutable
-	ObservationsAge time.Duration //
+	ObservationsAge time.Duration // of Observations
 }
 
 // Peer is what gossip believes of a node, for logs and status only.
 type Peer struct {
 	Node  state.NodeID
 	Addr  string
-	State string // "alive", "suspect", "dead" or "left"
+	State string // "alive", "dead" or "left"
 }
 
 // Limits.
@@ -75,66 +81,264 @@ const (
 	MaxKeys    = 4        // a rotation needs two
 )
 
+// ErrNotRunning means that the gossip has not begun or has ended.
+var ErrNotRunning = errors.New("gossip is not running")
+
 // Membership is this node's part in the gossip.
-type Membership struct{}
+type Membership struct {
+	cfg    Config
+	deps   Deps
+	log    *slog.Logger
+	met    metrics
+	ring   *memberlist.Keyring
+	ledger *ledger
+	queue  *memberlist.TransmitLimitedQueue
+	rejoin chan struct{}
+
+	mu       sync.Mutex
+	list     *memberlist.Memberlist // nil before and after Run
+	peers    map[state.NodeID]Peer
+	watchers map[chan struct{}]struct{}
+	sequence uint64
+	live     int // in peers; read by the queue
+}
 
 // New validates and allocates.
-func New(cfg Config, deps Deps) (*Membership, error) { panic("soon") }
+func New(cfg Config, deps Deps) (*Membership, error) {
+	cfg.ProbeInterval = cmp.Or(cfg.ProbeInterval, time.Second)
+	cfg.Rejoin = cmp.Or(cfg.Rejoin, 10*time.Second)
+	if err := errors.Join(cfg.check(), deps.check()); err != nil {
+		return nil, err
+	}
+	ring, err := memberlist.NewKeyring(cfg.Keys, cfg.Keys[0])
+	if err != nil {
+		return nil, fmt.Errorf("gossip keys: %w", err)
+	}
+	if deps.Logger == nil {
+		deps.Logger = slog.New(slog.DiscardHandler)
+	}
+	met, err := newMetrics(deps.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	m := &Membership{
+		cfg:      cfg,
+		deps:     deps,
+		log:      deps.Logger,
+		met:      met,
+		ring:     ring,
+		ledger:   newLedger(cfg, deps),
+		rejoin:   make(chan struct{}, 1),
+		peers:    make(map[state.NodeID]Peer),
+		watchers: make(map[chan struct{}]struct{}),
+	}
+	m.queue = &memberlist.TransmitLimitedQueue{NumNodes: m.numLive, RetransmitMult: retransmitMult}
+	return m, nil
+}
+
+func (c Config) check() error {
+	var faults []error
+	if c.Cluster.IsZero() || c.Node.IsZero() {
+		faults = append(faults, errors.New("gossip needs a cluster ID and a node ID"))
+	}
+	if ap, err := netip.ParseAddrPort(c.Bind); err != nil || ap.Addr().IsUnspecified() || ap.Port() == 0 {
+		faults = append(faults, fmt.Errorf("gossip address %q: want an IP address of this node and a port", c.Bind))
+	}
+	if len(c.Keys) < 1 || len(c.Keys) > MaxKeys {
+		faults = append(faults, fmt.Errorf("gossip with %d keys: want 1 to %d", len(c.Keys), MaxKeys))
+	}
+	for _, k := range c.Keys {
+		if err := checkKey(k); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if c.ProbeInterval < 0 || c.Rejoin < 0 {
+		faults = append(faults, errors.New("gossip intervals must not be negative"))
+	}
+	return errors.Join(faults...)
+}
+
+func (d Deps) check() error {
+	if len(d.Key) != ed25519.PrivateKeySize || d.Member == nil || d.Peers == nil {
+		return errors.New("gossip needs the node's key, Member and Peers")
+	}
+	return nil
+}
 
 // Run gossips until ctx ends and returns nil; an error when it cannot listen.
-func (m *Membership) Run(ctx context.Context) error { panic("soon") }
+// It may be called once.
+func (m *Membership) Run(ctx context.Context) error {
+	list, err := memberlist.Create(m.listConfig())
+	if err != nil {
+		return fmt.Errorf("start gossip on %s: %w", m.cfg.Bind, err)
+	}
+	m.mu.Lock()
+	m.list = list
+	m.mu.Unlock()
+	tick := time.NewTicker(m.cfg.Rejoin)
+	defer tick.Stop()
+	for {
+		m.joinAll(ctx, list)
+		m.ledger.prune()
+		m.queue.Prune(maxQueued)
+		select {
+		case <-ctx.Done():
+			m.mu.Lock()
+			m.list = nil // no Leave after Shutdown: memberlist panics at it
+			m.mu.Unlock()
+			if err := list.Shutdown(); err != nil {
+				m.log.Warn("gossip did not stop cleanly", "err", err)
+			}
+			return nil
+		case <-tick.C:
+		case <-m.rejoin:
+		}
+	}
+}
+
+// joinAll joins every member that gossip does not know to be alive: after a
+// partition longer than GossipToTheDeadTime nobody else would. Where only the
+// other side thinks us dead, it is the other side that joins.
+func (m *Membership) joinAll(ctx context.Context, list *memberlist.Memberlist) {
+	for _, addr := range m.deps.Peers() {
+		if ctx.Err() != nil {
+			return
+		}
+		if addr == m.cfg.Bind || m.aliveAt(addr) {
+			continue
+		}
+		if _, err := list.Join([]string{addr}); err != nil {
+			m.log.Debug("gossip join failed", "addr", addr, "err", err)
+		}
+	}
+}
+
+// Rejoin makes Run join every address of Deps.Peers that is not alive now, not
+// only at the next interval: after the member list changed.
+func (m *Membership) Rejoin() {
+	select {
+	case m.rejoin <- struct{}{}:
+	default:
+	}
+}
 
 // SetStatus publishes the node's status. Nothing is repeated by itself: a
 // status that is not set again grows old everywhere. Once a second is right.
-func (m *Membership) SetStatus(s NodeStatus) error { panic("soon") }
+// The slices in it are the ledger's from now on. Boot is filled in.
+func (m *Membership) SetStatus(s NodeStatus) error {
+	if err := s.check(); err != nil {
+		return fmt.Errorf("publish status: %w", err)
+	}
+	s.Boot = m.cfg.Boot
+	return m.publish(kindStatus, s.encode(), &s)
+}
 
 // SetObservations publishes the node's observations of the backends, opaque
 // here (at most MaxPayload bytes). As SetStatus, once a probe round is right.
-func (m *Membership) SetObservations(b []byte) error { panic("soon") }
+func (m *Membership) SetObservations(b []byte) error {
+	return m.publish(kindObservations, slices.Clone(b), nil)
+}
 
-// Hints returns what is known of each committed member (this node included),
-// by node ID. Members never heard of are there with nothing but their ID.
-func (m *Membership) Hints() []Hints { panic("soon") }
+func (m *Membership) publish(k kind, payload []byte, s *NodeStatus) error {
+	if len(payload) > MaxPayload {
+		return fmt.Errorf("publish hint: %d bytes, most are %d", len(payload), MaxPayload)
+	}
+	m.mu.Lock()
+	m.sequence++
+	o := order{boot: m.cfg.Boot, sequence: m.sequence}
+	m.mu.Unlock()
+	raw := makeParts(m.cfg.Cluster, m.cfg.Node, m.deps.Key, k, o, payload)
+	m.ledger.put(k, o, payload, raw, s)
+	for i, r := range raw {
+		m.queue.QueueBroadcast(&broadcast{name: broadcastName(m.cfg.Node, k, i), raw: r})
+	}
+	m.notify()
+	return nil
+}
+
+// Hints returns what is known of each committed member that was heard (this
+// node included), by node ID.
+func (m *Membership) Hints() []Hints { return m.ledger.hints(m.isAlive) }
 
 // Watch returns a channel that receives (coalesced) after hints or peers
 // changed, and a function that ends it.
-func (m *Membership) Watch() (changed <-chan struct{}, stop func()) { panic("soon") }
+func (m *Membership) Watch() (changed <-chan struct{}, stop func()) {
+	ch := make(chan struct{}, 1)
+	m.mu.Lock()
+	m.watchers[ch] = struct{}{}
+	m.mu.Unlock()
+	return ch, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.watchers, ch)
+	}
+}
+
+func (m *Membership) notify() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for ch := range m.watchers {
+		select {
+		case ch <- struct{}{}:
+		default: // it has not looked since the last one
+		}
+	}
+}
 
 // Bundle encodes this node's own newest hints, to be delivered to a peer by
 // another way than gossip: UDP may be blocked. At most MaxBundle bytes.
-func (m *Membership) Bundle() []byte { panic("soon") }
+func (m *Membership) Bundle() []byte { return m.ledger.bundle(false) }
 
 // Deliver takes a bundle of a peer. Hints in it are judged one by one as if
 // gossip had brought them; the error names the first that was refused.
-func (m *Membership) Deliver(bundle []byte) error { panic("soon") }
+func (m *Membership) Deliver(bundle []byte) error {
+	var first error
+	news := false
+	err := readBundle(bundle, func(raw []byte, age time.Duration) {
+		p, v := m.receive(raw, age)
+		news = news || v == partFresh
+		if e := refusal(p, v); e != nil && first == nil {
+			first = e
+		}
+	})
+	if news {
+		m.notify()
+	}
+	if err != nil {
+		return fmt.Errorf("read bundle: %w", err)
+	}
+	return first
+}
 
-// Peers returns gossip's own view.
-func (m *Membership) Peers() []Peer { panic("soon") }
-
-// Rejoin joins every address of Deps.Peers now.
-func (m *Membership) Rejoin() { panic("soon") }
+// receive judges a part and passes news on.
+func (m *Membership) receive(raw []byte, age time.Duration) (part, verdict) {
+	m.mu.Lock()
+	ours := order{boot: m.cfg.Boot, sequence: m.sequence}
+	m.mu.Unlock()
+	p, v := m.ledger.receive(raw, age, ours)
+	m.met.hints.WithLabelValues(string(v)).Inc()
+	switch v {
+	case partFresh, partUnknown:
+		m.queue.QueueBroadcast(&broadcast{name: broadcastName(p.origin, p.kind, p.part), raw: slices.Clone(raw)})
+	case partClone:
+		m.log.Error("another node speaks with this node's key", "node", p.origin.String())
+	case partForged:
+		m.log.Warn("hint with a wrong signature refused", "node", p.origin.String())
+	}
+	return p, v
+}
 
 // Leave tells the others that this node goes, waiting at most timeout. Run goes
-// on until its context ends.
-func (m *Membership) Leave(timeout time.Duration) error { panic("soon") }
-
-// Rotation of the gossip key: AddKey everywhere, UseKey everywhere, RemoveKey.
-
-// AddKey makes a key known: packets under it are understood.
-func (m *Membership) AddKey(key []byte) error { panic("soon") }
-
-// UseKey encrypts with a known key from now on.
-func (m *Membership) UseKey(key []byte) error { panic("soon") }
-
-// RemoveKey forgets a key that is not in use.
-func (m *Membership) RemoveKey(key []byte) error { panic("soon") }
-
-// KeyIDs names the known keys by KeyID, the one in use first.
-func (m *Membership) KeyIDs() []string { panic("soon") }
-
-// NewKey draws a gossip key (AES-256).
-func NewKey() []byte { panic("soon") }
-
-// KeyID names a key without telling it: for status and for confirming a
-// rotation.
-func KeyID(key []byte) string { panic("soon") }
+// on until its context ends, but this node is out until it runs again.
+func (m *Membership) Leave(timeout time.Duration) error {
+	m.mu.Lock()
+	list := m.list
+	m.mu.Unlock()
+	if list == nil {
+		return ErrNotRunning
+	}
+	if err := list.Leave(timeout); err != nil {
+		return fmt.Errorf("leave gossip: %w", err)
+	}
+	return nil
+}

@@ -1,6 +1,12 @@
 package cluster
 
-import "github.com/vpnlb/vpnlb/cluster/state"
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+)
 
 // PlaneMode says how the node's data plane is attached. Values are on the wire.
 type PlaneMode uint8
@@ -40,4 +46,99 @@ type BackendActivity struct {
 	Backend state.BackendID
 	ESP     uint64 // ESP, also in UDP
 	SK      uint64 // IKE with an encrypted payload
+}
+
+// Form 1 of a status: version (1) | role (1) | plane mode (1) | flags (1) |
+// leader (16) | format, applied, plane applied, generation, raft term, raft
+// last (uvarints) | announced, gateways (count, then IDs) | activity (count,
+// then backend, ESP, SK), all uvarints. What a newer version appends is
+// ignored; a change of what is here needs a new form.
+const statusVersion = 1
+
+const (
+	flagQuorum = 1 << iota
+	flagCaughtUp
+	flagDraining
+	flagDemoted
+	flagPlaneHealthy
+)
+
+// maxID is the largest identifier (VIPID, BackendID, GatewayID).
+const maxID = 1<<32 - 1
+
+func (s *NodeStatus) check() error {
+	switch {
+	case len(s.Announced) > state.MaxVIPs:
+		return fmt.Errorf("status with %d announced VIPs, most are %d", len(s.Announced), state.MaxVIPs)
+	case len(s.Gateways) > state.MaxGateways:
+		return fmt.Errorf("status with %d gateways, most are %d", len(s.Gateways), state.MaxGateways)
+	case len(s.Activity) > state.MaxBackends:
+		return fmt.Errorf("status with the activity of %d backends, most are %d", len(s.Activity), state.MaxBackends)
+	}
+	return nil
+}
+
+func (s *NodeStatus) encode() []byte {
+	var flags byte
+	for bit, on := range map[byte]bool{
+		flagQuorum: s.Quorum, flagCaughtUp: s.CaughtUp, flagDraining: s.Draining,
+		flagDemoted: s.Demoted, flagPlaneHealthy: s.PlaneHealthy,
+	} {
+		if on {
+			flags |= bit
+		}
+	}
+	b := []byte{statusVersion, byte(s.Role), byte(s.Plane), flags}
+	b = append(b, s.Leader[:]...)
+	for _, v := range []uint64{uint64(s.Format), s.Applied, s.PlaneApplied, s.Generation, s.RaftTerm, s.RaftLast} {
+		b = binary.AppendUvarint(b, v)
+	}
+	b = binary.AppendUvarint(b, uint64(len(s.Announced)))
+	for _, v := range s.Announced {
+		b = binary.AppendUvarint(b, uint64(v))
+	}
+	b = binary.AppendUvarint(b, uint64(len(s.Gateways)))
+	for _, g := range s.Gateways {
+		b = binary.AppendUvarint(b, uint64(g))
+	}
+	b = binary.AppendUvarint(b, uint64(len(s.Activity)))
+	for _, a := range s.Activity {
+		b = binary.AppendUvarint(b, uint64(a.Backend))
+		b = binary.AppendUvarint(b, a.ESP)
+		b = binary.AppendUvarint(b, a.SK)
+	}
+	return b
+}
+
+// decodeStatus reads a status; the boot is the hint's, not in the payload.
+func decodeStatus(b []byte, boot uint64) (*NodeStatus, error) {
+	r := reader{b: b}
+	if v := r.byte(); v != statusVersion {
+		return nil, fmt.Errorf("status has form %d, not %d", v, statusVersion)
+	}
+	s := &NodeStatus{Boot: boot, Role: state.Role(r.byte()), Plane: PlaneMode(r.byte())}
+	flags := r.byte()
+	s.Quorum, s.CaughtUp = flags&flagQuorum != 0, flags&flagCaughtUp != 0
+	s.Draining, s.Demoted = flags&flagDraining != 0, flags&flagDemoted != 0
+	s.PlaneHealthy = flags&flagPlaneHealthy != 0
+	copy(s.Leader[:], r.take(uint64(len(s.Leader))))
+	s.Format = uint16(r.bounded(1<<16 - 1))
+	for _, v := range []*uint64{&s.Applied, &s.PlaneApplied, &s.Generation, &s.RaftTerm, &s.RaftLast} {
+		*v = r.uvarint()
+	}
+	for range r.count(state.MaxVIPs) {
+		s.Announced = append(s.Announced, state.VIPID(r.bounded(maxID)))
+	}
+	for range r.count(state.MaxGateways) {
+		s.Gateways = append(s.Gateways, state.GatewayID(r.bounded(maxID)))
+	}
+	for range r.count(state.MaxBackends) {
+		s.Activity = append(s.Activity, BackendActivity{
+			Backend: state.BackendID(r.bounded(maxID)), ESP: r.uvarint(), SK: r.uvarint(),
+		})
+	}
+	if r.bad {
+		return nil, errors.New("status is cut short or beyond its limits")
+	}
+	return s, nil
 }

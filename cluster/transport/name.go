@@ -25,14 +25,19 @@ const (
 	uriRole    = "urn:vpnlb:role:"
 )
 
-var roleWords = map[state.Role]string{
-	state.RoleNode:    "node",
-	state.RoleWitness: "witness",
+func roleWord(r state.Role) (string, bool) {
+	switch r {
+	case state.RoleNode:
+		return "node", true
+	case state.RoleWitness:
+		return "witness", true
+	}
+	return "", false
 }
 
 func roleOf(word string) (state.Role, bool) {
-	for r, w := range roleWords {
-		if w == word {
+	for _, r := range []state.Role{state.RoleNode, state.RoleWitness} {
+		if w, _ := roleWord(r); w == word {
 			return r, true
 		}
 	}
@@ -41,7 +46,7 @@ func roleOf(word string) (state.Role, bool) {
 
 // uris returns the three names in their fixed order.
 func (n Name) uris() ([]*url.URL, error) {
-	word, ok := roleWords[n.Role]
+	word, ok := roleWord(n.Role)
 	switch {
 	case n.Cluster.IsZero():
 		return nil, errors.New("name without a cluster ID")

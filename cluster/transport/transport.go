@@ -1,11 +1,16 @@
 package transport
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -98,94 +103,265 @@ var (
 	ErrClosed    = errors.New("transport is closed")
 )
 
+// ALPN protocols (RFC 7301). One connection speaks one of them.
+const (
+	protoRaft = "vpnlb-raft/1"
+	protoRPC  = "vpnlb-rpc/1"
+	protoJoin = "vpnlb-join/1"
+)
+
 // Transport is one node's end of all connections between nodes.
 type Transport struct {
-	cfg  Config
-	deps Deps
+	cfg      Config
+	deps     Deps
+	log      *slog.Logger
+	met      metrics
+	halfOpen *halfOpen
+	raft     *RaftLayer
+	rpc      *queueListener
+	join     *queueListener
+	mux      *http.ServeMux
+	joiner   atomic.Pointer[http.Handler]
+	calls    chan struct{} // one token per RPC being served
+	pool     *http.Transport
+
+	mu     sync.Mutex
+	conns  map[*conn]struct{} // authenticated ones, both directions
+	closed bool
 }
 
 // New validates and allocates. Run starts to listen.
-func New(cfg Config, deps Deps) (*Transport, error) { panic("soon") }
-
-// Run listens and serves until ctx ends, then closes every connection and
-// returns nil. It returns an error when it cannot listen.
-func (t *Transport) Run(ctx context.Context) error { panic("soon") }
-
-// Raft returns the stream layer for raft: always the same one.
-func (t *Transport) Raft() *RaftLayer { panic("soon") }
-
-// HandleRPC serves pattern (as http.ServeMux) to members; PeerOf tells who
-// calls. It may be called before and while Run runs, once per pattern.
-func (t *Transport) HandleRPC(pattern string, h http.Handler) { panic("soon") }
-
-// HandleJoin serves nodes that have no certificate yet. The body is bounded (64
-// KiB), nobody is authenticated: the handler judges the token. nil stops it.
-func (t *Transport) HandleJoin(h http.Handler) { panic("soon") }
-
-// Call makes one RPC. in: nil sends an empty body, []byte is sent as it is,
-// anything else as JSON. out: nil discards the answer, *[]byte takes it as it
-// is, anything else is decoded from JSON. Connections are kept and reused.
-func (t *Transport) Call(ctx context.Context, to Target, path string, in, out any) error {
-	panic("soon")
+func New(cfg Config, deps Deps) (*Transport, error) {
+	var faults []error
+	if _, _, err := net.SplitHostPort(cfg.Addr); err != nil {
+		faults = append(faults, fmt.Errorf("transport address: %w", err))
+	}
+	if deps.Identity == nil || deps.Authorize == nil {
+		faults = append(faults, errors.New("transport needs Identity and Authorize"))
+	}
+	cfg.HandshakeTimeout = cmp.Or(cfg.HandshakeTimeout, 10*time.Second)
+	cfg.MaxHalfOpen = cmp.Or(cfg.MaxHalfOpen, 128)
+	cfg.MaxHalfOpenPerSource = cmp.Or(cfg.MaxHalfOpenPerSource, 16)
+	cfg.MaxBody = cmp.Or(cfg.MaxBody, 16<<20)
+	cfg.MaxCalls = cmp.Or(cfg.MaxCalls, 256)
+	if cfg.HandshakeTimeout < 0 || cfg.MaxHalfOpen < 0 || cfg.MaxHalfOpenPerSource < 0 || cfg.MaxBody < 0 || cfg.MaxCalls < 0 {
+		faults = append(faults, errors.New("transport limits must not be negative"))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	if deps.Logger == nil {
+		deps.Logger = slog.New(slog.DiscardHandler)
+	}
+	if deps.Dial == nil {
+		deps.Dial = dialTCP
+	}
+	met, err := newMetrics(deps.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	t := &Transport{
+		cfg:      cfg,
+		deps:     deps,
+		log:      deps.Logger,
+		met:      met,
+		halfOpen: newHalfOpen(cfg.MaxHalfOpen, cfg.MaxHalfOpenPerSource, met),
+		rpc:      newQueueListener(cfg.Addr),
+		join:     newQueueListener(cfg.Addr),
+		mux:      http.NewServeMux(),
+		calls:    make(chan struct{}, cfg.MaxCalls),
+		conns:    make(map[*conn]struct{}),
+	}
+	t.raft = &RaftLayer{t: t, queue: newQueueListener(cfg.Addr), fenced: make(chan struct{})}
+	t.pool = t.newPool()
+	t.mux.Handle(pathPing, JSON(func(context.Context, Peer, struct{}) (pong, error) {
+		return pong(t.deps.Identity().name), nil
+	}))
+	return t, nil
 }
 
-// Ping proves that a member answers at an address, both sides authenticated
-// and authorised, and says who it is.
-func (t *Transport) Ping(ctx context.Context, to Target) (Name, error) { panic("soon") }
+// Run listens and serves until ctx ends, then closes every connection and
+// returns nil. It returns an error when it cannot listen. It may be called once.
+func (t *Transport) Run(ctx context.Context) error {
+	ln := t.deps.Listener
+	if ln == nil {
+		var err error
+		if ln, err = Listen(ctx, t.cfg.Addr); err != nil {
+			return err
+		}
+	}
+	var wg sync.WaitGroup
+	rpc, join := t.rpcServer(ctx), t.joinServer(ctx)
+	wg.Go(func() { rpc.Serve(t.rpc) })
+	wg.Go(func() { join.Serve(t.join) })
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	err := t.accept(ctx, ln, &wg)
+	stop()
+	ln.Close()
+	t.shut()
+	rpc.Close()
+	join.Close()
+	wg.Wait()
+	return err
+}
+
+// accept takes connections until ctx ends. Errors of accept (no descriptors
+// left, say) are waited out.
+func (t *Transport) accept(ctx context.Context, ln net.Listener, wg *sync.WaitGroup) error {
+	const longest = time.Second
+	wait := 5 * time.Millisecond
+	for {
+		raw, err := ln.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				raw.Close()
+			}
+			return nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("accept on %s: %w", t.cfg.Addr, err)
+		}
+		if err != nil {
+			t.log.Warn("cannot accept connections", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(wait):
+			}
+			wait = min(2*wait, longest)
+			continue
+		}
+		wait = 5 * time.Millisecond
+		tk := t.halfOpen.admit(raw)
+		wg.Go(func() { t.serve(ctx, raw, tk) })
+	}
+}
+
+// serve authenticates one accepted connection and hands it over.
+func (t *Transport) serve(ctx context.Context, raw net.Conn, tk *ticket) {
+	id := t.deps.Identity()
+	if !id.Member() {
+		raw.Close()
+		tk.done()
+		return
+	}
+	hs, cancel := context.WithTimeout(ctx, t.cfg.HandshakeTimeout)
+	defer cancel()
+	var peer Peer
+	tc := tls.Server(raw, t.serverTLS(id, &peer))
+	if err := tc.HandshakeContext(hs); err != nil {
+		raw.Close()
+		tk.done()
+		t.met.accepted.WithLabelValues("", "refused").Inc()
+		t.log.Debug("connection refused", "remote", raw.RemoteAddr().String(), "err", err)
+		return
+	}
+	peer.Addr = raw.RemoteAddr().String()
+	c := &conn{Conn: tc, raw: raw, peer: peer, proto: tc.ConnectionState().NegotiatedProtocol, owner: t}
+	t.met.accepted.WithLabelValues(c.proto, "ok").Inc()
+	switch c.proto {
+	case protoJoin:
+		c.ticket = tk // stays half-open: nobody is authenticated
+		raw.SetDeadline(time.Now().Add(joinTimeout))
+		t.join.push(c, t.cfg.HandshakeTimeout)
+		return
+	case protoRPC:
+		if err := t.deps.Authorize(peer.Node, peer.PublicKey); err != nil {
+			// Not a member (any more). It is let in so far that it can be
+			// told why, and stays half-open.
+			c.ticket = tk
+			raw.SetDeadline(time.Now().Add(t.cfg.HandshakeTimeout))
+			t.rpc.push(c, t.cfg.HandshakeTimeout)
+			return
+		}
+	}
+	tk.done()
+	if err := t.register(c); err != nil {
+		c.cut()
+		return
+	}
+	if c.proto == protoRaft {
+		t.raft.queue.push(c, t.cfg.HandshakeTimeout)
+	} else {
+		t.rpc.push(c, t.cfg.HandshakeTimeout)
+	}
+}
+
+// dial opens an authenticated connection to a member.
+func (t *Transport) dial(ctx context.Context, to Target, proto string) (*conn, error) {
+	id := t.deps.Identity()
+	if !id.Member() {
+		return nil, ErrNotMember
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.HandshakeTimeout)
+	defer cancel()
+	raw, err := t.deps.Dial(ctx, to.Addr)
+	if err != nil {
+		t.met.dialled.WithLabelValues(proto, "unreachable").Inc()
+		return nil, fmt.Errorf("dial %s: %w", to.Addr, err)
+	}
+	peer := Peer{Addr: to.Addr}
+	tc := tls.Client(raw, t.clientTLS(id, to, proto, &peer))
+	if err := tc.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		t.met.dialled.WithLabelValues(proto, "refused").Inc()
+		return nil, fmt.Errorf("greet %s: %w", to.Addr, err)
+	}
+	c := &conn{Conn: tc, raw: raw, peer: peer, proto: proto, owner: t}
+	if err := t.register(c); err != nil {
+		c.cut()
+		return nil, err
+	}
+	t.met.dialled.WithLabelValues(proto, "ok").Inc()
+	return c, nil
+}
+
+// register makes a connection one that Fence, Reauthorize and the end of Run
+// know of, or refuses it.
+func (t *Transport) register(c *conn) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.closed:
+		return ErrClosed
+	case c.proto == protoRaft && t.raft.isFenced():
+		return ErrFenced
+	}
+	t.conns[c] = struct{}{}
+	return nil
+}
+
+// cutWhere closes the connections that sel chooses, without farewell.
+func (t *Transport) cutWhere(sel func(*conn) bool) {
+	t.mu.Lock()
+	var cut []*conn
+	for c := range t.conns {
+		if sel(c) {
+			cut = append(cut, c)
+			delete(t.conns, c)
+		}
+	}
+	t.mu.Unlock()
+	for _, c := range cut {
+		c.cut()
+	}
+}
 
 // Reauthorize asks Authorize again about every open connection and closes
 // those it refuses: to be called when the member list changed.
-func (t *Transport) Reauthorize() { panic("soon") }
-
-// PeerOf returns who sent an RPC request, from the request's context.
-func PeerOf(ctx context.Context) (Peer, bool) { panic("soon") }
-
-// Bytes makes an RPC handler of a function from body to body. Its error goes
-// back as a StatusError (500 unless it is one).
-func Bytes(f func(ctx context.Context, peer Peer, in []byte) ([]byte, error)) http.Handler {
-	panic("soon")
+func (t *Transport) Reauthorize() {
+	t.cutWhere(func(c *conn) bool {
+		return t.deps.Authorize(c.peer.Node, c.peer.PublicKey) != nil
+	})
 }
 
-// JSON is Bytes with JSON bodies.
-func JSON[In, Out any](f func(ctx context.Context, peer Peer, in In) (Out, error)) http.Handler {
-	panic("soon")
+func (t *Transport) shut() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.raft.Close()
+	t.rpc.Close()
+	t.join.Close()
+	t.halfOpen.cutAll()
+	t.cutWhere(func(*conn) bool { return true })
+	t.pool.CloseIdleConnections()
 }
-
-// RaftLayer carries raft: a net.Listener that dials. Dial expects any
-// authorised member.
-type RaftLayer struct{ t *Transport }
-
-// Accept returns the next authenticated raft connection. After Fence it blocks
-// until Close.
-func (l *RaftLayer) Accept() (net.Conn, error) { panic("soon") }
-
-// Close ends Accept. It leaves the Transport and its other connections alone.
-func (l *RaftLayer) Close() error { panic("soon") }
-
-// Addr is Config.Addr.
-func (l *RaftLayer) Addr() net.Addr { panic("soon") }
-
-// Dial opens a raft connection to a member.
-func (l *RaftLayer) Dial(addr string, timeout time.Duration) (net.Conn, error) { panic("soon") }
-
-// Fence closes every raft connection and refuses to dial and accept for ever.
-func (l *RaftLayer) Fence() { panic("soon") }
-
-// Joiner calls a cluster that the node does not belong to yet.
-type Joiner struct {
-	Addr   string // host:port of any member
-	CAHash CAHash
-	Dial   func(ctx context.Context, addr string) (net.Conn, error) // nil: TCP
-}
-
-// Join sends a request (as Call's in and out) to the member at j.Addr over a
-// connection whose server proves to hold a certificate of the pinned CA. It
-// returns that server's name (and with it the cluster ID) and the DER of the
-// pinned CA certificate.
-func (j Joiner) Join(ctx context.Context, in, out any) (server Name, ca []byte, err error) {
-	panic("soon")
-}
-
-// Listen opens a TCP listener without MPTCP, on which some socket options that
-// we may want do not work.
-func Listen(ctx context.Context, addr string) (net.Listener, error) { panic("soon") }
