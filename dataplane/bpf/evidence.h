@@ -90,6 +90,8 @@ static __always_inline void learn(struct flow *f, const struct record *r, const 
 	struct pending now = {.slot = slot, .level = proof->level, .opening = proof->opening};
 	__u8 stance = b->stance[CLASS_IKE - 1];
 
+	if (stance < STANCE_TAKE || stance > STANCE_LEAVE)
+		return; /* a void server earns nothing */
 	if (r->entry) {
 		now.saw = r->slot;
 		if (r->slot == slot) {

@@ -4,13 +4,11 @@
 #include "csum.h"
 #include "verdict.h"
 
-static __always_inline void count_event_miss(void)
+static __always_inline struct events *events_here(void)
 {
 	__u32 zero = 0;
-	struct events *e = bpf_map_lookup_elem(&event_counters, &zero);
 
-	if (e)
-		e->next_hop_miss++;
+	return bpf_map_lookup_elem(&event_counters, &zero);
 }
 
 struct way {
@@ -61,6 +59,7 @@ static __noinline int next_hop_learn(struct xdp_md *ctx, struct next_hop *n, str
 
 static __always_inline int next_hop_ask(struct flow *f, const struct way *w)
 {
+	struct events *e = events_here();
 	struct bpf_fib_lookup q = {
 		.family = AF_INET,
 		.l4_protocol = f->packet.protocol,
@@ -70,13 +69,15 @@ static __always_inline int next_hop_ask(struct flow *f, const struct way *w)
 		.ipv4_dst = w->destination,
 	};
 
-	count_event_miss();
+	if (e)
+		e->next_hop_miss++;
 	w->hop->source = w->shared;
 	w->hop->destination = w->destination;
+	w->hop->rules = f->rules->serial;
 	return next_hop_learn(f->ctx, w->hop, &q, *(volatile __u32 *)&f->control->next_hop_serial, f->jiffies);
 }
 
-/* rewrite changes one address, the TTL and the checksums. */
+/* rewrite changes one address and the checksums. */
 static __always_inline void rewrite(struct flow *f, __be32 *address, __be32 to, __u32 delta)
 {
 	struct packet *p = &f->packet;
@@ -86,7 +87,11 @@ static __always_inline void rewrite(struct flow *f, __be32 *address, __be32 to, 
 		udp = at(p, p->l4_offset, sizeof(*udp));
 		if (udp && udp->check) {
 			if (f->in->flags & INTERFACE_PARTIAL && csum_is_partial(p->ip, udp)) {
+				struct events *e = events_here();
+
 				udp->check = 0; /* legal in IPv4 only, RFC 768 */
+				if (e)
+					e->partial_repaired++;
 			} else {
 				__u16 check = csum_change(udp->check, delta);
 
@@ -95,15 +100,18 @@ static __always_inline void rewrite(struct flow *f, __be32 *address, __be32 to, 
 		}
 	}
 	*address = to;
-	p->ip->ttl--;
-	p->ip->check = csum_change(p->ip->check, delta + CSUM_DELTA_TTL);
+	p->ip->check = csum_change(p->ip->check, delta);
 }
 
-/* transmit gives the rewritten frame its new MACs and its exit. */
+/* transmit makes the rewritten frame a forwarded one: TTL, MACs, exit. What is
+ * passed to the kernel keeps its TTL, because the kernel takes one itself. */
 static __always_inline void transmit(struct flow *f, const struct next_hop *n)
 {
 	struct ethhdr *eth = f->packet.data;
+	struct iphdr *ip = f->packet.ip;
 
+	ip->ttl--;
+	ip->check = csum_change(ip->check, CSUM_DELTA_TTL);
 	__builtin_memcpy(eth->h_dest, n->dmac, 6);
 	__builtin_memcpy(eth->h_source, n->smac, 6);
 	f->ifindex = n->ifindex;

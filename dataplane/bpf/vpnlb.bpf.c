@@ -65,13 +65,17 @@ static __always_inline __u32 follow(struct flow *f)
 	struct iphdr *ip = f->packet.ip;
 	struct fragment_key key = {
 		.source = ip->saddr, .destination = ip->daddr, .id = ip->id, .protocol = ip->protocol};
-	__u32 *was, is = f->service.kind == KIND_OTHER ? FRAGMENT_OTHER : FRAGMENT_RETURN;
+	__u32 *was, is = FRAGMENT_RETURN;
 
 	if (f->service.kind == KIND_LATER) {
 		was = bpf_map_lookup_elem(&fragments, &key);
 		return was ? *was : 0;
 	}
-	if (f->packet.fragment && (ip->protocol == IPPROTO_UDP || ip->protocol == IPPROTO_ESP))
+	if (f->service.kind == KIND_OTHER)
+		is = FRAGMENT_OTHER;
+	else if (f->service.kind != KIND_IKE && f->service.kind != KIND_ESP && f->service.kind != KIND_KEEPALIVE)
+		return is;
+	if (f->packet.fragment && !f->packet.offset && (ip->protocol == IPPROTO_UDP || ip->protocol == IPPROTO_ESP))
 		bpf_map_update_elem(&fragments, &key, &is, BPF_ANY);
 	return is;
 }
@@ -104,14 +108,6 @@ static __always_inline __u32 outbound(struct flow *f, __u32 slot)
 	__u32 place, was, reason = FORWARD_RETURN;
 	struct way w = {};
 
-	switch (f->service.kind) {
-	case KIND_MALFORMED:
-		return done(f, XDP_DROP, DROP_MALFORMED);
-	case KIND_NOT_IKEV2:
-		return done(f, XDP_DROP, DROP_NOT_IKEV2);
-	case KIND_ICMP_ERROR:
-		return done(f, XDP_DROP, DROP_ICMP_ERROR);
-	}
 	was = follow(f);
 	if (was == FRAGMENT_OTHER)
 		return done(f, XDP_PASS, PASS_BACKEND_OTHER);
@@ -128,11 +124,20 @@ static __always_inline __u32 outbound(struct flow *f, __u32 slot)
 	if (!next_hop_fresh(f, &w) || w.hop->rules != f->rules->serial) {
 		if (not_return_has(f, ip->daddr))
 			return done(f, XDP_PASS, PASS_NOT_RETURN);
-		w.hop->rules = f->rules->serial;
+		if (next_hop_fresh(f, &w))
+			w.hop->rules = f->rules->serial;
+	}
+	switch (f->service.kind) {
+	case KIND_MALFORMED:
+		return done(f, XDP_DROP, DROP_MALFORMED);
+	case KIND_NOT_IKEV2:
+		return done(f, XDP_DROP, DROP_NOT_IKEV2);
+	case KIND_ICMP_ERROR:
+		return done(f, XDP_DROP, DROP_ICMP_ERROR);
+	case KIND_LATER:
+		reason = was ? FORWARD_RETURN_FRAGMENT : FORWARD_RETURN_UNKNOWN;
 	}
 	note_reply(f, b, slot);
-	if (f->service.kind == KIND_LATER)
-		reason = was ? FORWARD_RETURN_FRAGMENT : FORWARD_RETURN_UNKNOWN;
 	return forward(f, &w, reason);
 }
 

@@ -1,0 +1,204 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/vpnlb/vpnlb/dataplane/bpf"
+)
+
+// attachment is the program's place on one interface.
+type attachment struct {
+	name  string
+	index int
+	link  link.Link
+	mode  Mode
+	old   bool // another process's program forwards there until the first Resync
+	alarm string
+}
+
+// probe tells every missing feature of the kernel in one line each.
+func probe() error {
+	var faults []error
+	need := func(what string, err error) {
+		if err != nil {
+			faults = append(faults, fmt.Errorf("kernel lacks %s (Linux 6.1 is the least): %w", what, err))
+		}
+	}
+	need("XDP programs", features.HaveProgramType(ebpf.XDP))
+	need("bpf_fib_lookup for XDP", features.HaveProgramHelper(ebpf.XDP, asm.FnFibLookup))
+	need("bpf_jiffies64 for XDP", features.HaveProgramHelper(ebpf.XDP, asm.FnJiffies64))
+	need("bpf_redirect for XDP", features.HaveProgramHelper(ebpf.XDP, asm.FnRedirect))
+	need("LPM trie maps", features.HaveMapType(ebpf.LPMTrie))
+	need("LRU hash maps", features.HaveMapType(ebpf.LRUHash))
+	need("per-CPU array maps", features.HaveMapType(ebpf.PerCPUArray))
+	return errors.Join(faults...)
+}
+
+// load opens the pinned maps, makes the missing ones, and loads the program.
+func (p *Plane) load(clusterID [16]byte, found bool) error {
+	spec, err := bpf.LoadPlane()
+	if err != nil {
+		return fmt.Errorf("read program: %w", err)
+	}
+	spec.Maps["affinity4"].MaxEntries = p.cfg.MaxClients
+	if err := spec.Variables["tick_shift"].Set(p.clock.shift); err != nil {
+		return fmt.Errorf("set tick: %w", err)
+	}
+	if err := spec.Variables["next_hop_jiffies"].Set(max(p.clock.hz*256/1000, 1)); err != nil {
+		return fmt.Errorf("set next hop life: %w", err)
+	}
+	have, err := p.pinnedMaps(spec)
+	if err != nil {
+		return err
+	}
+	defer closeMaps(have)
+	p.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: have})
+	if err != nil {
+		return fmt.Errorf("load program: %w", err)
+	}
+	if p.control, err = mapControl(p.coll.Maps["plane_control"]); err != nil {
+		return err
+	}
+	if err := p.pinMaps(p.coll, have); err != nil {
+		return err
+	}
+	if !found {
+		return p.writeMeta(bpf.PlaneMeta{Schema: schema, ClusterId: clusterID})
+	}
+	return nil
+}
+
+func (p *Plane) writeMeta(m bpf.PlaneMeta) error {
+	if err := p.coll.Maps["plane_meta"].Put(uint32(0), &m); err != nil {
+		return fmt.Errorf("write meta map: %w", err)
+	}
+	return nil
+}
+
+// takeOver opens the pinned link of an interface. A link whose interface is gone
+// or was replaced is removed.
+func (p *Plane) takeOver(a *attachment) (bool, error) {
+	pin := p.linkPin(a.name)
+	l, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open pinned link of %s: %w", a.name, err)
+	}
+	info, err := l.Info()
+	if err == nil && info.XDP() != nil && int(info.XDP().Ifindex) == a.index {
+		a.link = l
+		return true, nil
+	}
+	l.Close()
+	if err := os.Remove(pin); err != nil {
+		return false, fmt.Errorf("remove dead link of %s: %w", a.name, err)
+	}
+	return false, nil
+}
+
+// attach puts the program on an interface and pins the link.
+func (p *Plane) attach(a *attachment) error {
+	flags := []link.XDPAttachFlags{link.XDPDriverMode, link.XDPGenericMode}
+	switch p.cfg.Mode {
+	case Native:
+		flags = flags[:1]
+	case Generic:
+		flags = flags[1:]
+	}
+	var failed error
+	for _, f := range flags {
+		l, err := link.AttachXDP(link.XDPOptions{Program: p.coll.Programs["vpnlb"], Interface: a.index, Flags: f})
+		if err != nil {
+			failed = errors.Join(failed, err)
+			if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
+				return fmt.Errorf("attach to %s: another XDP program is there: %w", a.name, err)
+			}
+			continue
+		}
+		if err := l.Pin(p.linkPin(a.name)); err != nil {
+			l.Close()
+			return fmt.Errorf("pin link of %s: %w", a.name, err)
+		}
+		a.link = l
+		if failed != nil {
+			p.log.Warn("driver has no native xdp, attached in generic mode", "interface", a.name, "error", failed)
+		}
+		return nil
+	}
+	return fmt.Errorf("attach to %s: %w", a.name, failed)
+}
+
+// attachAll takes over or attaches every interface.
+func (p *Plane) attachAll(found *Pinned) error {
+	for _, c := range p.cfg.Interfaces {
+		dev, err := p.ns.netlink.LinkByName(c.Name)
+		if err != nil {
+			return fmt.Errorf("find interface %s: %w", c.Name, err)
+		}
+		a := &attachment{name: c.Name, index: dev.Attrs().Index}
+		taken, err := p.takeOver(a)
+		if err != nil {
+			return err
+		}
+		if taken {
+			a.old = true
+			found.TakenOver = append(found.TakenOver, a.name)
+		} else if err := p.attach(a); err != nil {
+			return err
+		} else {
+			found.Attached = append(found.Attached, a.name)
+		}
+		p.attachments = append(p.attachments, a)
+	}
+	return nil
+}
+
+// adopt puts this binary's program on the links that still run another's. The
+// swap is atomic: no packet is without a program.
+func (p *Plane) adopt() error {
+	for _, a := range p.attachments {
+		if !a.old || a.link == nil {
+			continue
+		}
+		if err := a.link.Update(p.coll.Programs["vpnlb"]); err != nil {
+			return fmt.Errorf("swap program on %s: %w", a.name, err)
+		}
+		a.old = false
+		p.log.Info("took over interface", "interface", a.name)
+	}
+	return nil
+}
+
+// reattach follows an interface that was replaced by one of the same name.
+func (p *Plane) reattach(a *attachment, dev netlink.Link) error {
+	if a.link != nil {
+		a.link.Close()
+		a.link = nil
+	}
+	if err := os.Remove(p.linkPin(a.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove dead link of %s: %w", a.name, err)
+	}
+	a.index, a.old = dev.Attrs().Index, false
+	return p.ns.do(func() error { return p.attach(a) })
+}
+
+// raiseMemlock matters to no kernel that the program runs on; where it may not
+// be raised, nothing is lost.
+func (p *Plane) raiseMemlock() {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		p.log.Debug("memlock limit stays", "error", err)
+	}
+}

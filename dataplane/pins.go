@@ -1,0 +1,173 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/vpnlb/vpnlb/dataplane/bpf"
+)
+
+// schema is the version of the maps' layout and part of their pins' names. A
+// change of any struct in bpf/structs.h that is shared with user space, or of a
+// map's type or size, needs a new one.
+const schema = 1
+
+// bpffsMagic is the type of a bpffs, from the kernel's magic.h.
+const bpffsMagic = 0xcafe4a11
+
+// unpinned maps are caches of one program; a new program starts with new ones.
+var unpinned = map[string]bool{"next_hop_by_slot": true, "next_hop_by_client": true}
+
+// pinName matches what this package pins, of any schema version.
+var pinName = regexp.MustCompile(`^(link_.+|(plane_control|plane_meta|plane_rules|backends|servers|maglev|not_return|affinity4|pending_proofs|interfaces|counters|returns|event_counters|fragments)_v[0-9]+)$`)
+
+func (p *Plane) mapPin(name string) string {
+	return filepath.Join(p.cfg.PinDir, fmt.Sprintf("%s_v%d", name, schema))
+}
+
+func (p *Plane) linkPin(name string) string {
+	return filepath.Join(p.cfg.PinDir, "link_"+name)
+}
+
+// preparePinDir makes the folder and checks that it can hold pins.
+func preparePinDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make pin directory: %w", err)
+	}
+	var fsinfo unix.Statfs_t
+	if err := unix.Statfs(dir, &fsinfo); err != nil {
+		return fmt.Errorf("inspect pin directory %s: %w", dir, err)
+	}
+	if uint32(fsinfo.Type) != bpffsMagic {
+		return fmt.Errorf("pin directory %s is not on a bpffs: mount -t bpf bpf <folder above it>", dir)
+	}
+	return nil
+}
+
+// readMeta reads the pinned meta map before anything else is touched.
+func (p *Plane) readMeta() (meta bpf.PlaneMeta, found bool, err error) {
+	m, err := ebpf.LoadPinnedMap(p.mapPin("plane_meta"), nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return meta, false, nil
+	}
+	if err != nil {
+		return meta, false, fmt.Errorf("open pinned meta map: %w", err)
+	}
+	defer m.Close()
+	if err := m.Lookup(uint32(0), &meta); err != nil {
+		return meta, false, fmt.Errorf("read pinned meta map: %w", err)
+	}
+	return meta, meta.ClusterId != [16]byte{}, nil
+}
+
+// pinnedMaps opens the maps that are pinned already. The affinity table keeps
+// its capacity; any other difference is an error, never a silent new map.
+func (p *Plane) pinnedMaps(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
+	maps := make(map[string]*ebpf.Map)
+	for name, s := range spec.Maps {
+		if unpinned[name] || s.Name[0] == '.' {
+			continue
+		}
+		m, err := ebpf.LoadPinnedMap(p.mapPin(name), nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			closeMaps(maps)
+			return nil, fmt.Errorf("open pinned map %s: %w", name, err)
+		}
+		if name == "affinity4" && s.MaxEntries != m.MaxEntries() {
+			p.log.Warn("pinned affinity table keeps its capacity", "pinned", m.MaxEntries(), "configured", s.MaxEntries)
+			s.MaxEntries = m.MaxEntries()
+		}
+		maps[name] = m
+		if err := s.Compatible(m); err != nil {
+			closeMaps(maps)
+			return nil, fmt.Errorf("pinned map %s does not fit this binary, run `vpnlb plane detach`: %w", name, err)
+		}
+	}
+	return maps, nil
+}
+
+func closeMaps(maps map[string]*ebpf.Map) {
+	for _, m := range maps {
+		m.Close()
+	}
+}
+
+// pinMaps pins what is not pinned yet.
+func (p *Plane) pinMaps(coll *ebpf.Collection, have map[string]*ebpf.Map) error {
+	for name, m := range coll.Maps {
+		if unpinned[name] || name[0] == '.' || have[name] != nil {
+			continue
+		}
+		if err := m.Pin(p.mapPin(name)); err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// controlWords is this process's own mapping of the control map, so that each
+// word is stored at once (a map update copies bytes).
+type controlWords struct {
+	page []byte
+}
+
+func mapControl(m *ebpf.Map) (*controlWords, error) {
+	page, err := unix.Mmap(m.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map control words: %w", err)
+	}
+	return &controlWords{page: page}, nil
+}
+
+func (c *controlWords) words() *bpf.PlaneControl {
+	return (*bpf.PlaneControl)(unsafe.Pointer(&c.page[0]))
+}
+
+func (c *controlWords) selector() uint32      { return atomic.LoadUint32(&c.words().Selector) & 1 }
+func (c *controlWords) selectTables(s uint32) { atomic.StoreUint32(&c.words().Selector, s) }
+func (c *controlWords) pendingSerial() uint32 { return atomic.LoadUint32(&c.words().PendingSerial) }
+func (c *controlWords) forgetNextHops()       { atomic.AddUint32(&c.words().NextHopSerial, 1) }
+
+func (c *controlWords) Close() error { return unix.Munmap(c.page) }
+
+// Detach removes the program from all interfaces and all pinned maps under
+// cfg.PinDir, of any cluster and schema version. Forwarding ends. Files that
+// this package did not pin stay.
+func Detach(cfg Config) error {
+	names, err := os.ReadDir(cfg.PinDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read pin directory: %w", err)
+	}
+	var faults []error
+	// Links first: a program must not run on maps that are half gone.
+	for _, links := range []bool{true, false} {
+		for _, n := range names {
+			if pinName.MatchString(n.Name()) && (n.Name()[:5] == "link_") == links {
+				faults = append(faults, os.Remove(filepath.Join(cfg.PinDir, n.Name())))
+			}
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	// The folder itself goes if nothing else is in it.
+	if left, err := os.ReadDir(cfg.PinDir); err == nil && len(left) == 0 {
+		os.Remove(cfg.PinDir)
+	}
+	return nil
+}
