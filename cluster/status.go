@@ -36,6 +36,7 @@ type NodeStatus struct {
 	PlaneHealthy bool
 	Plane        PlaneMode
 	Announced    []state.VIPID     // announced to at least one router
+	Willing      []state.VIPID     // would be announced by its own judgement, whatever the others do
 	Gateways     []state.GatewayID // floating addresses it holds
 	Activity     []BackendActivity // at most one for each backend
 }
@@ -70,6 +71,8 @@ func (s *NodeStatus) check() error {
 	switch {
 	case len(s.Announced) > state.MaxVIPs:
 		return fmt.Errorf("status with %d announced VIPs, most are %d", len(s.Announced), state.MaxVIPs)
+	case len(s.Willing) > state.MaxVIPs:
+		return fmt.Errorf("status with %d willing VIPs, most are %d", len(s.Willing), state.MaxVIPs)
 	case len(s.Gateways) > state.MaxGateways:
 		return fmt.Errorf("status with %d gateways, most are %d", len(s.Gateways), state.MaxGateways)
 	case len(s.Activity) > state.MaxBackends:
@@ -93,9 +96,11 @@ func (s *NodeStatus) encode() []byte {
 	for _, v := range []uint64{uint64(s.Format), s.Applied, s.PlaneApplied, s.Generation, s.RaftTerm, s.RaftLast} {
 		b = binary.AppendUvarint(b, v)
 	}
-	b = binary.AppendUvarint(b, uint64(len(s.Announced)))
-	for _, v := range s.Announced {
-		b = binary.AppendUvarint(b, uint64(v))
+	for _, list := range [][]state.VIPID{s.Announced, s.Willing} {
+		b = binary.AppendUvarint(b, uint64(len(list)))
+		for _, v := range list {
+			b = binary.AppendUvarint(b, uint64(v))
+		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(s.Gateways)))
 	for _, g := range s.Gateways {
@@ -126,8 +131,10 @@ func decodeStatus(b []byte, boot uint64) (*NodeStatus, error) {
 	for _, v := range []*uint64{&s.Applied, &s.PlaneApplied, &s.Generation, &s.RaftTerm, &s.RaftLast} {
 		*v = r.uvarint()
 	}
-	for range r.count(state.MaxVIPs) {
-		s.Announced = append(s.Announced, state.VIPID(r.bounded(maxID)))
+	for _, list := range []*[]state.VIPID{&s.Announced, &s.Willing} {
+		for range r.count(state.MaxVIPs) {
+			*list = append(*list, state.VIPID(r.bounded(maxID)))
+		}
 	}
 	for range r.count(state.MaxGateways) {
 		s.Gateways = append(s.Gateways, state.GatewayID(r.bounded(maxID)))

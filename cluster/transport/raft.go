@@ -86,3 +86,6 @@ func (l *RaftLayer) isFenced() bool {
 		return false
 	}
 }
+
+// Raft returns the stream layer for raft: always the same one.
+func (t *Transport) Raft() *RaftLayer { return t.raft }

@@ -61,6 +61,14 @@ func (t *Transport) server(ctx context.Context, h http.Handler) *http.Server {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          log.New(debugWriter{t.log}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnState: func(_ net.Conn, st http.ConnState) {
+			switch st {
+			case http.StateNew:
+				t.served.Add(1)
+			case http.StateClosed:
+				t.served.Done()
+			}
+		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, c)
 		},

@@ -20,6 +20,9 @@ const tokenPrefix = "vpnlb_"
 // typing error from an unknown token.
 const tokenSum = 5
 
+// tokenChars is the length of a token in text.
+const tokenChars = len(tokenPrefix) + (len(Token{})+tokenSum)*8/5
+
 var tokenText = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
 // NewToken draws a token.
@@ -43,7 +46,7 @@ func ParseToken(s string) (Token, error) {
 	var t Token
 	s = strings.ToLower(strings.TrimSpace(s))
 	b, err := tokenText.DecodeString(strings.TrimPrefix(s, tokenPrefix))
-	if err != nil || len(b) != len(t)+tokenSum || !strings.HasPrefix(s, tokenPrefix) {
+	if err != nil || len(b) != len(t)+tokenSum || len(s) != tokenChars || !strings.HasPrefix(s, tokenPrefix) {
 		return t, errors.New("parse token: not a join token (" + tokenPrefix + " and 40 letters or digits)")
 	}
 	sum := sha256.Sum256(b[:len(t)])

@@ -125,6 +125,8 @@ type Transport struct {
 	calls    chan struct{} // one token per RPC being served
 	pool     *http.Transport
 
+	served sync.WaitGroup // connections that net/http serves
+
 	mu     sync.Mutex
 	conns  map[*conn]struct{} // authenticated ones, both directions
 	closed bool
@@ -202,6 +204,7 @@ func (t *Transport) Run(ctx context.Context) error {
 	rpc.Close()
 	join.Close()
 	wg.Wait()
+	t.served.Wait() // handlers see their context end with the connection
 	return err
 }
 

@@ -1,0 +1,147 @@
+package transport
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+)
+
+type joinRequest struct {
+	Token string `json:"token"`
+	CSR   []byte `json:"csr"`
+}
+
+type joinAnswer struct {
+	Certificate []byte   `json:"certificate"`
+	Roots       [][]byte `json:"roots"`
+	Secret      []byte   `json:"secret"`
+}
+
+// The whole way of a node into a cluster, on paper.
+func TestJoin(t *testing.T) {
+	dir := t.TempDir()
+	bubble(t, func(t *testing.T, ctx context.Context, w *world) {
+		ida := w.admit(state.RoleNode)
+		a := w.start(ctx, addrA, ida)
+		token := NewToken()
+		a.HandleJoin(JSON(func(_ context.Context, p Peer, in joinRequest) (joinAnswer, error) {
+			if p.Node != (state.NodeID{}) {
+				t.Errorf("a stranger counts as node %s", p.Node)
+			}
+			got, err := ParseToken(in.Token)
+			if err != nil || got.Hash() != token.Hash() {
+				return joinAnswer{}, &StatusError{Code: http.StatusForbidden, Reason: "this token is not known"}
+			}
+			csr, err := ParseCSR(in.CSR)
+			if err != nil {
+				return joinAnswer{}, err
+			}
+			crt, err := w.ca.Issue(in.CSR, Name{w.cluster, csr.Node, state.RoleNode})
+			if err != nil {
+				return joinAnswer{}, err
+			}
+			w.mu.Lock()
+			w.members[csr.Node] = csr.PublicKey
+			w.mu.Unlock()
+			return joinAnswer{crt, [][]byte{w.ca.Certificate()}, w.secret[:]}, nil
+		}))
+
+		store, err := OpenIdentity(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		csr, err := store.Identity().CSR()
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := Joiner{Addr: addrA, CAHash: w.ca.Hash(), Dial: w.net.Dialer(addrB)}
+
+		wrong := j
+		wrong.CAHash[0] ^= 1
+		if _, _, err := wrong.Join(ctx, joinRequest{Token: token.String(), CSR: csr}, nil); !errors.Is(err, ErrWrongCA) {
+			t.Errorf("wrong CA hash: %v", err)
+		}
+		var se *StatusError
+		if _, _, err := j.Join(ctx, joinRequest{Token: NewToken().String(), CSR: csr}, nil); !errors.As(err, &se) || se.Code != 403 {
+			t.Errorf("wrong token: %v", err)
+		}
+		var ans joinAnswer
+		var server Name
+		var ca []byte
+		for range 2 { // it may be repeated
+			if server, ca, err = j.Join(ctx, joinRequest{Token: token.String(), CSR: csr}, &ans); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if server != ida.name || HashCA(ca) != w.ca.Hash() {
+			t.Errorf("server %v, CA %s", server, HashCA(ca))
+		}
+		if err := store.Adopt(Admission{Certificate: ans.Certificate, Roots: [][]byte{ca}, Secret: [32]byte(ans.Secret)}); err != nil {
+			t.Fatal(err)
+		}
+		b := w.start(ctx, addrB, store.Identity())
+		if _, err := a.Ping(ctx, Target{Addr: addrB, Node: store.Identity().Node}); err != nil {
+			t.Error(err)
+		}
+		if _, err := b.Ping(ctx, Target{Addr: addrA}); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if n := a.halfOpen.len(); n != 0 {
+			t.Errorf("%d half-open places are still held", n)
+		}
+	})
+}
+
+func TestJoinServesNothingElse(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context, w *world) {
+		a := w.start(ctx, addrA, w.admit(state.RoleNode))
+		a.HandleRPC("/join", Bytes(func(context.Context, Peer, []byte) ([]byte, error) {
+			t.Error("a stranger reached an RPC")
+			return nil, nil
+		}))
+		j := Joiner{Addr: addrA, CAHash: w.ca.Hash(), Dial: w.net.Dialer(addrB)}
+		var se *StatusError
+		if _, _, err := j.Join(ctx, nil, nil); !errors.As(err, &se) || se.Code != 503 {
+			t.Errorf("no handler: %v", err)
+		}
+		a.HandleJoin(Bytes(func(_ context.Context, _ Peer, in []byte) ([]byte, error) { return in, nil }))
+		if _, _, err := j.Join(ctx, make([]byte, maxJoinBody+1), nil); !errors.As(err, &se) || se.Code != 413 {
+			t.Errorf("large body: %v", err)
+		}
+		a.HandleJoin(nil)
+		if _, _, err := j.Join(ctx, nil, nil); !errors.As(err, &se) || se.Code != 503 {
+			t.Errorf("handler taken away: %v", err)
+		}
+		time.Sleep(joinTimeout) // of virtual time: nothing lingers
+		if n := a.halfOpen.len(); n != 0 {
+			t.Errorf("%d half-open places are still held", n)
+		}
+	})
+}
+
+// A server with a certificate of its own CA that also shows the pinned one.
+func TestJoinWithStolenCACertificate(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context, w *world) {
+		ca, err := NewCA(w.cluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		evil := w.identity(ca, Name{w.cluster, state.NewNodeID(), state.RoleNode})
+		evil.roots = []*x509.Certificate{w.ca.cert} // what it shows
+		w.start(ctx, addrA, evil).HandleJoin(Bytes(func(context.Context, Peer, []byte) ([]byte, error) {
+			t.Error("the token was sent")
+			return nil, nil
+		}))
+		j := Joiner{Addr: addrA, CAHash: w.ca.Hash(), Dial: w.net.Dialer(addrB)}
+		if _, _, err := j.Join(ctx, joinRequest{Token: NewToken().String()}, nil); err == nil {
+			t.Error("joined the wrong server")
+		}
+	})
+}
