@@ -1,0 +1,200 @@
+package dataplane
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/vpnlb/vpnlb/dataplane/bpf"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+)
+
+var testCluster = [16]byte{0xfe, 1}
+
+var namespaces atomic.Int32
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("this test needs root")
+	}
+	t.Skip("this test needs root")
+}
+
+// newNamespace moves the test's thread to a network namespace of its own.
+func newNamespace(t testing.TB) {
+	t.Helper()
+	needRoot(t)
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("vpnlb-tdp%d-%d", os.Getpid(), namespaces.Add(1))
+	own, err := netns.NewNamed(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netns.Set(home); err != nil {
+			t.Fatal(err)
+		}
+		own.Close()
+		home.Close()
+		if err := netns.DeleteNamed(name); err != nil {
+			t.Error(err)
+		}
+		runtime.UnlockOSThread()
+	})
+	sysctl(t, "net/ipv4/ip_forward", "1")
+	up(t, "lo")
+}
+
+func sysctl(t testing.TB, name, value string) {
+	t.Helper()
+	if err := os.WriteFile("/proc/sys/"+name, []byte(value), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newBPFFS mounts a bpffs for the test and gives a pin directory on it.
+func newBPFFS(t testing.TB) string {
+	t.Helper()
+	needRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir + "/pins"
+}
+
+// newVeth makes a pair, both ends up; the address is the first one's MAC.
+func newVeth(t testing.TB, name, peer string, mac [6]byte) netlink.Link {
+	t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = name, net.HardwareAddr(mac[:])
+	attrs.NumRxQueues, attrs.NumTxQueues = 1, 1
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer}); err != nil {
+		t.Fatal(err)
+	}
+	up(t, peer)
+	return up(t, name)
+}
+
+func up(t testing.TB, name string) netlink.Link {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(l); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func newPlane(t testing.TB, pinDir string, interfaces ...string) *Plane {
+	t.Helper()
+	cfg := Config{PinDir: pinDir, Mode: Native, MaxClients: 100_000}
+	for _, i := range interfaces {
+		cfg.Interfaces = append(cfg.Interfaces, InterfaceConfig{Name: i})
+	}
+	p, err := New(cfg, Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func attachPlane(t testing.TB, p *Plane) Pinned {
+	t.Helper()
+	pinned, err := p.Attach(testCluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return pinned
+}
+
+// xdpMD is the context of BPF_PROG_TEST_RUN.
+type xdpMD struct{ Data, DataEnd, DataMeta, Ifindex, RXQueue, Egress uint32 }
+
+// run puts one frame through the program as if it came in at an interface.
+func run(t testing.TB, prog *ebpf.Program, frame []byte, ifindex uint32) (action uint32, out []byte) {
+	t.Helper()
+	out = make([]byte, len(frame)+64)
+	o := &ebpf.RunOptions{Data: frame, DataOut: out, Context: xdpMD{DataEnd: uint32(len(frame)), Ifindex: ifindex}}
+	action, err := prog.Run(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return action, o.DataOut
+}
+
+func entrySeq(entries ...table.Entry) func(func(table.Entry) bool) {
+	return func(yield func(table.Entry) bool) {
+		for _, e := range entries {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// allCounts sums the counters of all reasons.
+func allCounts(t testing.TB, p *Plane) Counters {
+	t.Helper()
+	c, err := p.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// putNextHop fills a place of a next-hop cache on every CPU, good for minutes.
+func putNextHop(t testing.TB, m *ebpf.Map, place uint32, hop bpf.PlaneNextHop) {
+	t.Helper()
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := make([]bpf.PlaneNextHop, cpus)
+	for i := range values {
+		values[i] = hop
+	}
+	if err := m.Put(place, values); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually polls until ok, with a bound: for what the kernel does by itself.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline:
+			t.Fatalf("not in time: %s", what)
+		case <-tick.C:
+		}
+	}
+}
