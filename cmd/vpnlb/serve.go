@@ -1,0 +1,98 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vpnlb/vpnlb/dataplane"
+	"github.com/vpnlb/vpnlb/node"
+	"github.com/vpnlb/vpnlb/node/config"
+)
+
+func (c *cli) serve() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "serve --config FILE", Short: "Run a node", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			n, err := node.New(*cfg, node.Deps{Log: newLogger(cfg.Log), Version: version})
+			if err != nil {
+				return err
+			}
+			return n.Run(cmd.Context())
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}
+
+func configFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVar(file, "config", "/etc/vpnlb/vpnlb.yaml", "node file")
+}
+
+// loadConfig reads the node file; faults of it are a usage error.
+func loadConfig(file string) (*config.Config, error) {
+	cfg, err := config.Load(file)
+	var invalid *config.InvalidError
+	if errors.As(err, &invalid) || errors.Is(err, os.ErrNotExist) {
+		return nil, &exitError{code: exitUsage, msg: err.Error()}
+	}
+	return cfg, err
+}
+
+func newLogger(l config.Log) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: l.Level}
+	if l.Format == config.FormatJSON {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+}
+
+func (c *cli) config() *cobra.Command {
+	check := &cobra.Command{
+		Use: "check FILE", Short: "Report every fault of a node file at once (exit 2 if there are any)", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := loadConfig(args[0])
+			var invalid *config.InvalidError
+			if errors.As(err, &invalid) && c.output == "json" {
+				if err := c.print(cmd.OutOrStdout(), invalid.Faults, nil); err != nil {
+					return err
+				}
+				return &exitError{code: exitUsage}
+			}
+			if err != nil {
+				return err
+			}
+			return c.print(cmd.OutOrStdout(), []config.Fault{}, func(w io.Writer) { fmt.Fprintf(w, "%s is good: node %s\n", args[0], cfg.Name) })
+		},
+	}
+	return group("config", "The node file", check)
+}
+
+func (c *cli) plane() *cobra.Command {
+	var file string
+	detach := &cobra.Command{
+		Use: "detach --config FILE", Short: "Remove the XDP programs and everything pinned; forwarding ends here", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			if err := dataplane.Detach(node.PlaneConfig(cfg)); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "detached: nothing is forwarded by this node until 'vpnlb serve' attaches again")
+			return nil
+		},
+	}
+	configFlag(detach, &file)
+	return group("plane", "The XDP data plane of this node", detach)
+}

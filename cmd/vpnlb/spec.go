@@ -1,0 +1,174 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vpnlb/vpnlb/node/admin"
+)
+
+func (c *cli) vip() *cobra.Command {
+	var sstp string
+	add := &cobra.Command{
+		Use: "add NAME ADDR", Short: "Add a VIP, or change the one of this name", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.change(cmd, admin.PathVIPAdd, admin.VIPRequest{Name: args[0], Addr: args[1], SSTP: sstp}, "VIP "+args[0]+" set")
+		},
+	}
+	add.Flags().StringVar(&sstp, "sstp", "", "what happens to TCP 443: off, passthrough, offload or reencrypt")
+	return group("vip", "Virtual addresses that clients dial", add, c.vipList(), c.named("remove", "Remove a VIP that has no backends", admin.PathVIPRemove, "VIP %s removed"))
+}
+
+func (c *cli) named(use, short, path, done string) *cobra.Command {
+	return &cobra.Command{
+		Use: use + " NAME", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.change(cmd, path, admin.NameRequest{Name: args[0]}, fmt.Sprintf(done, args[0]))
+		},
+	}
+}
+
+func (c *cli) spec(cmd *cobra.Command) (admin.Spec, error) {
+	var out admin.Spec
+	err := c.client().Get(cmd.Context(), admin.PathSpec, &out)
+	return out, err
+}
+
+func (c *cli) vipList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the VIPs", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			spec, err := c.spec(cmd)
+			if err != nil {
+				return err
+			}
+			return c.print(cmd.OutOrStdout(), spec.VIPs, func(w io.Writer) {
+				fmt.Fprintln(w, "NAME\tADDRESS\tSSTP")
+				for _, v := range spec.VIPs {
+					fmt.Fprintf(w, "%s\t%s\t%s\n", v.Name, v.Addr, v.SSTP)
+				}
+			})
+		},
+	}
+}
+
+func (c *cli) backend() *cobra.Command {
+	return group("backend", "RRAS servers behind a VIP",
+		c.backendAdd(), c.backendList(), c.backendRemove(),
+		c.backendAdmin("drain", "drain", "Give it no new clients; known ones stay, their new logins too"),
+		c.backendAdmin("offline", "offline", "Let its clients be served elsewhere at their next login"),
+		c.backendAdmin("enable", "enabled", "Let it take new clients while it is healthy"))
+}
+
+func (c *cli) backendAdd() *cobra.Command {
+	var vip string
+	var weight uint16
+	var limit uint32
+	cmd := &cobra.Command{
+		Use: "add NAME ADDR", Short: "Add a server, or change weight and limit of the one of this name", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in := admin.BackendRequest{Name: args[0], Addr: args[1], VIP: vip}
+			if cmd.Flags().Changed("weight") {
+				in.Weight = &weight
+			}
+			if cmd.Flags().Changed("limit") {
+				in.Limit = &limit
+			}
+			return c.change(cmd, admin.PathBackendAdd, in, "backend "+args[0]+" set")
+		},
+	}
+	cmd.Flags().StringVar(&vip, "vip", "", "the VIP it serves (not needed where there is one)")
+	cmd.Flags().Uint16Var(&weight, "weight", 100, "share of new clients, 0 to 1000")
+	cmd.Flags().Uint32Var(&limit, "limit", 0, "most clients it may hold; 0 = no limit")
+	return cmd
+}
+
+func (c *cli) backendAdmin(use, state, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: use + " NAME", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.change(cmd, admin.PathBackendAdmin, admin.BackendAdminRequest{Name: args[0], Admin: state}, "backend "+args[0]+" is "+state)
+		},
+	}
+}
+
+func (c *cli) backendRemove() *cobra.Command {
+	var purge bool
+	cmd := &cobra.Command{
+		Use: "remove NAME", Short: "Take a server out for good; it stays listed until no client is recorded there", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.change(cmd, admin.PathBackendRemove, admin.NameRequest{Name: args[0], Purge: purge}, "backend "+args[0]+" removed")
+		},
+	}
+	cmd.Flags().BoolVar(&purge, "purge", false, "forget its clients at once: their tunnels break")
+	return cmd
+}
+
+func (c *cli) backendList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the servers with health, stance and clients", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			spec, err := c.spec(cmd)
+			if err != nil {
+				return err
+			}
+			return c.print(cmd.OutOrStdout(), spec.Backends, func(w io.Writer) { printBackends(w, spec.Backends) })
+		},
+	}
+}
+
+func printBackends(w io.Writer, list []admin.Backend) {
+	fmt.Fprintln(w, "BACKEND\tADDRESS\tVIP\tWEIGHT\tADMIN\tHEALTH\tSTANCE\tCLIENTS\tHERE")
+	for _, b := range list {
+		local := b.Local
+		if b.Detail != "" {
+			local += ": " + b.Detail
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%d\t%s\n", b.Name, b.Addr, b.VIP, b.Weight, b.Admin, b.Health, b.Stance, b.Clients, local)
+	}
+}
+
+func (c *cli) gateway() *cobra.Command {
+	verb := func(use, short, path, done string) *cobra.Command {
+		return &cobra.Command{
+			Use: use + " ADDR", Short: short, Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return c.change(cmd, path, admin.GatewayRequest{Addr: args[0]}, fmt.Sprintf(done, args[0]))
+			},
+		}
+	}
+	list := &cobra.Command{
+		Use: "list", Short: "List the gateway addresses and their owners", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			spec, err := c.spec(cmd)
+			if err != nil {
+				return err
+			}
+			return c.print(cmd.OutOrStdout(), spec.Gateways, func(w io.Writer) { printGateways(w, spec.Gateways) })
+		},
+	}
+	return group("gateway", "Floating addresses that servers use as default gateway",
+		verb("add", "Add a floating gateway address", admin.PathGatewayAdd, "gateway %s added"), list,
+		verb("remove", "Remove a floating gateway address", admin.PathGatewayRemove, "gateway %s removed"))
+}
+
+func printGateways(w io.Writer, list []admin.Gateway) {
+	fmt.Fprintln(w, "GATEWAY\tOWNER\tHERE")
+	for _, g := range list {
+		here := yes(g.Here)
+		if g.Alarm != "" {
+			here += "  alarm: " + g.Alarm
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", g.Addr, g.Owner, here)
+	}
+}
+
+func printSettings(w io.Writer, settings map[string]string) {
+	for _, key := range slices.Sorted(maps.Keys(settings)) {
+		fmt.Fprintf(w, "%s\t%s\n", key, settings[key])
+	}
+}

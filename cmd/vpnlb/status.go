@@ -1,0 +1,193 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vpnlb/vpnlb/node/admin"
+)
+
+func (c *cli) status() *cobra.Command {
+	var hash bool
+	cmd := &cobra.Command{
+		Use: "status", Short: "This node at a glance", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path := admin.PathStatus
+			if hash {
+				path += "?hash=1"
+			}
+			var st admin.Status
+			if err := c.client().Get(cmd.Context(), path, &st); err != nil {
+				return err
+			}
+			return c.print(cmd.OutOrStdout(), st, func(w io.Writer) { printStatus(w, &st) })
+		},
+	}
+	cmd.Flags().BoolVar(&hash, "hash", false, "also the hash of the agreed state: equal on all nodes at the same index")
+	return cmd
+}
+
+func printStatus(w io.Writer, st *admin.Status) {
+	fmt.Fprintf(w, "node\t%s (%s)\n", st.Node, st.ID)
+	stage := st.Stage
+	if st.StageReason != "" {
+		stage += ": " + st.StageReason
+	}
+	fmt.Fprintf(w, "stage\t%s, up %s, version %s\n", stage, st.Uptime, st.Version)
+	if st.Cluster != "" {
+		fmt.Fprintf(w, "cluster\t%s\n", st.Cluster)
+		fmt.Fprintf(w, "raft\t%s, leader %s, term %d, quorum %s (%d of %d voters live)\n", st.Role, orNone(st.Leader), st.Term, yes(st.Quorum), st.LiveVoters, st.Voters)
+		fmt.Fprintf(w, "index\t%d agreed, %d in the data plane, caught up %s\n", st.Index, st.PlaneIndex, yes(st.CaughtUp))
+		fmt.Fprintf(w, "affinities\t%d agreed, %d in the data plane of %d\n", st.Affinities, st.PlaneEntries, st.MaxClients)
+	}
+	if st.StateHash != "" {
+		fmt.Fprintf(w, "state\t%s\n", st.StateHash)
+	}
+	for _, i := range st.Plane {
+		mode := i.Mode
+		if i.Alarm != "" {
+			mode += "  alarm: " + i.Alarm
+		}
+		fmt.Fprintf(w, "xdp\t%s %s\n", i.Name, mode)
+	}
+	for _, v := range st.VIPs {
+		fmt.Fprintf(w, "vip\t%s %s %s: %s\n", v.Name, v.Addr, v.Announce, v.Reason)
+	}
+	for _, n := range st.Neighbours {
+		fmt.Fprintf(w, "bgp\t%s AS%d %s\n", n.Addr, n.ASN, n.State)
+	}
+	for _, warning := range st.Warnings {
+		fmt.Fprintf(w, "warning\t%s\n", warning)
+	}
+	if len(st.Backends) > 0 {
+		fmt.Fprintln(w)
+		printBackends(w, st.Backends)
+	}
+	if len(st.Gateways) > 0 {
+		fmt.Fprintln(w)
+		printGateways(w, st.Gateways)
+	}
+	if len(st.Packets) > 0 {
+		fmt.Fprintln(w, "\nPACKETS\tCOUNT\tBYTES")
+		for _, p := range st.Packets {
+			fmt.Fprintf(w, "%s\t%d\t%d\n", p.Reason, p.Packets, p.Bytes)
+		}
+	}
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+func (c *cli) affinity() *cobra.Command {
+	var limit int
+	var backend string
+	list := &cobra.Command{
+		Use: "list", Short: "List clients, their server, since when, last seen", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q := url.Values{"limit": {fmt.Sprint(limit)}, "backend": {backend}}
+			var out admin.Affinities
+			if err := c.client().Get(cmd.Context(), admin.PathAffinityList+"?"+q.Encode(), &out); err != nil {
+				return err
+			}
+			return c.print(cmd.OutOrStdout(), out, func(w io.Writer) {
+				fmt.Fprintln(w, affinityHead)
+				for _, a := range out.Records {
+					printAffinity(w, a)
+				}
+				if len(out.Records) < out.Total {
+					fmt.Fprintf(w, "%d of %d shown; --limit shows more\n", len(out.Records), out.Total)
+				}
+			})
+		},
+	}
+	list.Flags().IntVar(&limit, "limit", 1000, "most records to show; 0 = all")
+	list.Flags().StringVar(&backend, "backend", "", "only the clients of this server")
+	get := &cobra.Command{
+		Use: "get CLIENT", Short: "Show one client's record", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := clientArg(args[0])
+			if err != nil {
+				return err
+			}
+			var out []admin.Affinity
+			if err := c.client().Get(cmd.Context(), admin.PathAffinityGet+"?client="+url.QueryEscape(client.String()), &out); err != nil {
+				return err
+			}
+			return c.print(cmd.OutOrStdout(), out, func(w io.Writer) {
+				fmt.Fprintln(w, affinityHead)
+				for _, a := range out {
+					printAffinity(w, a)
+				}
+			})
+		},
+	}
+	forget := &cobra.Command{
+		Use: "forget CLIENT", Short: "Remove one client's record; its next packet goes where an unknown client's would", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := clientArg(args[0])
+			if err != nil {
+				return err
+			}
+			return c.change(cmd, admin.PathAffinityForget, admin.NameRequest{Name: client.String()}, "record of "+client.String()+" forgotten")
+		},
+	}
+	return group("affinity", "Which client is on which server", list, get, forget)
+}
+
+const affinityHead = "CLIENT\tCLASS\tBACKEND\tSTATE\tSINCE\tSEEN\tINDEX"
+
+func printAffinity(w io.Writer, a admin.Affinity) {
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\n", a.Client, a.Class, a.Backend, a.State, a.Since, a.Seen, a.Index)
+}
+
+func clientArg(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" {
+		return netip.Addr{}, usagef("CLIENT is an IP address such as 198.51.100.7, not %q", s)
+	}
+	return a.Unmap(), nil
+}
+
+func (c *cli) explain() *cobra.Command {
+	var vip string
+	cmd := &cobra.Command{
+		Use: "explain CLIENT", Short: "Which server this client gets now, and why", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := clientArg(args[0])
+			if err != nil {
+				return err
+			}
+			q := url.Values{"client": {client.String()}, "vip": {vip}}
+			var out admin.Explanation
+			if err := c.client().Get(cmd.Context(), admin.PathExplain+"?"+q.Encode(), &out); err != nil {
+				return err
+			}
+			return c.print(cmd.OutOrStdout(), out, func(w io.Writer) { printExplanation(w, &out) })
+		},
+	}
+	cmd.Flags().StringVar(&vip, "vip", "", "the VIP it dials (not needed where there is one)")
+	return cmd
+}
+
+func printExplanation(w io.Writer, e *admin.Explanation) {
+	if e.Record == nil {
+		fmt.Fprintf(w, "client %s, VIP %s: no record\n", e.Client, e.VIP)
+	} else {
+		fmt.Fprintf(w, "client %s, VIP %s: recorded on %s (%s), since %s ago, seen %s ago\n", e.Client, e.VIP, e.Record.Backend, e.Record.State, e.Record.Since, e.Record.Seen)
+	}
+	fmt.Fprintln(w, "PACKET\tGOES TO\tREASON\tWHY")
+	for _, cs := range e.Cases {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", cs.Packet, orNone(cs.Backend), cs.Reason, cs.Why)
+	}
+	for _, note := range e.Notes {
+		fmt.Fprintln(w, "note:", note)
+	}
+}

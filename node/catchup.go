@@ -1,0 +1,95 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/vpnlb/vpnlb/raft"
+)
+
+const catchUpPoll = 50 * time.Millisecond
+
+// runCatchUp opens the data plane for agreed state, and latches "caught up".
+//
+// Caught up means: a leader, confirmed by a barrier in its term and by a
+// majority, named the index of its own last applied command, and this node's
+// maps have reached at least that. What raft calls its commit index is no
+// measure: elections raise it without any command.
+//
+// Without any leader for ColdStartWait, a node with a stored spec forwards from
+// that spec; it is announced demoted then, and what is pinned is touched only
+// where it is not newer than the store.
+func (m *member) runCatchUp(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-m.replica.Started():
+	}
+	opened := false
+	open := func() {
+		if !opened {
+			opened = true
+			close(m.sync.gate)
+		}
+	}
+	m.node.setStage(StageStarting, "catching up with the leader")
+	var wanted uint64
+	known := false
+	for {
+		if index, err := m.leaderIndex(ctx); err == nil {
+			wanted, known = index, true
+		}
+		switch {
+		case known && m.view().Index() >= max(wanted, m.pinned.Index):
+			open()
+			if m.sync.index.Load() >= wanted {
+				m.becomeCaughtUp(wanted)
+				return nil
+			}
+		case m.mayColdStart():
+			m.cold.Store(true)
+			open()
+			m.node.setStage(StageStarting, "cold start: no leader found, forwarding from the stored state")
+		}
+		if !pause(ctx, catchUpPoll) {
+			return nil
+		}
+	}
+}
+
+func (m *member) becomeCaughtUp(index uint64) {
+	m.caughtUp.Store(true)
+	m.cold.Store(false)
+	m.keeper.Kick()
+	m.log.Info("caught up", "index", index, "after", time.Since(m.started).Round(time.Millisecond).String())
+	m.node.setStage(StageRunning, "")
+	if m.announcer == nil {
+		m.node.notify.ready()
+	}
+}
+
+// leaderIndex asks the leader, which may be this node.
+func (m *member) leaderIndex(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if m.replica.Status().Role == raft.RoleLeader {
+		return m.replica.LeaderAnswer(ctx)
+	}
+	var out indexAnswer
+	err := m.callLeader(ctx, pathIndex, struct{}{}, &out)
+	return out.Index, err
+}
+
+// mayColdStart reports whether the stored state may be forwarded from without
+// a leader's word.
+func (m *member) mayColdStart() bool {
+	return m.quorumLost() >= m.limits.ColdStartWait && m.specStored() &&
+		m.removed.Load() == nil && m.view().Index() >= m.pinned.Index && !m.cold.Load() &&
+		m.stateAge() <= m.limits.StateAge
+}
+
+// specStored: the store held a spec with a VIP when it was opened.
+func (m *member) specStored() bool {
+	st := m.replica.Status()
+	return !st.Restored.ClusterID.IsZero() && len(m.spec().VIPs) > 0
+}

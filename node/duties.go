@@ -1,0 +1,123 @@
+package node
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/vpnlb/vpnlb/cluster/affinity"
+	"github.com/vpnlb/vpnlb/cluster/health"
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/raft"
+)
+
+// runProber keeps the probes' targets equal to the agreed backends.
+func (m *member) runProber(ctx context.Context) error {
+	var probes sync.WaitGroup
+	defer probes.Wait()
+	probes.Go(func() { m.prober.Run(ctx) }) // returns nil
+	var index uint64
+	for {
+		spec := m.spec()
+		if spec.Index != index {
+			index = spec.Index
+			m.prober.SetTargets(health.TargetsOf(spec), health.TimingOf(&spec.Settings))
+		}
+		if !pause(ctx, 100*time.Millisecond) {
+			return nil
+		}
+	}
+}
+
+// observation is what this node's own probes and counters say now. It goes to
+// this node's collector as the others' do.
+func (m *member) observation() []byte {
+	if counters, err := m.plane.Counters(); err == nil {
+		spec := m.spec()
+		counts := make(map[state.BackendID]uint64, len(spec.Backends))
+		for i := range spec.Backends {
+			n := counters.Returns[spec.Backends[i].Slot]
+			counts[spec.Backends[i].ID] = n.ESP + n.SK
+		}
+		m.returns.Sample(counts)
+	}
+	o := m.prober.Observe(m.returns)
+	m.collector.Receive(m.self, o)
+	return o.Encode()
+}
+
+func (m *member) observers() []health.Observer { return m.collector.Observers() }
+
+// runLearning carries what the data plane saw to consensus.
+func (m *member) runLearning(ctx context.Context) error {
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	// None of these ends before ctx, and none returns an error.
+	workers.Go(func() { m.learner.Run(ctx) })
+	workers.Go(func() { m.toucher.Run(ctx) })
+	workers.Go(func() { m.expiry.Run(ctx) })
+	workers.Go(func() { m.followDeleted(ctx) })
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case batch := <-m.plane.Evidence():
+			m.learner.Offer(batch)
+		case batch := <-m.plane.Activity():
+			m.toucher.Offer(batch)
+		}
+	}
+}
+
+// followDeleted tells the toucher which records the agreement removed: one
+// that expired although this node saw newer activity is proposed again.
+func (m *member) followDeleted(ctx context.Context) {
+	w := m.replica.Watch()
+	defer w.Close()
+	for {
+		d, _, err := w.Next(ctx)
+		if err != nil {
+			return
+		}
+		if len(d.Delete) > 0 {
+			m.toucher.Deleted(d.Delete)
+		}
+	}
+}
+
+// office is what expiry needs to know of this node's leadership.
+func (m *member) office() affinity.Office {
+	st := m.replica.Status()
+	o := affinity.Office{Leading: st.Role == raft.RoleLeader, Term: st.Term, Now: m.replica.Now()}
+	if since := m.tookOffice.Load(); o.Leading && since != nil {
+		o.Held = time.Since(*since)
+	}
+	return o
+}
+
+// oldKeyKept is how long an old gossip key stays readable after a change:
+// members that were away for less come back by gossip, others by the log,
+// which travels on the other port.
+const oldKeyKept = 2 * time.Minute
+
+// tidyGossipKeys ends a key change: when every live member has followed, the
+// old key goes.
+func (m *member) tidyGossipKeys(ctx context.Context) {
+	s, ok := m.spec().SecretByName(secretGossip)
+	if !ok {
+		return
+	}
+	if s.Version != m.keysSeen {
+		m.keysSeen, m.keysSince = s.Version, time.Now()
+	}
+	raw, err := m.openSecret(secretGossip)
+	if err != nil || len(raw) <= gossipKeyBytes || time.Since(m.keysSince) < oldKeyKept {
+		return
+	}
+	sealed, err := transport.Seal(m.ids.Identity().Secret, secretGossip, raw[:gossipKeyBytes])
+	if err != nil {
+		return
+	}
+	m.propose(ctx, state.PutSecret{Name: secretGossip, Sealed: sealed, Expect: s.Version})
+}

@@ -1,0 +1,190 @@
+package node
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vpnlb/vpnlb/bgp"
+	"github.com/vpnlb/vpnlb/cluster"
+	"github.com/vpnlb/vpnlb/cluster/health"
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/dataplane/gateway"
+	"github.com/vpnlb/vpnlb/raft"
+)
+
+// hintFresh bounds the age of a hint that decides anything: contacts bring a
+// new one four times a second.
+const hintFresh = 3 * time.Second
+
+func (m *member) stage() bgp.Stage { return bgp.Stage(m.draining.Load()) }
+
+func (m *member) quorum(st *raft.Status) bool { return st.Quorum(m.cfg.Cluster.Heartbeat) }
+
+// quorumLost is how long there has been no leader that a majority stands
+// behind; 0 = there is one.
+func (m *member) quorumLost() time.Duration {
+	st := m.replica.Status()
+	if m.quorum(&st) {
+		return 0
+	}
+	if st.LastContact >= 0 {
+		return max(st.LastContact, time.Nanosecond)
+	}
+	return max(time.Since(m.started), time.Nanosecond)
+}
+
+// leaseGap: the process stood still and no leader has been heard since.
+func (m *member) leaseGap() bool {
+	gap := m.alive.gapSince()
+	if gap.IsZero() {
+		return false
+	}
+	st := m.replica.Status()
+	if st.Role == raft.RoleLeader {
+		return m.quorumLost() > 0
+	}
+	return st.LastContact < 0 || time.Now().Add(-st.LastContact).Before(gap)
+}
+
+// hints are the fresh words of the other members.
+func (m *member) hints() []cluster.Hints {
+	g := m.gossip.Load()
+	if g == nil {
+		return nil
+	}
+	return slices.DeleteFunc(g.Hints(), func(h cluster.Hints) bool {
+		return h.Node == m.self || h.Status == nil || h.StatusAge > hintFresh
+	})
+}
+
+const factsInterval = 100 * time.Millisecond
+
+// runFacts feeds the announcer: the durations in the facts only move when it
+// is told.
+func (m *member) runFacts(ctx context.Context) error {
+	announced := false
+	for {
+		facts, limits := m.routeFacts()
+		m.announcer.Update(facts)
+		_ = limits
+		if !announced && m.anyAnnounced() {
+			announced = true
+			m.node.notify.ready()
+		}
+		if !pause(ctx, factsInterval) {
+			return nil
+		}
+	}
+}
+
+func (m *member) anyAnnounced() bool {
+	return slices.ContainsFunc(m.announcer.Status(), func(v bgp.VIPStatus) bool { return v.Announced != bgp.Withdraw })
+}
+
+// routeFacts gathers what each VIP's decision depends on.
+func (m *member) routeFacts() (map[netip.Addr]bgp.Facts, bgp.Limits) {
+	spec := m.spec()
+	limits := m.limits
+	if spec.Settings.Demote > 0 {
+		limits.QuorumGrace = spec.Settings.Demote
+	}
+	node := m.nodeFacts()
+	reach := health.Reach(health.ReachFacts{Spec: spec, Self: m.self, Observers: m.observers()})
+	hints := m.hints()
+	out := make(map[netip.Addr]bgp.Facts, len(spec.VIPs))
+	for i := range spec.VIPs {
+		v := &spec.VIPs[i]
+		facts := vipFacts(spec, v, &reach, limits)
+		for _, h := range hints {
+			if slices.Contains(h.Status.Willing, v.ID) {
+				facts.OthersWilling++
+			}
+			if slices.Contains(h.Status.Announced, v.ID) {
+				facts.OthersAnnouncing++
+			}
+		}
+		out[v.Addr] = bgp.Facts{Node: node, VIP: facts}
+	}
+	return out, limits
+}
+
+func (m *member) nodeFacts() bgp.NodeFacts {
+	st := m.replica.Status()
+	return bgp.NodeFacts{
+		Stage:          m.stage(),
+		Removed:        m.removed.Load() != nil,
+		Parked:         st.Parked != "" && m.parkedForGood(),
+		PlaneAttached:  m.planeMode() != cluster.PlaneNone && (m.sync.index.Load() > 0),
+		PlaneSelfCheck: m.sync.failure.Load() == nil,
+		CaughtUp:       m.caughtUp.Load(),
+		QuorumLost:     m.quorumLost(),
+		LeaseGap:       m.leaseGap(),
+		SpecStored:     m.specStored(),
+		StateAge:       m.stateAge(),
+	}
+}
+
+// parkedForGood: an entry that this version does not know means that the
+// tables grow old without anybody noticing; a hung disk does not.
+func (m *member) parkedForGood() bool { return !m.caughtUp.Load() }
+
+// vipFacts is pure: what the spec and this node's reach say of one VIP.
+func vipFacts(spec *state.Spec, v *state.VIP, reach *health.Reached, limits bgp.Limits) bgp.VIPFacts {
+	var f bgp.VIPFacts
+	for i := range spec.Backends {
+		b := &spec.Backends[i]
+		if b.VIP != v.ID || b.Admin == state.AdminRemoved && b.Entries[state.ClassIKE-1] == 0 {
+			continue
+		}
+		f.Backends++
+		if spec.Stance(b, state.ClassIKE).MayTake() {
+			f.Usable++
+		}
+		if b.Admin == state.AdminEnabled || b.Admin == state.AdminDrain {
+			if b.Health[state.ClassIKE-1].Verdict == state.VerdictUp {
+				f.Up++
+				alone := slices.Contains(reach.Alone, b.ID)
+				if !alone && !slices.Contains(reach.AlsoLost, b.ID) {
+					f.Reached++
+				}
+				if alone {
+					f.UnreachedFor = limits.ReachGrace // Reach says so only after that long
+				}
+			}
+		}
+	}
+	return f
+}
+
+// agreement is what the gateway keeper needs of the cluster.
+func (m *member) agreement() gateway.Agreement {
+	spec := m.spec()
+	out := gateway.Agreement{
+		CaughtUp: m.caughtUp.Load() || m.cold.Load(),
+		Gateways: spec.Gateways,
+		Unfit:    m.stage() != bgp.StageServing || m.removed.Load() != nil,
+	}
+	st := m.replica.Status()
+	switch {
+	case m.quorum(&st) && st.Role == raft.RoleLeader:
+		out.LeaderHeard = time.Now()
+	case !st.LeaderID.IsZero() && st.LastContact >= 0:
+		out.LeaderHeard = time.Now().Add(-st.LastContact)
+	}
+	for i := range spec.VIPs {
+		out.VIPs = append(out.VIPs, spec.VIPs[i].Addr)
+	}
+	for i := range spec.Members {
+		other := &spec.Members[i]
+		if other.ID == m.self {
+			continue
+		}
+		out.Peers = append(out.Peers, gateway.Peer{
+			ID: other.ID, Addrs: other.Addrs,
+			Live: other.Role == state.RoleNode && !other.Draining && m.contacts.silence(other.ID) < silentAfter,
+		})
+	}
+	return out
+}

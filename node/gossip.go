@@ -1,0 +1,254 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vpnlb/vpnlb/bgp"
+	"github.com/vpnlb/vpnlb/cluster"
+	"github.com/vpnlb/vpnlb/cluster/health"
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/dataplane"
+)
+
+// Names of the sealed secrets in the agreement.
+const (
+	secretCA     = "ca"
+	secretGossip = "gossip" // gossip keys, 32 bytes each, the one in use first
+)
+
+const gossipKeyBytes = 32
+
+// openSecret reads a secret of the agreement with the cluster secret.
+func (m *member) openSecret(name string) ([]byte, error) {
+	s, ok := m.spec().SecretByName(name)
+	if !ok {
+		return nil, fmt.Errorf("secret %q is not in the agreed state yet", name)
+	}
+	return transport.Open(m.ids.Identity().Secret, name, s.Sealed)
+}
+
+func splitKeys(b []byte) ([][]byte, error) {
+	if len(b) == 0 || len(b)%gossipKeyBytes != 0 {
+		return nil, errors.New("the gossip keys in the agreed state are malformed")
+	}
+	var keys [][]byte
+	for ; len(b) > 0; b = b[gossipKeyBytes:] {
+		keys = append(keys, b[:gossipKeyBytes])
+	}
+	return keys, nil
+}
+
+// runGossip starts when the agreement holds a key, and follows key changes.
+func (m *member) runGossip(ctx context.Context) error {
+	var keys [][]byte
+	for keys == nil {
+		if raw, err := m.openSecret(secretGossip); err == nil {
+			if keys, err = splitKeys(raw); err != nil {
+				return err
+			}
+		}
+		if keys == nil && !pause(ctx, 100*time.Millisecond) {
+			return nil
+		}
+	}
+	id := m.ids.Identity()
+	g, err := cluster.New(cluster.Config{
+		Cluster: id.Cluster(), Node: id.Node, Boot: id.Boot,
+		Bind: m.cfg.Cluster.Gossip.String(), Keys: keys,
+	}, cluster.Deps{
+		Key:    id.Key,
+		Member: m.memberKey,
+		Peers:  m.gossipPeers,
+		Logger: m.log,
+	})
+	if err != nil {
+		return err
+	}
+	m.ring = keys
+	m.gossip.Store(g)
+	follow, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go m.followKeys(follow, g) // ends with follow; writes nothing after it
+	return g.Run(ctx)
+}
+
+func (m *member) memberKey(id state.NodeID) (ed25519.PublicKey, bool) {
+	member, ok := m.spec().MemberByID(id)
+	if !ok {
+		return nil, false
+	}
+	return member.PublicKey, true
+}
+
+func (m *member) gossipPeers() []string {
+	spec := m.spec()
+	var out []string
+	for i := range spec.Members {
+		if spec.Members[i].ID != m.self {
+			out = append(out, spec.Members[i].Gossip)
+		}
+	}
+	return out
+}
+
+// followKeys makes the keyring what the agreement says: every key of the list
+// is understood, the first one encrypts.
+func (m *member) followKeys(ctx context.Context, g *cluster.Membership) {
+	var seen uint64
+	if s, ok := m.spec().SecretByName(secretGossip); ok {
+		seen = s.Version
+	}
+	for pause(ctx, time.Second) {
+		s, ok := m.spec().SecretByName(secretGossip)
+		if !ok || s.Version == seen {
+			continue
+		}
+		if err := m.applyKeys(g); err != nil {
+			m.log.Warn("follow the gossip keys", "error", err.Error())
+			continue
+		}
+		seen = s.Version
+		m.log.Info("gossip keys follow the agreement", "index", s.Version)
+	}
+}
+
+func (m *member) applyKeys(g *cluster.Membership) error {
+	raw, err := m.openSecret(secretGossip)
+	if err != nil {
+		return err
+	}
+	keys, err := splitKeys(raw)
+	if err != nil {
+		return err
+	}
+	known := make(map[string]bool, len(keys))
+	for _, k := range keys {
+		known[cluster.KeyID(k)] = true
+		if err := g.AddKey(k); err != nil {
+			return err
+		}
+	}
+	if err := g.UseKey(keys[0]); err != nil {
+		return err
+	}
+	for _, k := range m.ring {
+		if !known[cluster.KeyID(k)] {
+			if err := g.RemoveKey(k); err != nil {
+				return err
+			}
+		}
+	}
+	m.ring = keys
+	return nil
+}
+
+const statusInterval = 500 * time.Millisecond
+
+// runStatus publishes what this node says of itself and of the servers.
+func (m *member) runStatus(ctx context.Context) error {
+	for {
+		m.alive.beat()
+		if g := m.gossip.Load(); g != nil {
+			if err := g.SetStatus(m.nodeStatus()); err != nil {
+				m.log.Warn("publish the node's status", "error", err.Error())
+			}
+			if err := g.SetObservations(m.observation()); err != nil {
+				m.log.Warn("publish the node's observations", "error", err.Error())
+			}
+			m.collect(g)
+		}
+		if !pause(ctx, statusInterval) {
+			return nil
+		}
+	}
+}
+
+func (m *member) nodeStatus() cluster.NodeStatus {
+	st := m.replica.Status()
+	out := cluster.NodeStatus{
+		Role: m.ids.Identity().Role(), Boot: m.ids.Identity().Boot, Format: commandFormat,
+		Applied: st.Applied, PlaneApplied: m.sync.index.Load(), Generation: m.sync.generation.Load(),
+		RaftTerm: st.Term, RaftLast: st.LastIndex, Leader: st.LeaderID,
+		Quorum: m.quorum(&st), CaughtUp: m.caughtUp.Load(),
+		Draining: m.stage() != bgp.StageServing, PlaneHealthy: m.planeHealthy(), Plane: m.planeMode(),
+	}
+	spec := m.spec()
+	if m.announcer != nil {
+		for _, v := range m.announcer.Status() {
+			vip, ok := spec.VIPByAddr(v.VIP)
+			if !ok {
+				continue
+			}
+			if v.Announced != bgp.Withdraw {
+				out.Announced = append(out.Announced, vip.ID)
+				out.Demoted = out.Demoted || v.Announced != bgp.Announce
+			}
+			if v.Decision.Wish != bgp.Withdraw {
+				out.Willing = append(out.Willing, vip.ID)
+			}
+		}
+	}
+	for _, step := range m.keeper.Status().Steps {
+		if step.Gateway != 0 && step.Hold {
+			out.Gateways = append(out.Gateways, step.Gateway)
+		}
+	}
+	out.Activity = m.backendActivity()
+	return out
+}
+
+func (m *member) backendActivity() []cluster.BackendActivity {
+	counters, err := m.plane.Counters()
+	if err != nil {
+		return nil
+	}
+	spec := m.spec()
+	var out []cluster.BackendActivity
+	for i := range spec.Backends {
+		b := &spec.Backends[i]
+		if n := counters.Returns[b.Slot]; b.Slot != 0 && (n.ESP > 0 || n.SK > 0) {
+			out = append(out, cluster.BackendActivity{Backend: b.ID, ESP: n.ESP, SK: n.SK})
+		}
+	}
+	return out
+}
+
+func (m *member) planeMode() cluster.PlaneMode {
+	mode := cluster.PlaneNone
+	for _, i := range m.plane.Status().Interfaces {
+		switch {
+		case i.ProgramID == 0:
+			return cluster.PlaneNone
+		case i.Mode == dataplane.Generic:
+			mode = cluster.PlaneGeneric
+		case mode == cluster.PlaneNone:
+			mode = cluster.PlaneNative
+		}
+	}
+	return mode
+}
+
+// planeHealthy: the program is on every interface and the writer keeps up.
+func (m *member) planeHealthy() bool {
+	return m.planeMode() != cluster.PlaneNone && m.sync.failure.Load() == nil
+}
+
+// collect hands what the others observed to the tally's collector.
+func (m *member) collect(g *cluster.Membership) {
+	for _, h := range g.Hints() {
+		if h.Observations == nil || h.Node == m.self || h.ObservationsAge > hintFresh {
+			continue
+		}
+		o, err := health.DecodeObservation(h.Observations)
+		if err != nil {
+			m.log.Debug("observation refused", "from", h.Node.String(), "error", err.Error())
+			continue
+		}
+		m.collector.Receive(h.Node, o)
+	}
+}

@@ -1,0 +1,230 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/vpnlb/vpnlb/cluster/health"
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/dataplane/gateway"
+	"github.com/vpnlb/vpnlb/raft"
+)
+
+const dutyInterval = 100 * time.Millisecond
+
+// runLeader runs the leader's duties whenever this node leads.
+func (m *member) runLeader(ctx context.Context) error {
+	return m.replica.Lead(ctx, func(office context.Context) {
+		m.log.Info("leading", "term", m.replica.Status().Term)
+		go m.keepServers(office) // blocking calls of their own; ends with the office
+		began := time.Now()
+		m.tookOffice.Store(&began)
+		for pause(office, dutyInterval) {
+			m.judge(office, time.Since(began))
+			m.tidyGossipKeys(office)
+			m.assignGateways(office)
+		}
+	})
+}
+
+// propose is for duties: what fails is seen again at the next turn.
+func (m *member) propose(ctx context.Context, cmds ...state.Command) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	outcomes, err := m.replica.Propose(ctx, cmds...)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.log.Debug("duty not agreed", "error", err.Error())
+		}
+		return false
+	}
+	ok := true
+	for i, o := range outcomes {
+		if o.Code != state.OK {
+			ok = false
+			m.log.Debug("duty refused", "command", i, "detail", o.Detail)
+		}
+	}
+	return ok
+}
+
+// judge commits what the tally says.
+func (m *member) judge(ctx context.Context, office time.Duration) {
+	spec := m.spec()
+	decisions := health.Decide(health.Facts{
+		Spec: spec, Now: m.replica.Now(), Office: office,
+		Observers: m.observers(), Lagging: m.lagging(spec),
+	})
+	for _, d := range decisions {
+		if d.Command == nil {
+			continue
+		}
+		b, ok := spec.BackendByID(d.Backend)
+		if !ok {
+			continue
+		}
+		m.log.Info("verdict", "backend", b.Name, "class", d.Class.String(), "reason", string(d.Reason), "up", d.Votes.Up, "down", d.Votes.Down, "members", d.Votes.Members)
+		m.propose(ctx, d.Command)
+	}
+}
+
+// lagging counts live members whose data plane has not reached the present
+// generation: changes that are not urgent wait for them, so that two
+// generations at most are in use at once. A member that has been silent longer
+// than it takes to demote does not count: it gets no traffic.
+func (m *member) lagging(spec *state.Spec) int {
+	n := 0
+	patience := spec.Settings.Demote + 2*time.Second
+	hints := m.hints()
+	for i := range spec.Members {
+		other := &spec.Members[i]
+		if other.Role != state.RoleNode || other.ID == m.self {
+			continue
+		}
+		if !m.contacts.ever(other.ID) || m.contacts.silence(other.ID) > patience {
+			continue
+		}
+		at := uint64(0)
+		for _, h := range hints {
+			if h.Node == other.ID {
+				at = h.Status.Generation
+			}
+		}
+		if at < spec.Generation {
+			n++
+		}
+	}
+	if m.caughtUp.Load() && m.sync.generation.Load() < spec.Generation {
+		n++
+	}
+	return n
+}
+
+// assignGateways moves gateways whose owner is gone or unfit.
+func (m *member) assignGateways(ctx context.Context) {
+	spec := m.spec()
+	if len(spec.Gateways) == 0 {
+		return
+	}
+	var fit []state.NodeID
+	for i := range spec.Members {
+		other := &spec.Members[i]
+		if other.Role == state.RoleNode && !other.Draining && m.fitForGateway(ctx, spec, other) {
+			fit = append(fit, other.ID)
+		}
+	}
+	for _, own := range gateway.Assign(fit, spec.Gateways) {
+		g, _ := spec.GatewayByID(own.ID)
+		to, _ := spec.MemberByID(own.Owner)
+		if m.propose(ctx, own) {
+			m.log.Info("gateway moves", "gateway", g.Addr.String(), "to", to.Name)
+		}
+	}
+}
+
+// fitForGateway: alive as this leader sees it; a silent owner counts as dead
+// only when a second member does not reach it either. A member that owns
+// nothing yet must also have a data plane that caught up.
+func (m *member) fitForGateway(ctx context.Context, spec *state.Spec, other *state.Member) bool {
+	owns := slices.ContainsFunc(spec.Gateways, func(g state.Gateway) bool { return g.Owner == other.ID })
+	if other.ID == m.self {
+		return m.caughtUp.Load() || owns
+	}
+	if m.contacts.silence(other.ID) > silentAfter {
+		return owns && !m.deathConfirmed(ctx, spec, other.ID)
+	}
+	if owns {
+		return true
+	}
+	for _, h := range m.hints() {
+		if h.Node == other.ID {
+			return h.Status.CaughtUp && h.Status.PlaneHealthy && !h.Status.Draining
+		}
+	}
+	return false
+}
+
+// deathConfirmed asks the other live members whether they hear it. In a
+// cluster without another live member this node's own word must do.
+func (m *member) deathConfirmed(ctx context.Context, spec *state.Spec, suspect state.NodeID) bool {
+	asked := false
+	for i := range spec.Members {
+		witness := &spec.Members[i]
+		if witness.ID == m.self || witness.ID == suspect || m.contacts.silence(witness.ID) > silentAfter {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		var out silenceAnswer
+		err := m.transport.Call(call, transport.Target{Addr: witness.Cluster, Node: witness.ID}, pathSilence, silenceRequest{Node: suspect}, &out)
+		cancel()
+		if err != nil {
+			continue
+		}
+		asked = true
+		if time.Duration(out.Millis)*time.Millisecond > silentAfter*3/4 {
+			return true
+		}
+	}
+	return !asked
+}
+
+// keepServers makes raft's configuration what the member list says: joiners
+// come in as non-voters, one at a time become voters, removed ones go.
+func (m *member) keepServers(office context.Context) {
+	for pause(office, 500*time.Millisecond) {
+		spec := m.spec()
+		st := m.replica.Status()
+		for _, s := range st.Servers {
+			if _, ok := spec.MemberByID(s.ID); !ok {
+				m.server(office, "remove", s.ID, m.replica.RemoveServer(office, s.ID))
+			}
+		}
+		for i := range spec.Members {
+			other := &spec.Members[i]
+			at := slices.IndexFunc(st.Servers, func(s raft.Server) bool { return s.ID == other.ID })
+			switch {
+			case at < 0 || st.Servers[at].Addr != other.Cluster:
+				m.server(office, "add", other.ID, m.replica.AddNonvoter(office, other.ID, other.Cluster))
+			case !st.Servers[at].Voter && !other.Draining && mayVote(&st):
+				m.server(office, "promote", other.ID, m.replica.Promote(office, other.ID, m.appliedBy(other)))
+			}
+		}
+	}
+}
+
+// maxVoters: more voters make commits slower and nothing safer.
+const maxVoters = 5
+
+func mayVote(st *raft.Status) bool {
+	voters := 0
+	for _, s := range st.Servers {
+		if s.Voter {
+			voters++
+		}
+	}
+	return voters < maxVoters
+}
+
+// appliedBy asks a joiner, over its own port and authenticated, how far it is.
+func (m *member) appliedBy(other *state.Member) raft.Applied {
+	to := transport.Target{Addr: other.Cluster, Node: other.ID}
+	return func(ctx context.Context) (uint64, error) {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		var out indexAnswer
+		err := m.transport.Call(ctx, to, pathApplied, struct{}{}, &out)
+		return out.Index, err
+	}
+}
+
+func (m *member) server(ctx context.Context, doing string, id state.NodeID, err error) {
+	switch {
+	case err == nil:
+		m.log.Info("raft configuration", "change", doing, "member", id.String())
+	case ctx.Err() == nil && !errors.Is(err, raft.ErrNotReady):
+		m.log.Warn("raft configuration", "change", doing, "member", id.String(), "error", err.Error())
+	}
+}

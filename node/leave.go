@@ -1,0 +1,278 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/vpnlb/vpnlb/bgp"
+	"github.com/vpnlb/vpnlb/cluster"
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+	"github.com/vpnlb/vpnlb/node/admin"
+	"github.com/vpnlb/vpnlb/raft"
+)
+
+// Times of leaving. Routers take a change in well under a second; the sum
+// stays below ten seconds.
+const (
+	leaveGateways = 4 * time.Second         // for the gateways to be handed over
+	leaveDrain    = 1500 * time.Millisecond // between asking routers to go elsewhere and withdrawing
+	leaveQuiet    = 3 * time.Second         // for packets to stop coming after the withdrawal
+	leaveTimeout  = 30 * time.Second
+)
+
+// leave takes this node out, step by step; each step does nothing where it was
+// done before, so running it again resumes.
+func (m *member) leave(in admin.LeaveRequest, step func(string)) error {
+	if !m.leaving.TryLock() {
+		return &admin.Error{Status: http.StatusConflict, Message: "this node is leaving already"}
+	}
+	defer m.leaving.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	if err := m.mayLeave(in.Force); err != nil {
+		return err
+	}
+	m.node.setStage(StageLeaving, "")
+	step("marking the node as leaving")
+	if err := m.markDraining(ctx); err != nil && !in.Force {
+		m.node.setStage(StageRunning, "")
+		return err
+	}
+	step("handing its gateways over")
+	if err := m.waitGateways(ctx); err != nil && !in.Force {
+		return err
+	}
+	if m.speaker != nil {
+		step("asking the routers to use other nodes")
+		m.draining.Store(int32(bgp.StageDraining))
+		pause(ctx, leaveDrain)
+		step("withdrawing the routes")
+		m.draining.Store(int32(bgp.StageStopping))
+		m.waitWithdrawn(ctx)
+	}
+	step("waiting until no packets come any more")
+	m.waitQuiet(ctx)
+	if err := m.handOver(ctx, step); err != nil && !in.Force {
+		return err
+	}
+	step("leaving the member list")
+	if err := m.removeSelf(ctx); err != nil && !in.Force {
+		return err
+	}
+	if g := m.gossip.Load(); g != nil {
+		if err := g.Leave(time.Second); err != nil {
+			m.log.Info("gossip leave", "error", err.Error())
+		}
+	}
+	step("left; the data plane is being detached")
+	close(m.left)
+	return nil
+}
+
+// mayLeave refuses where the voters that would remain and are alive could not
+// agree on anything.
+func (m *member) mayLeave(force bool) error {
+	if force {
+		return nil
+	}
+	remaining, live := m.votersWithout(m.self)
+	if remaining == 0 {
+		return &admin.Error{Status: http.StatusConflict, Message: "this node is the only voter: leaving would end the cluster and its agreed state; add --force to do that"}
+	}
+	if live < remaining/2+1 {
+		return &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("of the %d voters that would remain only %d are live, and %d are needed: start the others first, or add --force", remaining, live, remaining/2+1)}
+	}
+	return nil
+}
+
+// votersWithout counts the voters but one, and how many of them answer.
+func (m *member) votersWithout(without state.NodeID) (voters, live int) {
+	for _, s := range m.replica.Status().Servers {
+		if !s.Voter || s.ID == without {
+			continue
+		}
+		voters++
+		if s.ID == m.self || m.contacts.silence(s.ID) < silentAfter {
+			live++
+		}
+	}
+	return voters, live
+}
+
+func (m *member) markDraining(ctx context.Context) error {
+	self, ok := m.spec().MemberByID(m.self)
+	if !ok || self.Draining {
+		return nil
+	}
+	marked := *self
+	marked.Draining = true
+	_, err := m.change(ctx, state.UpdateMember{Member: marked})
+	return err
+}
+
+// waitGateways waits until the log gives no gateway to this node and their new
+// owners have announced them. Where nobody else could own one there is
+// nothing to wait for.
+func (m *member) waitGateways(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, leaveGateways)
+	defer cancel()
+	for {
+		spec := m.spec()
+		owned, candidates := 0, 0
+		for i := range spec.Gateways {
+			if spec.Gateways[i].Owner == m.self {
+				owned++
+			}
+		}
+		for i := range spec.Members {
+			if other := &spec.Members[i]; other.ID != m.self && other.Role == state.RoleNode && !other.Draining {
+				candidates++
+			}
+		}
+		if owned == 0 || candidates == 0 {
+			return nil
+		}
+		if !pause(ctx, 50*time.Millisecond) {
+			return fmt.Errorf("%d gateways are still owned by this node after %s; nothing was withdrawn, run the command again", owned, leaveGateways)
+		}
+	}
+}
+
+func (m *member) waitWithdrawn(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for m.anyAnnounced() && pause(ctx, 20*time.Millisecond) {
+	}
+}
+
+// waitQuiet waits until no packet was forwarded for half a second, or a deadline.
+func (m *member) waitQuiet(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaveQuiet)
+	defer cancel()
+	last, since := m.forwarded(), time.Now()
+	for pause(ctx, 50*time.Millisecond) {
+		if n := m.forwarded(); n != last {
+			last, since = n, time.Now()
+		} else if time.Since(since) > 500*time.Millisecond {
+			return
+		}
+	}
+}
+
+// forwarded counts packets that this node sent on.
+func (m *member) forwarded() (n uint64) {
+	counters, err := m.plane.Counters()
+	if err != nil {
+		return 0
+	}
+	for r := table.ForwardAffinity; r <= table.ForwardReturnUnknown; r++ {
+		n += counters.Reasons[r].Packets
+	}
+	return n + counters.Reasons[table.PassNoNeighbour].Packets
+}
+
+func (m *member) handOver(ctx context.Context, step func(string)) error {
+	if m.replica.Status().Role != raft.RoleLeader {
+		return nil
+	}
+	if voters, _ := m.votersWithout(m.self); voters == 0 {
+		return nil
+	}
+	step("handing the leadership over")
+	if err := m.replica.TransferLeadership(ctx); err != nil {
+		return fmt.Errorf("hand the leadership over: %w", err)
+	}
+	for m.replica.Status().Role == raft.RoleLeader || m.replica.Status().LeaderAddr == "" {
+		if !pause(ctx, 20*time.Millisecond) {
+			return errors.New("no other node took the leadership: run the command again")
+		}
+	}
+	return nil
+}
+
+// removeSelf proposes the removal and waits until raft's configuration has
+// followed: only then may this voter stop.
+func (m *member) removeSelf(ctx context.Context) error {
+	if voters, _ := m.votersWithout(m.self); voters == 0 {
+		return nil
+	}
+	if _, ok := m.spec().MemberByID(m.self); ok {
+		if _, err := m.change(ctx, state.RemoveMember{ID: m.self}); err != nil {
+			return err
+		}
+	}
+	wait, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		st := m.replica.Status()
+		// Once removed, nobody talks to this node any more, so the last
+		// configuration it saw may still name it; the leader's silence tells.
+		if !st.Member || st.LastContact > 2*time.Second || st.LeaderAddr == "" {
+			return nil
+		}
+		if !pause(wait, 20*time.Millisecond) {
+			return nil
+		}
+	}
+}
+
+// removeMember removes another member for good, at an administrator's word.
+func (m *member) removeMember(ctx context.Context, in admin.RemoveRequest) (any, error) {
+	spec := m.spec()
+	target, ok := spec.MemberByName(in.Node)
+	if !ok {
+		if id, err := state.ParseNodeID(in.Node); err == nil {
+			target, ok = spec.MemberByID(id)
+		}
+	}
+	if !ok {
+		return nil, missing("no member is called %q; 'vpnlb cluster members' shows them", in.Node)
+	}
+	if target.ID == m.self {
+		return nil, refuse("%s is this node: use 'vpnlb cluster leave' here", target.Name)
+	}
+	if !in.Force {
+		if m.contacts.silence(target.ID) < silentAfter {
+			return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("%s is alive: run 'vpnlb cluster leave' on it, which loses no packet, or add --force", target.Name)}
+		}
+		voters, live := m.votersWithout(target.ID)
+		if live < voters/2+1 {
+			return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("of the %d voters that would remain only %d are live, and %d are needed: start the others first, or add --force", voters, live, voters/2+1)}
+		}
+	}
+	out, err := m.change(ctx, state.RemoveMember{ID: target.ID})
+	if err != nil {
+		return nil, err
+	}
+	notes := out.(admin.Changed)
+	if err := m.rotateGossipKey(ctx); err != nil {
+		notes.Notes = append(notes.Notes, "the gossip key was not changed: "+err.Error())
+	}
+	return notes, nil
+}
+
+// rotateGossipKey puts a new key first and keeps the old one readable for the
+// members that have not heard of it yet: the log brings it to all of them, a
+// removed node gets no log.
+func (m *member) rotateGossipKey(ctx context.Context) error {
+	raw, err := m.openSecret(secretGossip)
+	if err != nil {
+		return err
+	}
+	old, ok := m.spec().SecretByName(secretGossip)
+	if !ok {
+		return errors.New("no gossip key in the agreed state")
+	}
+	keys := append(append([]byte(nil), cluster.NewKey()...), raw[:gossipKeyBytes]...)
+	sealed, err := transport.Seal(m.ids.Identity().Secret, secretGossip, keys)
+	if err != nil {
+		return err
+	}
+	_, err = m.change(ctx, state.PutSecret{Name: secretGossip, Sealed: sealed, Expect: old.Version})
+	return err
+}

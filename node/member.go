@@ -1,0 +1,352 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vpnlb/vpnlb/bgp"
+	"github.com/vpnlb/vpnlb/cluster"
+	"github.com/vpnlb/vpnlb/cluster/affinity"
+	"github.com/vpnlb/vpnlb/cluster/health"
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/dataplane"
+	"github.com/vpnlb/vpnlb/dataplane/gateway"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+	"github.com/vpnlb/vpnlb/node/config"
+	"github.com/vpnlb/vpnlb/raft"
+)
+
+var (
+	errLeft   = errors.New("left the cluster")
+	errRejoin = errors.New("store was set aside")
+)
+
+// member is one membership of this node in a cluster, from admission (or
+// start) to leaving (or stop). Its parts are made in newMember and run by run.
+type member struct {
+	node *Node
+	cfg  *config.Config
+	log  *slog.Logger
+	ids  *transport.IdentityStore
+	self state.NodeID
+
+	transport *transport.Transport
+	replica   *raft.Replica
+	gossip    atomic.Pointer[cluster.Membership] // nil until the agreement holds a gossip key
+	ring      [][]byte                           // gossip keys in use; the gossip goroutine's
+	plane     *dataplane.Plane
+	sync      *syncer
+	prober    *health.Prober
+	collector *health.Collector
+	returns   *health.Returns
+	learner   *affinity.Learner
+	toucher   *affinity.Toucher
+	expiry    *affinity.Expiry
+	keeper    *gateway.Keeper
+	speaker   *bgp.GoBGP // nil without neighbours
+	announcer *bgp.Announcer
+	contacts  *contacts
+	limits    bgp.Limits
+
+	pinned   dataplane.Pinned
+	first    *firstMember // set on the node that initialises, until bootstrapped
+	started  time.Time
+	alive    heartbeat // notices when the process stood still
+	caughtUp atomic.Bool
+	cold     atomic.Bool // cold start: forwards from the stored state
+	draining atomic.Int32
+	removed  atomic.Pointer[transport.Removal]
+	left     chan struct{} // closed when leave has done everything but stop
+	leaving  sync.Mutex
+	storedAt time.Time // when the store was last written before this start
+
+	tookOffice atomic.Pointer[time.Time] // of the present leadership
+	keysSeen   uint64                    // the leader duty's: version of the gossip keys, and since when
+	keysSince  time.Time
+}
+
+// newMember makes the parts; nothing is opened but what New of a part needs.
+func newMember(n *Node, ad admission) (*member, error) {
+	ids := n.ids.Load()
+	id := ids.Identity()
+	m := &member{
+		node: n, cfg: &n.cfg, ids: ids, self: id.Node,
+		log:      n.log.With("id", id.Node.String()),
+		first:    ad.first,
+		started:  time.Now(),
+		contacts: newContacts(),
+		limits:   bgp.DefaultLimits(),
+		left:     make(chan struct{}),
+		storedAt: lastWrite(n.storeDir()),
+	}
+	return m, errors.Join(m.makeTransport(), m.makePlane(), m.makeHealth(), m.makeRoutes())
+}
+
+func (m *member) makeTransport() (err error) {
+	m.transport, err = transport.New(transport.Config{Addr: m.cfg.Cluster.Address.String()}, transport.Deps{
+		Identity:  m.ids.Identity,
+		Authorize: m.authorize,
+		Removal:   m.removalOf,
+		Logger:    m.log,
+	})
+	if err != nil {
+		return err
+	}
+	id := m.ids.Identity()
+	m.replica, err = raft.New(raft.Config{
+		ID:        id.Node,
+		Addr:      m.cfg.Cluster.Address.String(),
+		Dir:       m.node.storeDir(),
+		Heartbeat: m.cfg.Cluster.Heartbeat,
+	}, raft.Deps{
+		Stream:  m.transport.Raft(),
+		Forward: forwarder{m.transport},
+		Logger:  m.log,
+		Vet:     m.vetStore,
+	})
+	return err
+}
+
+func (m *member) makePlane() (err error) {
+	if m.plane, err = dataplane.New(PlaneConfig(m.cfg), dataplane.Deps{Log: m.log}); err != nil {
+		return err
+	}
+	m.sync = newSyncer(m.plane, m.view, m.log, func() {})
+	m.keeper, err = gateway.New(gateway.Config{Self: m.self, Inside: m.cfg.Dataplane.Inside},
+		gateway.Deps{Agreement: m.agreement, Log: m.log})
+	return err
+}
+
+func (m *member) makeHealth() (err error) {
+	m.collector, m.returns = health.NewCollector(), health.NewReturns()
+	m.prober, err = health.NewProber(health.Config{
+		Local4: m.cfg.Cluster.Address.Addr(), Boot: m.ids.Identity().Boot,
+	}, health.Deps{Log: m.log})
+	if err != nil {
+		return err
+	}
+	m.learner, err = affinity.NewLearner(affinity.LearnerDeps{
+		View: func() affinity.View { return m.view() }, Proposer: m.replica, Log: m.log,
+		Answer: func(e table.Evidence, a table.Answer) { m.plane.Answer(e.Key, e, a) },
+	})
+	if err != nil {
+		return err
+	}
+	m.toucher, err = affinity.NewToucher(affinity.ToucherDeps{
+		View: func() affinity.View { return m.view() }, Proposer: m.replica, Log: m.log,
+		Max: int(m.cfg.Dataplane.MaxClients),
+	})
+	if err != nil {
+		return err
+	}
+	m.expiry, err = affinity.NewExpiry(affinity.ExpiryDeps{
+		View: func() affinity.ExpirySource { return m.view() }, Office: m.office, Proposer: m.replica, Log: m.log,
+	})
+	return err
+}
+
+func bgpConfig(cfg *config.Config) (bgp.Config, error) {
+	out := bgp.Config{ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID}
+	for _, nb := range cfg.BGP.Neighbours {
+		out.Neighbours = append(out.Neighbours, bgp.Neighbour{
+			Address: nb.Address, ASN: nb.ASN, HoldTime: nb.HoldTime, LocalAddress: nb.LocalAddress,
+			Port: int(nb.Port), Passive: nb.Passive, Password: string(nb.Password), PasswordFile: nb.PasswordFile,
+		})
+	}
+	if !cfg.BGP.Enabled() {
+		return out, nil
+	}
+	if err := out.Validate(); err != nil {
+		return out, fmt.Errorf("bgp: %w", err)
+	}
+	return out, nil
+}
+
+func (m *member) makeRoutes() error {
+	cfg, err := bgpConfig(m.cfg)
+	if err != nil || !m.cfg.BGP.Enabled() {
+		return err
+	}
+	if m.speaker, err = bgp.NewGoBGP(cfg, bgp.Deps{Log: m.log}); err != nil {
+		return err
+	}
+	m.announcer, err = bgp.NewAnnouncer(bgp.AnnouncerConfig{Limits: m.limits}, m.speaker, bgp.Deps{Log: m.log})
+	return err
+}
+
+func (m *member) view() *state.View { return m.replica.View() }
+func (m *member) spec() *state.Spec { return m.view().Spec() }
+
+// authorize asks the agreement whether a node is a member under this key. A
+// blank node (joining, its log still empty) knows no members yet: it believes
+// whoever the CA vouched for, as it must to be sent its first log entry.
+func (m *member) authorize(id state.NodeID, key []byte) error {
+	spec := m.spec()
+	if spec.ClusterID.IsZero() {
+		return nil
+	}
+	if r, ok := spec.RemovedByID(id); ok {
+		return fmt.Errorf("node %s was removed at log index %d", id, r.Index)
+	}
+	member, ok := spec.MemberByID(id)
+	switch {
+	case !ok:
+		return m.authorizeBehind(id)
+	case !ed25519.PublicKey(member.PublicKey).Equal(ed25519.PublicKey(key)):
+		return fmt.Errorf("node %s showed another key than the one it was admitted with", id)
+	}
+	return nil
+}
+
+// authorizeBehind lets a node through that this node's log does not know yet
+// while the log may be behind: else a member that was away could never hear
+// from a leader that joined meanwhile. The certificate was checked already.
+func (m *member) authorizeBehind(id state.NodeID) error {
+	if !m.caughtUp.Load() {
+		return nil
+	}
+	return fmt.Errorf("node %s is no member", id)
+}
+
+// run runs the membership until ctx ends, the node has left, or a part fails.
+func (m *member) run(ctx context.Context) error {
+	m.node.setStage(StageStarting, "opening the store")
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	var parts sync.WaitGroup
+	start := func(name string, run func(context.Context) error) {
+		parts.Go(func() {
+			if err := run(work); err != nil && work.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	err := m.attach()
+	if err != nil {
+		return err
+	}
+	m.serveRPC()
+	start("transport", m.transport.Run)
+	start("raft", m.runRaft)
+	start("data plane", m.plane.Run)
+	start("gossip", m.runGossip)
+	start("contacts", m.runContacts)
+	start("data plane sync", func(ctx context.Context) error {
+		w := m.replica.Watch()
+		defer w.Close()
+		return m.sync.run(ctx, w)
+	})
+	start("catch up", m.runCatchUp)
+	start("probes", m.runProber)
+	start("affinity learning", m.runLearning)
+	start("gateways", m.keeper.Run)
+	start("leader duties", m.runLeader)
+	start("status", m.runStatus)
+	start("peers", m.rememberPeers)
+	if m.announcer != nil {
+		start("bgp", m.speaker.Run)
+		start("announcer", m.announcer.Run)
+		start("bgp facts", m.runFacts)
+	}
+	select {
+	case <-ctx.Done():
+		m.stop()
+	case <-m.left:
+		err = errLeft
+	case <-work.Done():
+		err = context.Cause(work)
+	}
+	cancel(nil)
+	parts.Wait()
+	closeErr := m.plane.Close()
+	if errors.Is(err, errLeft) {
+		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)))
+	}
+	var quarantine *raft.QuarantineError
+	if errors.As(err, &quarantine) {
+		return m.afterQuarantine(ctx, quarantine)
+	}
+	if err == nil || errors.Is(err, errLeft) {
+		return errors.Join(err, closeErr)
+	}
+	return err
+}
+
+// attach takes over what is pinned, or attaches. It changes nothing agreed.
+func (m *member) attach() error {
+	if err := os.MkdirAll(m.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("make the data folder: %w", err)
+	}
+	pinned, err := m.plane.Attach(m.ids.Identity().Cluster())
+	if err != nil {
+		return fmt.Errorf("attach the data plane: %w", err)
+	}
+	m.pinned = pinned
+	m.log.Info("data plane attached", "taken_over", pinned.TakenOver, "attached", pinned.Attached, "pinned_index", pinned.Index)
+	return nil
+}
+
+// runRaft runs consensus. When it has to go off (a hung disk, an entry of a
+// newer version), forwarding goes on; a restart of the process, by an
+// administrator or the service manager, is the way back.
+func (m *member) runRaft(ctx context.Context) error {
+	watch, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-watch.Done():
+		case <-m.replica.Parked():
+			m.node.setStage(StageParked, m.replica.Status().Parked)
+			m.node.notify.ready()
+		}
+	}()
+	if m.first != nil {
+		go m.bootstrap(watch)
+	}
+	return m.replica.Run(ctx)
+}
+
+// bootstrap makes the first log entry of a cluster. It is repeated until it is
+// there: a crash in between is mended by the next start, from the file that
+// init left behind.
+func (m *member) bootstrap(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-m.replica.Started():
+	}
+	for {
+		err := m.replica.Bootstrap(ctx, m.first.init)
+		if err == nil || errors.Is(err, raft.ErrBootstrapped) {
+			m.node.forgetFirst()
+			return
+		}
+		m.log.Warn("bootstrap the cluster", "error", err.Error())
+		if !pause(ctx, time.Second) {
+			return
+		}
+	}
+}
+
+// stop withdraws the routes first and takes the rest down after them; the data
+// plane stays attached and forwards what still comes.
+func (m *member) stop() {
+	m.node.setStage(StageStopping, "withdrawing routes")
+	m.node.notify.stopping()
+	m.draining.Store(int32(bgp.StageStopping))
+	if m.speaker != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := m.speaker.Stop(ctx); err != nil {
+			m.log.Warn("withdraw routes", "error", err.Error())
+		}
+	}
+}

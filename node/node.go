@@ -1,0 +1,216 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/dataplane"
+	"github.com/vpnlb/vpnlb/node/admin"
+	"github.com/vpnlb/vpnlb/node/config"
+)
+
+// Stage is where a node is in its life.
+type Stage string
+
+// Stages.
+const (
+	StageWaiting  Stage = "waiting"  // belongs to no cluster: waits for init or join
+	StageStarting Stage = "starting" // member, not caught up yet
+	StageRunning  Stage = "running"
+	StageLeaving  Stage = "leaving"
+	StageStopping Stage = "stopping"
+	StageParked   Stage = "parked" // out of consensus for good; forwarding goes on where it is attached
+)
+
+// Deps are what a node gets from outside.
+type Deps struct {
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // nil: metrics are kept but not registered
+	Version    string
+}
+
+// Node is one vpnlb daemon.
+type Node struct {
+	cfg     config.Config
+	deps    Deps
+	log     *slog.Logger
+	started time.Time
+	admin   *admin.Server
+	ids     atomic.Pointer[transport.IdentityStore]
+	member  atomic.Pointer[member] // nil while it belongs to no cluster
+	notify  *notifier
+
+	// change serialises init, join and leave.
+	change   sync.Mutex
+	admitted chan admission
+
+	mu     sync.Mutex
+	stage  Stage
+	reason string
+}
+
+// admission tells Run that the identity became a member's.
+type admission struct {
+	first *firstMember // set by init: what to bootstrap with
+}
+
+// New checks and allocates; nothing is opened or started.
+func New(cfg config.Config, deps Deps) (*Node, error) {
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{
+		cfg:      cfg,
+		deps:     deps,
+		log:      deps.Log.With("node", cfg.Name),
+		started:  time.Now(),
+		admin:    admin.NewServer(cfg.AdminSocket, deps.Log),
+		notify:   newNotifier(os.Getenv("NOTIFY_SOCKET")),
+		admitted: make(chan admission, 1),
+		stage:    StageWaiting,
+	}
+	if _, err := dataplane.New(PlaneConfig(&cfg), dataplane.Deps{Log: n.log}); err != nil {
+		return nil, err
+	}
+	if _, err := bgpConfig(&cfg); err != nil {
+		return nil, err
+	}
+	n.routes()
+	return n, nil
+}
+
+// PlaneConfig is the data plane's part of the node file.
+func PlaneConfig(cfg *config.Config) dataplane.Config {
+	mode, _ := dataplane.ParseMode(string(cfg.Dataplane.Attach)) // the node file was checked
+	out := dataplane.Config{PinDir: cfg.Dataplane.PinDir, MaxClients: cfg.Dataplane.MaxClients, Mode: mode}
+	for _, name := range cfg.Dataplane.Interfaces() {
+		out.Interfaces = append(out.Interfaces, dataplane.InterfaceConfig{Name: name})
+	}
+	return out
+}
+
+func (n *Node) identityDir() string { return filepath.Join(n.cfg.DataDir, "identity") }
+func (n *Node) storeDir() string    { return filepath.Join(n.cfg.DataDir, "raft") }
+
+// setStage records the stage; it is logged when it changes.
+func (n *Node) setStage(s Stage, reason string) {
+	n.mu.Lock()
+	same := n.stage == s && n.reason == reason
+	n.stage, n.reason = s, reason
+	n.mu.Unlock()
+	if !same {
+		n.log.Info("stage", "stage", string(s), "reason", reason)
+		n.notify.send("STATUS=" + string(s) + " " + reason)
+	}
+}
+
+func (n *Node) stageNow() (Stage, string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.stage, n.reason
+}
+
+// Run runs the node until ctx ends (a clean stop: routes withdrawn, the data
+// plane stays) or something is wrong that a restart would not mend by itself.
+func (n *Node) Run(ctx context.Context) error {
+	ids, err := transport.OpenIdentity(n.identityDir())
+	if err != nil {
+		return err
+	}
+	n.ids.Store(ids)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	var admins sync.WaitGroup
+	ready := make(chan struct{})
+	admins.Go(func() {
+		if err := n.admin.Run(adminCtx, ready); err != nil {
+			cancel(err)
+		}
+	})
+	defer admins.Wait()
+	defer stopAdmin()
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	err = n.live(ctx)
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause // the admin socket's failure
+	}
+	return err
+}
+
+// live goes through memberships: waiting, member, left, waiting again.
+func (n *Node) live(ctx context.Context) error {
+	for {
+		ad := admission{}
+		if !n.ids.Load().Identity().Member() {
+			n.setStage(StageWaiting, "run 'vpnlb cluster init' here, or 'vpnlb cluster join'")
+			n.notify.ready()
+			select {
+			case <-ctx.Done():
+				return nil
+			case ad = <-n.admitted:
+			}
+		}
+		if ad.first == nil {
+			first, err := n.readFirst()
+			if err != nil {
+				return err
+			}
+			ad.first = first
+		}
+		m, err := newMember(n, ad)
+		if err != nil {
+			return err
+		}
+		n.member.Store(m)
+		err = m.run(ctx)
+		n.member.Store(nil)
+		switch {
+		case errors.Is(err, errLeft):
+			if err := n.reset("left"); err != nil {
+				return err
+			}
+		case errors.Is(err, errRejoin):
+			n.log.Warn("starting again under a new node ID", "reason", err.Error())
+		case err != nil:
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// reset puts identity and store of a membership that ended aside, so that the
+// node can init or join again under a new ID. Nothing is deleted.
+func (n *Node) reset(why string) error {
+	stamp := time.Now().UTC().Format("20060102T150405.000Z")
+	for _, dir := range []string{n.storeDir(), n.identityDir()} {
+		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err := os.Rename(dir, dir+"."+why+"-"+stamp); err != nil {
+			return fmt.Errorf("set the old membership aside: %w", err)
+		}
+	}
+	ids, err := transport.OpenIdentity(n.identityDir())
+	if err != nil {
+		return err
+	}
+	n.ids.Store(ids)
+	return nil
+}

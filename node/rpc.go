@@ -1,0 +1,104 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/raft"
+)
+
+// Paths between nodes, on the mTLS port. Bodies are bounded by the transport.
+const (
+	pathContact = "/v1/contact" // hint bundle in, hint bundle out
+	pathPropose = "/v1/propose" // envelopes in, outcomes out; leader only
+	pathIndex   = "/v1/index"   // the leader's confirmed command index
+	pathSilence = "/v1/silence" // how long a member has been silent, as the callee sees it
+	pathJoin    = "/v1/join"    // a join that another member received; leader only
+	pathReplace = "/v1/replace" // a member that lost its store asks for a new ID; leader only
+	pathMark    = "/v1/mark"    // how far the caller's log is; out: what the callee remembered
+	pathApplied = "/v1/applied" // the callee's own applied index
+)
+
+type indexAnswer struct {
+	Index uint64 `json:"index"`
+}
+
+type silenceRequest struct {
+	Node state.NodeID `json:"node"`
+}
+
+type silenceAnswer struct {
+	Millis int64 `json:"ms"`
+}
+
+// serveRPC registers what other nodes may ask.
+func (m *member) serveRPC() {
+	m.transport.HandleRPC(pathContact, transport.Bytes(func(_ context.Context, _ transport.Peer, in []byte) ([]byte, error) {
+		m.deliver(in)
+		return m.bundle(), nil
+	}))
+	m.transport.HandleRPC(pathPropose, transport.Bytes(func(ctx context.Context, _ transport.Peer, in []byte) ([]byte, error) {
+		out, err := m.replica.Accept(ctx, in)
+		return out, leaderHint(err)
+	}))
+	m.transport.HandleRPC(pathIndex, transport.JSON(func(ctx context.Context, _ transport.Peer, _ struct{}) (indexAnswer, error) {
+		index, err := m.replica.LeaderAnswer(ctx)
+		return indexAnswer{Index: index}, leaderHint(err)
+	}))
+	m.transport.HandleRPC(pathSilence, transport.JSON(func(_ context.Context, _ transport.Peer, in silenceRequest) (silenceAnswer, error) {
+		return silenceAnswer{Millis: m.contacts.silence(in.Node).Milliseconds()}, nil
+	}))
+	m.transport.HandleRPC(pathMark, transport.JSON(func(_ context.Context, p transport.Peer, in raft.Mark) (raft.Mark, error) {
+		known := m.replica.PeerMemory()[p.Node]
+		m.replica.RememberPeer(p.Node, in)
+		return known, nil
+	}))
+	m.transport.HandleRPC(pathApplied, transport.JSON(func(context.Context, transport.Peer, struct{}) (indexAnswer, error) {
+		return indexAnswer{Index: m.view().Index()}, nil
+	}))
+	m.transport.HandleRPC(pathJoin, transport.JSON(func(ctx context.Context, _ transport.Peer, in joinRequest) (joinAnswer, error) {
+		return m.admit(ctx, in)
+	}))
+	m.transport.HandleRPC(pathReplace, transport.JSON(func(ctx context.Context, p transport.Peer, in joinRequest) (joinAnswer, error) {
+		return m.admitAgain(ctx, p.Node, in)
+	}))
+	m.transport.HandleJoin(transport.JSON(func(ctx context.Context, _ transport.Peer, in joinRequest) (joinAnswer, error) {
+		return m.join(ctx, in)
+	}))
+}
+
+// leaderHint carries the leader's address in the refusal.
+func leaderHint(err error) error {
+	var other *raft.NotLeaderError
+	if errors.As(err, &other) {
+		return &transport.StatusError{Code: http.StatusMisdirectedRequest, Reason: other.Error(), Detail: other.Addr}
+	}
+	return err
+}
+
+// forwarder carries proposals to the leader.
+type forwarder struct{ transport *transport.Transport }
+
+// Forward implements raft.Forwarder.
+func (f forwarder) Forward(ctx context.Context, leaderAddr string, envelopes []byte) ([]byte, error) {
+	var out []byte
+	err := f.transport.Call(ctx, transport.Target{Addr: leaderAddr}, pathPropose, envelopes, &out)
+	var refused *transport.StatusError
+	if errors.As(err, &refused) && refused.Code == http.StatusMisdirectedRequest {
+		return nil, fmt.Errorf("forward to %s: %w", leaderAddr, &raft.NotLeaderError{Addr: refused.Detail})
+	}
+	return out, err
+}
+
+// callLeader calls whoever leads now.
+func (m *member) callLeader(ctx context.Context, path string, in, out any) error {
+	st := m.replica.Status()
+	if st.LeaderAddr == "" {
+		return errors.New("there is no leader now")
+	}
+	return m.transport.Call(ctx, transport.Target{Addr: st.LeaderAddr, Node: st.LeaderID}, path, in, out)
+}

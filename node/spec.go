@@ -1,0 +1,246 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/node/admin"
+)
+
+// proposeTimeout bounds how long a change waits for a leader and a quorum.
+const proposeTimeout = 15 * time.Second
+
+var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
+
+func refuse(format string, args ...any) error {
+	return &admin.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+func missing(format string, args ...any) error {
+	return &admin.Error{Status: http.StatusNotFound, Message: fmt.Sprintf(format, args...)}
+}
+
+func checkName(what, name string) error {
+	if len(name) > state.MaxName || !namePattern.MatchString(name) {
+		return refuse("a %s's name has 1 to %d of a-z, 0-9 and -, not %q", what, state.MaxName, name)
+	}
+	return nil
+}
+
+// outcomeError turns what Apply said into the answer an administrator gets.
+func outcomeError(o state.Outcome) error {
+	switch o.Code {
+	case state.OK:
+		return nil
+	case state.NotFound:
+		return &admin.Error{Status: http.StatusNotFound, Message: o.Detail}
+	case state.Conflict:
+		return &admin.Error{Status: http.StatusConflict, Message: o.Detail}
+	}
+	return &admin.Error{Status: http.StatusBadRequest, Message: o.Detail}
+}
+
+// change proposes one command and answers as the admin API does.
+func (m *member) change(ctx context.Context, cmd state.Command, notes ...string) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
+	outcomes, err := m.replica.Propose(ctx, cmd)
+	if err != nil {
+		return nil, noQuorum(err)
+	}
+	if err := outcomeError(outcomes[0]); err != nil {
+		return nil, err
+	}
+	return admin.Changed{Index: outcomes[0].Index, ID: outcomes[0].ID, Notes: notes}, nil
+}
+
+func noQuorum(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &admin.Error{Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the change was not agreed within %s: there is no leader, or no majority of voters answers (forwarding goes on); see 'vpnlb cluster members'", proposeTimeout)}
+	}
+	return &admin.Error{Status: http.StatusServiceUnavailable, Message: err.Error()}
+}
+
+func (m *member) addVIP(ctx context.Context, in admin.VIPRequest) (any, error) {
+	if err := checkName("VIP", in.Name); err != nil {
+		return nil, err
+	}
+	addr, err := netip.ParseAddr(in.Addr)
+	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
+		return nil, refuse("the VIP's address is a unicast IPv4 address such as 203.0.113.10, not %q", in.Addr)
+	}
+	put := state.PutVIP{VIP: state.VIP{Name: in.Name, Addr: addr, ClientBits: 64}}
+	if old, ok := m.spec().VIPByName(in.Name); ok {
+		put.VIP.ClientBits, put.VIP.SSTP, put.Expect = old.ClientBits, old.SSTP, old.Version
+	}
+	switch in.SSTP {
+	case "":
+	case "off":
+		put.VIP.SSTP = state.SSTPOff
+	case "passthrough", "offload", "reencrypt":
+		return nil, refuse("TCP 443 in mode %s is not in this version: IKEv2 is forwarded, 443 goes to the node itself", in.SSTP)
+	default:
+		return nil, refuse("--sstp is off, not %q", in.SSTP)
+	}
+	return m.change(ctx, put)
+}
+
+func (m *member) removeVIP(ctx context.Context, in admin.NameRequest) (any, error) {
+	v, ok := m.spec().VIPByName(in.Name)
+	if !ok {
+		return nil, missing("no VIP is called %q; 'vpnlb vip list' shows them", in.Name)
+	}
+	return m.change(ctx, state.RemoveVIP{ID: v.ID, Expect: v.Version})
+}
+
+func (m *member) addBackend(ctx context.Context, in admin.BackendRequest) (any, error) {
+	if err := checkName("backend", in.Name); err != nil {
+		return nil, err
+	}
+	addr, err := netip.ParseAddr(in.Addr)
+	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
+		return nil, refuse("the server's address is a unicast IPv4 address such as 198.51.100.101, not %q", in.Addr)
+	}
+	spec := m.spec()
+	b := state.Backend{Name: in.Name, Addr: addr, Weight: 100, Admin: state.AdminEnabled}
+	var expect uint64
+	if old, ok := spec.BackendByName(in.Name); ok && old.Admin != state.AdminRemoved {
+		b, expect = *old, old.Version
+		b.Addr = addr
+	}
+	vip, err := pickVIP(spec, in.VIP, b.VIP)
+	if err != nil {
+		return nil, err
+	}
+	b.VIP = vip
+	if in.Weight != nil {
+		if *in.Weight > state.MaxWeight {
+			return nil, refuse("--weight is 0 to %d, not %d", state.MaxWeight, *in.Weight)
+		}
+		b.Weight = *in.Weight
+	}
+	if in.Limit != nil {
+		b.Limit = *in.Limit
+	}
+	return m.change(ctx, state.PutBackend{Backend: b, Expect: expect})
+}
+
+// pickVIP finds the VIP that is meant: by name, else the one it has, else the
+// only one there is.
+func pickVIP(spec *state.Spec, name string, current state.VIPID) (state.VIPID, error) {
+	if name != "" {
+		v, ok := spec.VIPByName(name)
+		if !ok {
+			return 0, missing("no VIP is called %q; 'vpnlb vip list' shows them", name)
+		}
+		return v.ID, nil
+	}
+	switch {
+	case current != 0:
+		return current, nil
+	case len(spec.VIPs) == 1:
+		return spec.VIPs[0].ID, nil
+	case len(spec.VIPs) == 0:
+		return 0, refuse("there is no VIP yet: add one with 'vpnlb vip add NAME ADDR' first")
+	}
+	return 0, refuse("there are %d VIPs: name the one that is meant with --vip", len(spec.VIPs))
+}
+
+func (m *member) backendNamed(name string) (*state.Backend, error) {
+	b, ok := m.spec().BackendByName(name)
+	if !ok {
+		return nil, missing("no backend is called %q; 'vpnlb backend list' shows them", name)
+	}
+	return b, nil
+}
+
+func (m *member) setBackendAdmin(ctx context.Context, in admin.BackendAdminRequest) (any, error) {
+	b, err := m.backendNamed(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	cmd := state.SetBackendAdmin{ID: b.ID, Expect: b.Version}
+	var notes []string
+	switch in.Admin {
+	case "enabled":
+		cmd.Admin = state.AdminEnabled
+	case "drain":
+		cmd.Admin = state.AdminDrain
+		notes = append(notes, "known clients stay until they are idle for affinity_timeout; a busy address shared by many users never drains by itself")
+	case "offline":
+		cmd.Admin = state.AdminOffline
+		if b.Admin != state.AdminDrain {
+			notes = append(notes, "users behind one shared address move together at the first login among them: 'backend drain' first moves nobody")
+		}
+	default:
+		return nil, refuse("a backend can be enabled, drain or offline, not %q", in.Admin)
+	}
+	return m.change(ctx, cmd, notes...)
+}
+
+func (m *member) removeBackend(ctx context.Context, in admin.NameRequest) (any, error) {
+	b, err := m.backendNamed(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	var notes []string
+	if n := b.Entries[state.ClassIKE-1]; n > 0 && !in.Purge {
+		notes = append(notes, fmt.Sprintf("%d clients are recorded on it: it stays listed, and their tunnels work, until they are gone", n))
+	}
+	return m.change(ctx, state.RemoveBackend{ID: b.ID, Purge: in.Purge, Expect: b.Version}, notes...)
+}
+
+func (m *member) addGateway(ctx context.Context, in admin.GatewayRequest) (any, error) {
+	addr, err := netip.ParseAddr(in.Addr)
+	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
+		return nil, refuse("a gateway is a unicast IPv4 address of the servers' subnet such as 198.51.100.251, not %q", in.Addr)
+	}
+	return m.change(ctx, state.PutGateway{Addr: addr})
+}
+
+func (m *member) removeGateway(ctx context.Context, in admin.GatewayRequest) (any, error) {
+	spec := m.spec()
+	for i := range spec.Gateways {
+		g := &spec.Gateways[i]
+		if g.Addr.String() == strings.TrimSpace(in.Addr) {
+			return m.change(ctx, state.RemoveGateway{ID: g.ID, Expect: g.Version})
+		}
+	}
+	return nil, missing("no gateway has the address %q; 'vpnlb gateway list' shows them", in.Addr)
+}
+
+func (m *member) set(ctx context.Context, in admin.SetRequest) (any, error) {
+	old := m.spec().Settings
+	changed, err := changeSetting(old, in.Key, in.Value)
+	if err != nil {
+		return nil, refuse("%v", err)
+	}
+	return m.change(ctx, state.SetSettings{Settings: changed, Expect: old.Version})
+}
+
+func (m *member) forgetAffinity(ctx context.Context, in admin.NameRequest) (any, error) {
+	addr, err := netip.ParseAddr(in.Name)
+	if err != nil {
+		return nil, refuse("a client is an IP address such as 198.51.100.7, not %q", in.Name)
+	}
+	client := state.ClientOf(addr, 64)
+	view := m.replica.View()
+	var keys []state.Key
+	for _, c := range state.Classes {
+		key := state.Key{Client: client, Class: c}
+		if _, ok := view.Affinity(key); ok {
+			keys = append(keys, key)
+		}
+	}
+	if len(keys) == 0 {
+		return nil, missing("client %s has no record", addr)
+	}
+	return m.change(ctx, state.Forget{Keys: keys})
+}

@@ -1,0 +1,276 @@
+package node
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/vpnlb/vpnlb/bgp"
+	"github.com/vpnlb/vpnlb/cluster"
+	"github.com/vpnlb/vpnlb/cluster/health"
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+	"github.com/vpnlb/vpnlb/node/admin"
+)
+
+// status is this node at a glance.
+func (n *Node) status(r *http.Request) (any, error) {
+	stage, reason := n.stageNow()
+	st := admin.Status{
+		Node: n.cfg.Name, ID: n.ids.Load().Identity().Node.String(), Stage: string(stage), StageReason: reason,
+		Uptime: time.Since(n.started).Round(time.Second).String(), Version: n.deps.Version,
+		MaxClients: int(n.cfg.Dataplane.MaxClients),
+		// Lists are never null in JSON.
+		Plane: []admin.Interface{}, VIPs: []admin.VIPStatus{}, Neighbours: []admin.Neighbour{},
+		Backends: []admin.Backend{}, Gateways: []admin.Gateway{}, Packets: []admin.Counter{},
+	}
+	m := n.member.Load()
+	if m == nil {
+		return st, nil
+	}
+	m.fillAgreement(&st)
+	m.fillPlane(&st)
+	m.fillRoutes(&st)
+	spec := m.spec()
+	st.Backends, st.Gateways = m.backends(spec), m.gateways(spec)
+	st.Warnings = m.warnings(&st)
+	if r.URL.Query().Get("hash") != "" {
+		view := m.view()
+		sum := view.Hash()
+		st.Index, st.StateHash = view.Index(), hex.EncodeToString(sum[:])
+	}
+	return st, nil
+}
+
+func (m *member) fillAgreement(st *admin.Status) {
+	rs := m.replica.Status()
+	spec := m.spec()
+	st.Cluster = m.ids.Identity().Cluster().String()
+	st.Role, st.Term, st.Index, st.Quorum = string(rs.Role), rs.Term, rs.Applied, m.quorum(&rs)
+	if leader, ok := spec.MemberByID(rs.LeaderID); ok {
+		st.Leader = leader.Name
+	}
+	for _, s := range rs.Servers {
+		if !s.Voter {
+			continue
+		}
+		st.Voters++
+		if s.ID == m.self || m.contacts.silence(s.ID) < silentAfter {
+			st.LiveVoters++
+		}
+	}
+	st.CaughtUp, st.Affinities = m.caughtUp.Load(), spec.Affinities
+	st.PlaneIndex, st.Generation = m.sync.index.Load(), m.sync.generation.Load()
+}
+
+func (m *member) fillPlane(st *admin.Status) {
+	plane := m.plane.Status()
+	st.PlaneEntries, st.MaxClients = plane.Entries, plane.Capacity
+	st.PlaneHealthy = m.planeHealthy()
+	for _, i := range plane.Interfaces {
+		mode := i.Mode.String()
+		if i.ProgramID == 0 {
+			mode = "detached"
+		}
+		st.Plane = append(st.Plane, admin.Interface{Name: i.Name, Mode: mode, Alarm: i.Alarm})
+	}
+	counters, err := m.plane.Counters()
+	if err != nil {
+		return
+	}
+	for reason := table.ReasonNone + 1; reason < table.ReasonCount; reason++ {
+		if c := counters.Reasons[reason]; c.Packets > 0 {
+			st.Packets = append(st.Packets, admin.Counter{Reason: reason.String(), Packets: c.Packets, Bytes: c.Bytes})
+		}
+	}
+}
+
+func (m *member) fillRoutes(st *admin.Status) {
+	spec := m.spec()
+	if m.announcer == nil {
+		for i := range spec.VIPs {
+			st.VIPs = append(st.VIPs, admin.VIPStatus{Name: spec.VIPs[i].Name, Addr: spec.VIPs[i].Addr, Announce: "withdrawn", Reason: "no_bgp_neighbours"})
+		}
+		return
+	}
+	words := map[bgp.Action]string{bgp.Withdraw: "withdrawn", bgp.Drain: "draining", bgp.Demote: "demoted", bgp.Announce: "announced"}
+	for _, v := range m.announcer.Status() {
+		name := v.VIP.String()
+		if vip, ok := spec.VIPByAddr(v.VIP); ok {
+			name = vip.Name
+		}
+		st.VIPs = append(st.VIPs, admin.VIPStatus{Name: name, Addr: v.VIP, Announce: words[v.Announced], Reason: v.Decision.Reason.String(), Since: ago(time.Since(v.Since))})
+	}
+	for _, nb := range m.speaker.Neighbours() {
+		st.Neighbours = append(st.Neighbours, admin.Neighbour{Addr: nb.Address.String(), ASN: nb.ASN, State: nb.State, Since: ago(nb.Uptime)})
+	}
+}
+
+func ago(d time.Duration) string {
+	switch {
+	case d < 0 || d > 100*365*24*time.Hour:
+		return ""
+	case d < 10*time.Second:
+		return d.Round(time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}
+
+var adminWords = map[state.AdminState]string{
+	state.AdminEnabled: "enabled", state.AdminDrain: "drain", state.AdminOffline: "offline", state.AdminRemoved: "removed",
+}
+
+var verdictWords = map[state.Verdict]string{
+	state.VerdictUnknown: "unknown", state.VerdictUp: "up", state.VerdictDown: "down",
+}
+
+var sstpWords = map[state.SSTPMode]string{
+	state.SSTPOff: "off", state.SSTPPassthrough: "passthrough", state.SSTPOffload: "offload", state.SSTPReencrypt: "reencrypt",
+}
+
+func (m *member) backends(spec *state.Spec) []admin.Backend {
+	local := make(map[state.BackendID]health.Report)
+	for _, r := range m.prober.Reports() {
+		local[r.Backend] = r
+	}
+	counters, err := m.plane.Counters()
+	out := []admin.Backend{}
+	for i := range spec.Backends {
+		b := &spec.Backends[i]
+		h := b.Health[state.ClassIKE-1]
+		a := admin.Backend{
+			ID: uint32(b.ID), Name: b.Name, Addr: b.Addr, Weight: b.Weight, Limit: b.Limit, Version: b.Version,
+			Admin: adminWords[b.Admin], Health: verdictWords[h.Verdict], Stance: spec.Stance(b, state.ClassIKE).String(),
+			Clients: b.Entries[state.ClassIKE-1],
+		}
+		if v, ok := spec.VIPByID(b.VIP); ok {
+			a.VIP = v.Name
+		}
+		if r, ok := local[b.ID]; ok {
+			a.Local = r.Opinion.String()
+			for _, p := range r.Ports {
+				if hint := p.Note.Hint(); hint != "" && a.Detail == "" {
+					a.Detail = fmt.Sprintf("UDP %d: %s", p.Port, hint)
+				}
+			}
+		}
+		if err == nil {
+			n := counters.Returns[b.Slot]
+			a.Returned = n.ESP + n.SK
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+func (m *member) gateways(spec *state.Spec) []admin.Gateway {
+	out := []admin.Gateway{}
+	steps := m.keeper.Status().Steps
+	for i := range spec.Gateways {
+		g := &spec.Gateways[i]
+		a := admin.Gateway{ID: uint32(g.ID), Addr: g.Addr}
+		if owner, ok := spec.MemberByID(g.Owner); ok {
+			a.Owner = owner.Name
+		}
+		for _, s := range steps {
+			if s.Gateway == g.ID {
+				a.Here = s.Hold
+				if s.Alarm {
+					a.Alarm = s.Reason.String()
+				}
+			}
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+func (m *member) warnings(st *admin.Status) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if f := m.sync.failure.Load(); f != nil {
+		add("%s", *f)
+	}
+	if m.sync.full.Load() {
+		add("the affinity table is full (%d entries): clients without a record are forwarded by Maglev; raise dataplane.max_clients", st.MaxClients)
+	}
+	if !st.Quorum {
+		add("no leader is heard: forwarding goes on, nothing new is agreed")
+	}
+	if st.Voters == 2 {
+		add("two voters: the loss of either ends agreement (not forwarding); add a third node or a witness")
+	}
+	if st.Voters == 1 {
+		add("one voter: this node alone holds the cluster's state and keys")
+	}
+	rs := m.replica.Status()
+	if rs.Parked != "" {
+		add("consensus is off on this node: %s; restart the daemon", rs.Parked)
+	}
+	if rs.CommitStall > 0 {
+		add("a commit has been waiting for %s", rs.CommitStall.Round(time.Millisecond))
+	}
+	if e := m.keeper.Status().Err; e != "" {
+		add("gateway addresses: %s", e)
+	}
+	return out
+}
+
+func (m *member) members(*http.Request) (any, error) {
+	spec := m.spec()
+	rs := m.replica.Status()
+	heard := make(map[state.NodeID]cluster.Hints)
+	if g := m.gossip.Load(); g != nil {
+		for _, h := range g.Hints() {
+			heard[h.Node] = h
+		}
+	}
+	out := []admin.Member{}
+	for i := range spec.Members {
+		c := &spec.Members[i]
+		a := admin.Member{ID: c.ID.String(), Name: c.Name, Role: "node", Suffrage: "none", Leader: rs.LeaderID == c.ID,
+			Cluster: c.Cluster, Gossip: c.Gossip, Draining: c.Draining, Self: c.ID == m.self, Addrs: []string{}}
+		if c.Role == state.RoleWitness {
+			a.Role = "witness"
+		}
+		for _, addr := range c.Addrs {
+			a.Addrs = append(a.Addrs, addr.String())
+		}
+		for _, s := range rs.Servers {
+			if s.ID == c.ID {
+				a.Suffrage = "nonvoter"
+				if s.Voter {
+					a.Suffrage = "voter"
+				}
+			}
+		}
+		silence := m.contacts.silence(c.ID)
+		a.Live = a.Self || silence < silentAfter
+		if !a.Self {
+			a.HeardAgo = ago(silence)
+		}
+		if h := heard[c.ID]; h.Status != nil {
+			a.PlaneIndex, a.Announced = h.Status.PlaneApplied, len(h.Status.Announced) > 0
+		}
+		out = append(out, a)
+	}
+	slices.SortFunc(out, func(a, b admin.Member) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return out, nil
+}
+
+func (m *member) specAnswer(*http.Request) (any, error) {
+	spec := m.spec()
+	out := admin.Spec{Cluster: spec.ClusterID.String(), VIPs: []admin.VIP{}, Backends: m.backends(spec), Gateways: m.gateways(spec), Settings: showSettings(&spec.Settings)}
+	for i := range spec.VIPs {
+		v := &spec.VIPs[i]
+		out.VIPs = append(out.VIPs, admin.VIP{ID: uint32(v.ID), Name: v.Name, Addr: v.Addr, SSTP: sstpWords[v.SSTP], Version: v.Version})
+	}
+	return out, nil
+}
