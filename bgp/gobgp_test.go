@@ -29,6 +29,17 @@ const (
 	nodeASN      = 65011
 )
 
+// severalSpeakers skips a test that starts speakers while others run: the
+// library's StartBgp writes global variables (the same values each time), which
+// the race detector rightly dislikes. A node has one speaker, as in TestWithFRR, which runs under
+// the detector.
+func severalSpeakers(t *testing.T) {
+	t.Helper()
+	if raceDetector {
+		t.Skip("several speakers in one process: the library's globals")
+	}
+}
+
 // until polls cond with a bound.
 func until(t *testing.T, bound time.Duration, what string, cond func() bool) {
 	t.Helper()
@@ -199,7 +210,7 @@ func decode(attrs []*anypb.Any) seenRoute {
 	return s
 }
 
-// node is the speaker under test.
+// nodeConfig configures the speaker under test.
 func nodeConfig(local string, asn uint32, routers ...Neighbour) Config {
 	for i := range routers {
 		routers[i].LocalAddress = netip.MustParseAddr(local)
@@ -264,6 +275,7 @@ func awaitRoute(t *testing.T, r *peerRouter, prefix string, want seenRoute) {
 }
 
 func TestAttributes(t *testing.T) {
+	severalSpeakers(t)
 	const local = "127.0.1.11"
 	outer, inner := newPeerRouter(t, "127.0.1.1", routerASN), newPeerRouter(t, "127.0.1.2", nodeASN)
 	outer.accept(local, nodeASN, "")
@@ -321,6 +333,7 @@ func TestAttributes(t *testing.T) {
 }
 
 func TestStopWithdrawsFirst(t *testing.T) {
+	severalSpeakers(t)
 	const local = "127.0.2.11"
 	r := newPeerRouter(t, "127.0.2.1", routerASN)
 	r.accept(local, nodeASN, "")
@@ -341,7 +354,6 @@ func TestStopWithdrawsFirst(t *testing.T) {
 		up := slices.Index(r.noted(), stateEstablished)
 		return up + 1 + slices.IndexFunc(r.noted()[up+1:], func(e string) bool { return !strings.HasPrefix(e, "withdraw") && e != stateEstablished })
 	}
-	t.Cleanup(func() { t.Log(r.noted()) })
 	until(t, sessionBound, "end of the session", func() bool {
 		return slices.Contains(r.noted(), stateEstablished) && end() > slices.Index(r.noted(), stateEstablished)
 	})
@@ -362,6 +374,7 @@ func TestStopWithdrawsFirst(t *testing.T) {
 }
 
 func TestCancelStopsToo(t *testing.T) {
+	severalSpeakers(t)
 	const local = "127.0.3.11"
 	r := newPeerRouter(t, "127.0.3.1", routerASN)
 	r.accept(local, nodeASN, "")
@@ -378,6 +391,7 @@ func TestCancelStopsToo(t *testing.T) {
 }
 
 func TestPassword(t *testing.T) {
+	severalSpeakers(t)
 	right, wrong := "127.0.4.11", "127.0.4.12"
 	none := "127.0.4.13"
 	r := newPeerRouter(t, "127.0.4.1", routerASN)
@@ -407,12 +421,47 @@ func TestPassword(t *testing.T) {
 	}
 }
 
+// GTSM (RFC 5082): a router that does not send hop limit 255 is not heard. The
+// library sends 1 to eBGP neighbours otherwise.
+func TestTTLSecurity(t *testing.T) {
+	severalSpeakers(t)
+	guarded, plain := "127.0.7.11", "127.0.7.12"
+	r := newPeerRouter(t, "127.0.7.1", routerASN)
+	add := func(node string, security *api.TtlSecurity) {
+		if err := r.srv.AddPeer(context.Background(), &api.AddPeerRequest{Peer: &api.Peer{
+			Conf:        &api.PeerConf{NeighborAddress: node, PeerAsn: nodeASN},
+			Timers:      &api.Timers{Config: &api.TimersConfig{HoldTime: 3, KeepaliveInterval: 1}},
+			Transport:   &api.Transport{PassiveMode: true},
+			TtlSecurity: security,
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(guarded, &api.TtlSecurity{Enabled: true, TtlMin: 255})
+	add(plain, nil)
+	start := func(local string) *GoBGP {
+		n := r.neighbour(routerASN)
+		n.TTLSecurity = true
+		s, _ := run(t, nodeConfig(local, nodeASN, n))
+		return s
+	}
+	bad, good := start(plain), start(guarded)
+	until(t, sessionBound, "session with both sides guarded", func() bool { return good.Neighbours()[0].Established })
+	until(t, sessionBound, "an open message without an answer", func() bool { return bad.Neighbours()[0].State == "opensent" })
+	if err := bad.Set(context.Background(), []Advertisement{{vip1, Announce}}); err != nil {
+		t.Fatal(err)
+	}
+	set(t, good, Advertisement{vip2, Announce})
+	until(t, sessionBound, "route of the guarded session", func() bool { return len(r.routes()) == 1 })
+	if bad.Neighbours()[0].Established {
+		t.Error("a session came up with a hop limit below 255")
+	}
+}
+
 // On an MPTCP listener the key cannot be set: that must end Run, not leave a
 // session that never comes up.
 func TestSocketProtectionIsFatal(t *testing.T) {
-	if !strings.Contains(os.Getenv("GODEBUG"), "multipathtcp=1") {
-		t.Setenv("GODEBUG", "multipathtcp=1")
-	}
+	t.Setenv("GODEBUG", "multipathtcp=1")
 	if raw, err := os.ReadFile("/proc/sys/net/mptcp/enabled"); err != nil || strings.TrimSpace(string(raw)) != "1" {
 		t.Skip("this kernel has no MPTCP, listeners are plain TCP")
 	}
