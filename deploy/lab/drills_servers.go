@@ -326,9 +326,9 @@ func (l *Lab) blockProbes(i int, block bool) error {
 	})
 }
 
-func (d *drill) spoof(ctx context.Context) error {
-	cfg := peer.SpoofConfig{VIP: vipAddr, Sources: spoofPrefix, Packets: spoofPackets, Rate: spoofRate}
-	b, err := json.Marshal(cfg)
+// flood sends forged packets from addresses where nobody is.
+func (d *drill) flood(ctx context.Context, packets, rate int) error {
+	b, err := json.Marshal(peer.SpoofConfig{VIP: vipAddr, Sources: spoofPrefix, Packets: packets, Rate: rate})
 	if err != nil {
 		return fmt.Errorf("encode spoof configuration: %w", err)
 	}
@@ -336,13 +336,16 @@ func (d *drill) spoof(ctx context.Context) error {
 	if err := os.WriteFile(file, b, 0o600); err != nil {
 		return fmt.Errorf("write spoof configuration: %w", err)
 	}
-	d.l.say("  sending %d forged packets", spoofPackets)
-	start := time.Now()
 	if err := d.l.start("spoof", roleClient, nil, d.l.st.Options.Binary, "lab-peer", "spoof", file); err != nil {
 		return err
 	}
-	err = until(ctx, healBound, "the flood to end", func() (bool, error) { return !d.l.st.Processes["spoof"].alive(), nil })
-	if err != nil {
+	return until(ctx, healBound, "the flood to end", func() (bool, error) { return !d.l.st.Processes["spoof"].alive(), nil })
+}
+
+func (d *drill) spoof(ctx context.Context) error {
+	d.l.say("  sending %d forged packets", spoofPackets)
+	start := time.Now()
+	if err := d.flood(ctx, spoofPackets, spoofRate); err != nil {
 		return err
 	}
 	d.converged(time.Since(start))

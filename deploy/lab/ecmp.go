@@ -15,6 +15,11 @@ import (
 // a lower one.
 const floatMetric = 250
 
+// protocolZebraStatic marks FRR's static routes (linux/rtnetlink.h
+// RTPROT_ZSTATIC): zebra installs only the best route of all, with a metric
+// that says nothing about its distance.
+const protocolZebraStatic = 196
+
 // ecmp reads the next hops that the router's kernel uses for the VIP by BGP.
 // None: only the floating static route is left, or not even that.
 func (l *Lab) ecmp() ([]netip.Addr, error) {
@@ -27,7 +32,7 @@ func (l *Lab) ecmp() ([]netip.Addr, error) {
 			return fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range routes {
-			if r.Priority < floatMetric {
+			if r.Priority < floatMetric && r.Protocol != protocolZebraStatic {
 				hops = nextHops(r)
 				return nil
 			}

@@ -96,7 +96,11 @@ func (e *embeddedPeers) startClients(ctx context.Context) error {
 // allServed waits until every client has a tunnel.
 func (l *Lab) allServed(ctx context.Context, bound time.Duration) error {
 	var t ClientTotals
-	err := until(ctx, bound, "all clients to be served", func() (bool, error) {
+	every := 10 * pollInterval
+	if l.st.Options.Peers == Real {
+		every = realPoll
+	}
+	err := untilEvery(ctx, every, bound, "all clients to be served", func() (bool, error) {
 		s, err := l.peers.snapshot(ctx)
 		t = s.totals()
 		return t.Up == t.Clients, err

@@ -151,9 +151,6 @@ func (l *Lab) startCluster(ctx context.Context) error {
 	for i := range o.Servers {
 		commands = append(commands, []string{"backend", "add", serverName(i + 1), serverAddr(i + 1).String(), "--vip", vipName})
 	}
-	if o.Peers == Real {
-		commands = append(commands, []string{"cluster", "set", "inside_prefixes", innerPrefix.String()})
-	}
 	for _, c := range commands {
 		if err := l.cli(ctx, cliBound, first, nil, c...); err != nil {
 			return err

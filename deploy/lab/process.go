@@ -141,9 +141,13 @@ func (p proc) end(ctx context.Context, name string, sig syscall.Signal, bound ti
 
 // until polls done until it is true, fails, or the bound is over.
 func until(ctx context.Context, bound time.Duration, what string, done func() (bool, error)) error {
+	return untilEvery(ctx, pollInterval, bound, what, done)
+}
+
+func untilEvery(ctx context.Context, every, bound time.Duration, what string, done func() (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bound, fmt.Errorf("waited %s for %s", bound, what))
 	defer cancel()
-	t := time.NewTicker(pollInterval)
+	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
 		ok, err := done()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -130,6 +131,11 @@ func standInLab(t *testing.T, o Options) *Lab {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if o.Peers == Real {
+		if err := l.peers.startRouter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for i := range o.Servers {
 		if err := l.peers.startServer(t.Context(), i+1); err != nil {
 			t.Fatal(err)
@@ -173,6 +179,125 @@ func TestStandInCountsNothingWhenNothingHappens(t *testing.T) {
 	for i := range 3 {
 		if n := len(s.on(i + 1)); n < 5 {
 			t.Errorf("server %d serves %d of 60 clients", i+1, n)
+		}
+	}
+	wantFragments(t, l)
+}
+
+func TestStandInSeesWhoIsRehomed(t *testing.T) {
+	l := standInLab(t, Options{Name: "trehome", Nodes: 2, Clients: 60, LossAfter: time.Second})
+	if err := l.peers.startClients(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before, err := l.peers.snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 { // another seed: about two thirds get another server
+		if err := l.standIn(nodeName(i+1), 2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pause(t, 2500*time.Millisecond)
+	if err := l.allServed(t.Context(), loginBound); err != nil {
+		t.Fatal(err)
+	}
+	after, err := l.peers.snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := 0
+	for a, c := range after.Clients {
+		if c.Server != before.Clients[a].Server {
+			changed++
+		}
+	}
+	v := before.compare(after, nil)
+	if changed < 20 || len(v.rehomed) != changed || v.lost == 0 || len(v.moved) != 0 {
+		t.Errorf("%d clients changed server, %d counted as re-homed, %d as moved, %d packets lost", changed, len(v.rehomed), len(v.moved), v.lost)
+	}
+	permits := map[int]time.Time{1: before.At, 2: before.At, 3: before.At}
+	if v := before.compare(after, permits); len(v.moved) != changed || len(v.rehomed) != 0 {
+		t.Errorf("with permits %d moved and %d re-homed, want %d and 0", len(v.moved), len(v.rehomed), changed)
+	}
+}
+
+func TestStandInForgedTrafficHarmsNobody(t *testing.T) {
+	l := standInLab(t, Options{Name: "tspoof", Nodes: 2, Clients: 40})
+	if err := l.peers.startClients(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d := &drill{l: l, permits: map[int]time.Time{}}
+	var err error
+	if d.before, err = l.peers.snapshot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.flood(t.Context(), 5000, 5000); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.unharmed(t.Context()); err != nil || len(d.res.Details) > 0 {
+		t.Error(err, d.res.Details)
+	}
+	s, err := l.peers.snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	strays := 0
+	for a := range s.Strays {
+		if spoofPrefix.Contains(a) {
+			strays++
+		}
+	}
+	if strays < 100 {
+		t.Errorf("forged packets of %d clients reached the servers, want most of 5000/6", strays)
+	}
+}
+
+func needRealPeers(t *testing.T) {
+	t.Helper()
+	needRoot(t)
+	for _, path := range []string{charonPath, swanctlPath, frrDaemons + "/zebra", frrDaemons + "/bgpd", frrDaemons + "/staticd"} {
+		if _, err := os.Stat(path); err != nil {
+			if os.Getenv("CI") != "" {
+				t.Fatalf("real peers are not installed: %v", err)
+			}
+			t.Skipf("real peers are not installed: %v", err)
+		}
+	}
+}
+
+func TestStandInRealPeers(t *testing.T) {
+	needRealPeers(t)
+	l := standInLab(t, Options{Name: "treal", Nodes: 2, Servers: 2, Clients: 30, Peers: Real})
+	if err := l.peers.startClients(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pause(t, 3*time.Second)
+	s, err := l.peers.snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := s.totals()
+	if sum.Up != 30 || sum.Lost != 0 || sum.Sent < 40 {
+		t.Errorf("totals %+v: want 30 up, none lost, two tunnels pinged", sum)
+	}
+	for i := range 2 {
+		if n := len(s.on(i + 1)); n < 5 {
+			t.Errorf("server %d has %d of 30 clients", i+1, n)
+		}
+	}
+	wantFragments(t, l)
+	if hops, err := l.ecmp(); err != nil || len(hops) != 2 {
+		t.Errorf("next hops %v, %v", hops, err)
+	}
+}
+
+// wantFragments checks that logins really travelled in IP fragments, both ways.
+func wantFragments(t *testing.T, l *Lab) {
+	t.Helper()
+	for _, x := range [][2]string{{roleClient, "FragCreates"}, {roleClient, "ReasmOKs"}, {serverName(1), "FragCreates"}, {serverName(1), "ReasmOKs"}} {
+		if n, err := l.ipCounter(x[0], x[1]); err != nil || n == 0 {
+			t.Errorf("%s of %s: %d, %v", x[1], x[0], n, err)
 		}
 	}
 }

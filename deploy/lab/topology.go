@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Interface names. Nodes have eth0 outside and eth1 inside, all else is far
@@ -293,3 +295,5 @@ func (l *Lab) setPort(role, port string, up bool) error {
 		return nil
 	})
 }
+
+func isExist(err error) bool { return errors.Is(err, unix.EEXIST) }
