@@ -180,7 +180,9 @@ func (m *Membership) Run(ctx context.Context) error {
 	for {
 		m.joinAll(ctx, list)
 		m.ledger.prune()
-		m.queue.Prune(maxQueued)
+		if m.queue.NumQueued() > maxQueued { // Prune panics on a queue that was never used
+			m.queue.Prune(maxQueued)
+		}
 		select {
 		case <-ctx.Done():
 			m.mu.Lock()
