@@ -25,7 +25,7 @@ const (
 type AnnouncerConfig struct {
 	// HoldUp as in Config: 0 = DefaultHoldUp, negative = none.
 	HoldUp time.Duration
-	Limits Limits // zero = DefaultLimits
+	Limits Limits // zero = DefaultLimits; Facts may bring others
 }
 
 // VIPStatus is one VIP as the announcer sees it.
@@ -110,7 +110,11 @@ func (a *Announcer) Update(facts map[netip.Addr]Facts) error {
 			e = &entry{status: VIPStatus{VIP: vip}}
 			a.entries[vip] = e
 		}
-		d := Decide(f, a.limits)
+		limits := a.limits
+		if f.Limits != (Limits{}) {
+			limits = f.Limits
+		}
+		d := Decide(f, limits)
 		changed = changed || !e.named || e.status.Decision != d || (e.facts.VIP.OthersAnnouncing == 0) != (f.VIP.OthersAnnouncing == 0)
 		if e.status.Decision != d {
 			a.decided(e, d)

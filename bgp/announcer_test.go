@@ -299,6 +299,17 @@ func TestUpdateIsBounded(t *testing.T) {
 	}
 }
 
+func TestLimitsOfTheFactsCount(t *testing.T) {
+	bubble(t, func(t *testing.T, a *Announcer, r *recorder) {
+		lost := func(f *Facts) { f.Node.QuorumLost = 20 * time.Second }
+		patient := func(f *Facts) { f.Limits = DefaultLimits(); f.Limits.QuorumGrace = time.Minute }
+		tell(t, a, alone, lost)
+		expect(t, r, Demote, "own limits")
+		tell(t, a, alone, lost, patient)
+		expect(t, r, Announce, "limits of the facts")
+	})
+}
+
 func TestChangedFires(t *testing.T) {
 	bubble(t, func(t *testing.T, a *Announcer, r *recorder) {
 		ch := a.Changed()

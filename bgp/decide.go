@@ -100,6 +100,9 @@ type VIPFacts struct {
 type Facts struct {
 	Node NodeFacts
 	VIP  VIPFacts
+	// Limits, unless zero, replace those of the announcer: the cluster may
+	// agree on others (T1) while the node runs. Decide takes its own.
+	Limits Limits
 }
 
 // Decision is what to do with one VIP, and why.

@@ -234,10 +234,9 @@ func (p *playedNode) advertise(t *testing.T, line string) {
 	}
 }
 
-// TestWithFRR speaks to the router that the documentation describes: MD5 and
-// GTSM, eBGP and iBGP, and what FRR makes of demotion, drain and a stop.
-func TestWithFRR(t *testing.T) {
-	needFRR(t)
+// frrNetwork connects the router's namespace to one that holds all nodes.
+func frrNetwork(t *testing.T) {
+	t.Helper()
 	for _, ns := range []string{frrSpace, nodeNS} {
 		_ = exec.Command("ip", "netns", "del", ns).Run() // of an earlier run that was killed
 		ip(t, "netns add "+ns)
@@ -251,84 +250,97 @@ func TestWithFRR(t *testing.T) {
 	}
 	ip(t, "-n "+frrSpace+" link set eth0 up")
 	ip(t, "-n "+nodeNS+" link set eth0 up")
-	startFRR(t)
+}
 
-	const prefix = "203.0.113.10/32"
-	secured := func(n *Neighbour) { n.PasswordFile, n.TTLSecurity = "s3cret", true }
-	n1 := startNode(t, "198.51.100.11", 65011, secured)
+const frrVIP, frrVIPInternal = "203.0.113.10", "203.0.113.11"
+
+func kernelRoute() string {
+	out, _ := exec.Command("ip", "-n", frrSpace, "route", "show", frrVIP).CombinedOutput()
+	return string(out)
+}
+
+// via tells whether exactly these nodes carry the VIP in the router's kernel.
+func via(want ...*playedNode) func() bool {
+	return func() bool {
+		got, n := kernelRoute(), 0
+		for _, p := range want {
+			if !strings.Contains(got, "via "+p.addr+" ") {
+				return false
+			}
+			n++
+		}
+		return strings.Count(got, "via ") == n
+	}
+}
+
+// path tells whether the router holds this path from the node; pref < 0 = any.
+func (p *playedNode) path(vip, asPath, origin, community string, pref int) func() bool {
+	return func() bool {
+		got, ok := showBGP(vip + "/32")[p.addr]
+		return ok && got.ASPath.String == asPath && got.Origin == origin && strings.EqualFold(got.Community.String, community) &&
+			(pref < 0 || got.LocPrf != nil && *got.LocPrf == pref) && len(got.Nexthops) == 1 && got.Nexthops[0].IP == p.addr
+	}
+}
+
+func awaitFRR(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	begin := time.Now()
+	defer func() {
+		if t.Failed() {
+			t.Logf("%s: kernel %q, bgp %+v", what, kernelRoute(), showBGP(frrVIP+"/32"))
+		}
+	}()
+	until(t, sessionBound, what, cond)
+	t.Logf("%s: %s", what, time.Since(begin).Round(time.Millisecond))
+}
+
+// TestWithFRR speaks to the router that the documentation describes: MD5 and
+// GTSM, eBGP and iBGP, and what FRR makes of demotion, drain and a stop.
+func TestWithFRR(t *testing.T) {
+	needFRR(t)
+	frrNetwork(t)
+	startFRR(t)
+	n1 := startNode(t, "198.51.100.11", 65011, func(n *Neighbour) { n.PasswordFile, n.TTLSecurity = "s3cret", true })
 	n2 := startNode(t, "198.51.100.12", 65012, nil)
-	n3 := startNode(t, "198.51.100.13", 64999, nil)
+	n3 := startNode(t, "198.51.100.13", 64999, nil) // iBGP, a VIP of its own
 	wrong := startNode(t, "198.51.100.14", 65014, func(n *Neighbour) { n.PasswordFile = "guess" })
 
-	kernel := func() string {
-		out, _ := exec.Command("ip", "-n", frrSpace, "route", "show", "203.0.113.10").CombinedOutput()
-		return string(out)
-	}
-	via := func(want ...string) func() bool {
-		return func() bool {
-			got := kernel()
-			for _, a := range []string{"198.51.100.11", "198.51.100.12"} {
-				if strings.Contains(got, "via "+a+" ") != slices.Contains(want, a) {
-					return false
-				}
-			}
-			return true
-		}
-	}
-	await := func(what string, cond func() bool) {
-		t.Helper()
-		begin := time.Now()
-		t.Cleanup(func() {
-			if t.Failed() {
-				t.Logf("%s: kernel %q, bgp %+v", what, kernel(), showBGP(prefix))
-			}
-		})
-		until(t, sessionBound, what, cond)
-		t.Logf("%s: %s", what, time.Since(begin).Round(time.Millisecond))
-	}
-	path := func(vip, peer, asPath, origin, community string, pref int) func() bool {
-		return func() bool {
-			p, ok := showBGP(vip)[peer]
-			return ok && p.ASPath.String == asPath && p.Origin == origin && strings.EqualFold(p.Community.String, community) &&
-				(pref < 0 || p.LocPrf != nil && *p.LocPrf == pref) && len(p.Nexthops) == 1 && p.Nexthops[0].IP == peer
-		}
-	}
+	wrong.advertise(t, frrVIP+"=announce")
+	n1.advertise(t, frrVIP+"=announce")
+	n2.advertise(t, frrVIP+"=announce")
+	n3.advertise(t, frrVIPInternal+"=announce")
+	awaitFRR(t, "both announce", via(n1, n2))
+	awaitFRR(t, "ibgp announce", n3.path(frrVIPInternal, "Local", "IGP", "", 100))
 
-	wrong.advertise(t, "203.0.113.10=announce")
-	n1.advertise(t, "203.0.113.10=announce")
-	n2.advertise(t, "203.0.113.10=announce")
-	n3.advertise(t, "203.0.113.11=announce")
-	await("both announce", via(n1.addr, n2.addr))
-	await("ibgp announce", path("203.0.113.11/32", n3.addr, "Local", "IGP", "", 100))
+	n1.advertise(t, frrVIP+"=demote")
+	n3.advertise(t, frrVIPInternal+"=demote")
+	awaitFRR(t, "one demoted gets no traffic", via(n2))
+	awaitFRR(t, "demoted attributes", n1.path(frrVIP, "65011 65011 65011 65011", "EGP", "", -1))
+	awaitFRR(t, "ibgp demoted", n3.path(frrVIPInternal, "Local", "EGP", "", 50))
 
-	n1.advertise(t, "203.0.113.10=demote")
-	n3.advertise(t, "203.0.113.11=demote")
-	await("one demoted gets no traffic", via(n2.addr))
-	await("demoted attributes", path(prefix, n1.addr, "65011 65011 65011 65011", "EGP", "", -1))
-	await("ibgp demoted", path("203.0.113.11/32", n3.addr, "Local", "EGP", "", 50))
+	n2.advertise(t, frrVIP+"=demote")
+	awaitFRR(t, "all demoted share", via(n1, n2))
 
-	n2.advertise(t, "203.0.113.10=demote")
-	await("all demoted share", via(n1.addr, n2.addr))
+	n2.advertise(t, frrVIP+"=drain")
+	n3.advertise(t, frrVIPInternal+"=drain")
+	awaitFRR(t, "drained is worse than demoted", via(n1))
+	awaitFRR(t, "drained attributes", n2.path(frrVIP, strings.TrimSpace(strings.Repeat("65012 ", 7)), "incomplete", "graceful-shutdown", -1))
+	awaitFRR(t, "ibgp drained", n3.path(frrVIPInternal, "Local", "incomplete", "graceful-shutdown", 0))
 
-	n2.advertise(t, "203.0.113.10=drain")
-	n3.advertise(t, "203.0.113.11=drain")
-	await("drained is worse than demoted", via(n1.addr))
-	await("drained attributes", path(prefix, n2.addr, strings.TrimSpace(strings.Repeat("65012 ", 7)), "incomplete", "graceful-shutdown", -1))
-	await("ibgp drained", path("203.0.113.11/32", n3.addr, "Local", "incomplete", "graceful-shutdown", 0))
-
-	n1.advertise(t, "203.0.113.10=announce")
-	n2.advertise(t, "203.0.113.10=announce")
-	await("both again", via(n1.addr, n2.addr))
+	n1.advertise(t, frrVIP+"=announce")
+	n2.advertise(t, frrVIP+"=announce")
+	awaitFRR(t, "both again", via(n1, n2))
 	n2.advertise(t, "")
-	await("withdrawn", via(n1.addr))
+	awaitFRR(t, "withdrawn", via(n1))
 	if err := n1.in.Close(); err != nil {
 		t.Fatal(err)
 	}
-	await("graceful stop", via())
+	awaitFRR(t, "graceful stop", via())
 	if err := n1.cmd.Wait(); err != nil {
 		t.Errorf("node: %v", err)
 	}
-	if out := command(t, "vtysh", "-N", frrSpace, "-c", "show bgp neighbors 198.51.100.14 json"); !strings.Contains(out, `"connectionsEstablished":0`) {
+	out := command(t, "vtysh", "-N", frrSpace, "-c", "show bgp neighbors "+wrong.addr+" json")
+	if !strings.Contains(out, `"connectionsEstablished":0`) {
 		t.Errorf("a session came up with the wrong password:\n%s", out)
 	}
 }
