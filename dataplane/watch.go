@@ -204,7 +204,7 @@ func (p *Plane) refreshNeighbours(set *table.Set) error {
 		}
 	}
 	routes := 0
-	err := p.ns.netlink.RouteListFilteredIter(netlink.FAMILY_V4, nil, 0, func(r netlink.Route) bool {
+	err := p.ns.netlink.RouteListFilteredIter(netlink.FAMILY_V4, &netlink.Route{}, 0, func(r netlink.Route) bool {
 		add(r.LinkIndex, r.Gw)
 		for _, path := range r.MultiPath {
 			add(path.LinkIndex, path.Gw)
