@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -41,6 +42,26 @@ func (l *Lab) ecmp() ([]netip.Addr, error) {
 	})
 	slices.SortFunc(hops, netip.Addr.Compare)
 	return hops, err
+}
+
+// setFloat makes the floating static route lead over exactly these nodes. It
+// carries traffic only while nobody announces: all daemons may be dead, their
+// data planes are not.
+func setFloat(nodes []string) error {
+	r := &netlink.Route{Dst: ipNet(netip.PrefixFrom(vipAddr, 32)), Priority: floatMetric, Protocol: unix.RTPROT_BOOT}
+	for _, n := range nodes {
+		r.MultiPath = append(r.MultiPath, &netlink.NexthopInfo{Gw: nodeOutside(index(n)).AsSlice()})
+	}
+	if len(nodes) == 0 {
+		if err := netlink.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("delete floating route: %w", err)
+		}
+		return nil
+	}
+	if err := netlink.RouteReplace(r); err != nil {
+		return fmt.Errorf("set floating route: %w", err)
+	}
+	return nil
 }
 
 func nextHops(r netlink.Route) (out []netip.Addr) {

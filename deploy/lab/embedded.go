@@ -54,7 +54,7 @@ func (e *embeddedPeers) startRouter(context.Context) error {
 	o := e.l.st.Options
 	cfg := router.Config{
 		ASN: routerASN, RouterID: routerOutside.Addr(), Listen: []netip.Addr{routerOutside.Addr()},
-		VIPs: []netip.Addr{vipAddr}, HoldTime: 3 * time.Second,
+		HoldTime: 3 * time.Second, // no VIPs: the lab keeps the floating route itself, spares are not in it
 	}
 	for i := range o.Nodes + o.Spares {
 		cfg.Nodes = append(cfg.Nodes, router.Node{Address: nodeOutside(i + 1), ASN: uint32(nodeASNBase + i + 1)})

@@ -143,7 +143,9 @@ func (l *Lab) startCluster(ctx context.Context) error {
 	if err := l.cli(ctx, cliBound, first, nil, "cluster", "init"); err != nil {
 		return err
 	}
-	l.setMember(first, true)
+	if err := l.setMember(first, true); err != nil {
+		return err
+	}
 	commands := [][]string{{"vip", "add", vipName, vipAddr.String()}}
 	for i := range o.Nodes {
 		commands = append(commands, []string{"gateway", "add", gatewayAddr(i + 1).String()})
@@ -195,6 +197,11 @@ func (l *Lab) setMember(node string, in bool) error {
 		l.st.Members[node] = true
 	} else {
 		delete(l.st.Members, node)
+	}
+	if l.st.Options.Peers == Embedded { // FRR has its own, made from its configuration
+		if err := l.inside(roleRouter, func() error { return setFloat(l.members()) }); err != nil {
+			return err
+		}
 	}
 	return l.save()
 }

@@ -1,0 +1,174 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// binary builds vpnlb once for a test, or takes the one that the environment
+// names.
+func binary(t *testing.T) string {
+	t.Helper()
+	if b := os.Getenv("VPNLB_BINARY"); b != "" {
+		return b
+	}
+	out := filepath.Join(t.TempDir(), "vpnlb")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", out, "github.com/vpnlb/vpnlb/cmd/vpnlb")
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build vpnlb: %v\n%s", err, b)
+	}
+	return out
+}
+
+// up builds a lab for a test and takes it down afterwards; on failure the
+// ends of its logs are shown.
+func up(t *testing.T, o Options) *Lab {
+	t.Helper()
+	needRoot(t)
+	o.Binary, o.Out = binary(t), t.Output()
+	if err := Down(t.Context(), o.Name); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Up(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			l.showLogs(t)
+		}
+		if err := l.Down(context.Background()); err != nil {
+			t.Errorf("remove lab: %v", err)
+		}
+		nothingLeft(t, o.Name)
+	})
+	return l
+}
+
+const logTailBytes = 4000
+
+func (l *Lab) showLogs(t *testing.T) {
+	for name, p := range l.st.Processes {
+		b, err := os.ReadFile(p.Log)
+		if err != nil || len(b) == 0 {
+			continue
+		}
+		t.Logf("--- end of the log of %s\n%s", name, b[max(0, len(b)-logTailBytes):])
+	}
+}
+
+// nothingLeft checks that a lab is gone: namespaces, folder, mounts, processes.
+func nothingLeft(t *testing.T, name string) {
+	t.Helper()
+	if left, err := namespacesOf(name); err != nil || len(left) > 0 {
+		t.Errorf("namespaces left: %v, %v", left, err)
+	}
+	if _, err := os.Stat(labDir(name)); err == nil {
+		t.Errorf("%s is left", labDir(name))
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil || strings.Contains(string(mounts), labDir(name)+"/") || strings.Contains(string(mounts), nsPrefix+name+"-") {
+		t.Errorf("mounts left: %v", err)
+	}
+	if err := killStrays(t.Context(), name); err != nil && t.Context().Err() == nil {
+		t.Errorf("processes left: %v", err)
+	}
+}
+
+// run runs a drill and wants it to pass.
+func run(t *testing.T, l *Lab, drill string) Result {
+	t.Helper()
+	r, err := Run(t.Context(), l, drill, t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Pass {
+		t.Errorf("drill %s failed:\n%s", drill, strings.Join(r.Details, "\n"))
+	}
+	return r
+}
+
+// TestLabEmbeddedDrills runs every drill with embedded peers.
+func TestLabEmbeddedDrills(t *testing.T) {
+	l := up(t, Options{Name: "tdrills", Clients: 120})
+	wantFragments(t, l)
+	for _, d := range Drills() {
+		t.Run(d.Name, func(t *testing.T) { run(t, l, d.Name) })
+	}
+}
+
+// TestLabDemo runs the demo as its users do.
+func TestLabDemo(t *testing.T) {
+	needRoot(t)
+	var out strings.Builder
+	v, err := Demo(t.Context(), DemoOptions{Name: "tdemo", Binary: binary(t), JSON: true, Out: &out, Progress: t.Output(), Clients: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !v.Pass {
+		t.Errorf("the demo did not pass: %+v", v)
+	}
+	var got map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(out.String()), &got); err != nil {
+		t.Fatalf("%v in %s", err, out.String())
+	}
+	for _, k := range []string{"clients", "packets_sent", "packets_lost", "rehomed", "moved", "steps"} {
+		if _, ok := got[k]; !ok {
+			t.Errorf("no field %s in %s", k, out.String())
+		}
+	}
+	if len(got) != 6 {
+		t.Errorf("%d fields in %s", len(got), out.String())
+	}
+	nothingLeft(t, "tdemo")
+}
+
+// TestLabDemoInterrupted ends a demo in the middle: nothing may be left.
+func TestLabDemoInterrupted(t *testing.T) {
+	needRoot(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	defer cancel()
+	_, err := Demo(ctx, DemoOptions{Name: "tint", Binary: binary(t), JSON: true, Out: t.Output(), Clients: 20})
+	if err == nil {
+		t.Error("a cancelled demo reported success")
+	}
+	nothingLeft(t, "tint")
+}
+
+// TestDownAfterCrash takes away what a process left that had no time to.
+func TestDownAfterCrash(t *testing.T) {
+	l := standInLab(t, Options{Name: "tcrash", Nodes: 1, Spares: 1, Servers: 2, Clients: 4})
+	delete(l.st.Processes, serverName(1)) // started, but the crash came before the note
+	if err := l.save(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil { // the lock of a dead process is gone
+		t.Fatal(err)
+	}
+	if err := Down(t.Context(), "tcrash"); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, "tcrash")
+}
+
+// TestRealPeers is the lab with FRR and strongSwan: a certificate tunnel whose
+// IKE_AUTH is fragmented by IP and an EAP-MSCHAPv2 tunnel carry pings, and 300
+// clients keep their servers, through node death, drain and leave and join.
+func TestRealPeers(t *testing.T) {
+	needRealPeers(t)
+	l := up(t, Options{Name: "tpeers", Servers: 2, Clients: 300, Peers: Real})
+	wantFragments(t, l)
+	for _, d := range []string{"daemon-kill", "node-death", "drain", "leave-join"} {
+		t.Run(d, func(t *testing.T) {
+			if r := run(t, l, d); r.Rehomed != 0 || r.Moved != 0 {
+				t.Errorf("%d clients re-homed, %d moved", r.Rehomed, r.Moved)
+			}
+		})
+	}
+}

@@ -1,0 +1,115 @@
+package peer
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestAccountCountsEachPacketOnce(t *testing.T) {
+	var a account
+	start := time.Unix(0, 0)
+	at := func(ms int) time.Time { return start.Add(time.Duration(ms) * time.Millisecond) }
+	for i := range 10 {
+		if seq := a.send(at(100 * i)); seq != uint64(i) {
+			t.Fatalf("packet %d has number %d", i, seq)
+		}
+	}
+	for _, i := range []uint64{0, 1, 2, 5, 6, 7, 8, 9} {
+		if fresh, late := a.echo(i); !fresh || late {
+			t.Errorf("echo %d: fresh %t late %t", i, fresh, late)
+		}
+	}
+	if fresh, late := a.echo(5); fresh || late {
+		t.Error("a second echo counted")
+	}
+	var lost []time.Time
+	note := func(at time.Time) { lost = append(lost, at) }
+	a.sweep(at(300), note)
+	if !slices.Equal(lost, []time.Time{at(300)}) {
+		t.Errorf("lost %v, want the packet of 300 ms alone", lost)
+	}
+	if _, late := a.echo(3); !late {
+		t.Error("an echo after the verdict is not late")
+	}
+	a.sweep(at(2000), note)
+	if !slices.Equal(lost, []time.Time{at(300), at(400)}) || len(a.out) != 0 {
+		t.Errorf("lost %v, %d left", lost, len(a.out))
+	}
+	if seq := a.send(at(3000)); seq != 10 {
+		t.Errorf("next number %d, want 10", seq)
+	}
+}
+
+func TestMessagesReadBack(t *testing.T) {
+	init := saInit(7, 0, flagInitiator)
+	h, ok := parseHeader(init)
+	if !ok || h.spiI != 7 || h.exchange != exchangeSAInit || h.next != payloadSA {
+		t.Fatalf("IKE_SA_INIT: %+v %t", h, ok)
+	}
+	if offered, ke := groups(h.next, init[ikeHeaderLen:]); !slices.Equal(offered, []uint16{groupMODP2048}) || ke != groupMODP2048 {
+		t.Errorf("groups %v, KE %d", offered, ke)
+	}
+	want := secret{round: 2, rounds: 4, spi: 0x1234567, server: 3}
+	auth := skMessage(header{spiI: 7, spiR: 9, exchange: exchangeAuth, flags: flagResponse, messageID: 2}, want, authRequestSize)
+	h, ok = parseHeader(auth)
+	if !ok || h.next != payloadSK || h.messageID != 2 || len(auth) != authRequestSize {
+		t.Fatalf("IKE_AUTH: %+v %t, %d bytes", h, ok, len(auth))
+	}
+	if got, ok := openSK(h, auth); !ok || got != want {
+		t.Errorf("secret %+v %t, want %+v", got, ok, want)
+	}
+	d := data{spi: 0x100, seq: 1 << 40, server: 2}
+	if got, ok := parseData(d.encode()); !ok || got != d {
+		t.Errorf("data %+v %t, want %+v", got, ok, d)
+	}
+}
+
+func TestResponderRefusesWhatItNeverSaw(t *testing.T) {
+	r := &responder{
+		cfg: ResponderConfig{Number: 1}, sas: map[saKey]*sa{}, bySPI: map[uint32]*sa{},
+		byClient: map[netip.Addr]*sa{}, stray: map[netip.Addr]int{},
+	}
+	from := netip.MustParseAddrPort("198.18.16.1:40000")
+	auth := skMessage(header{spiI: 5, spiR: 6, exchange: exchangeAuth, flags: flagInitiator, messageID: 1}, secret{round: 1, rounds: 1, spi: 999}, 0)
+	if m := r.ike(auth, from, true); m != nil || r.stray[from.Addr()] != 1 {
+		t.Errorf("an IKE_AUTH of nobody was answered, or not counted: %v", r.stray)
+	}
+	probe := saInit(5, 0, flagInitiator)
+	sa := int(binary.BigEndian.Uint16(probe[ikeHeaderLen+2:]))
+	binary.BigEndian.PutUint16(probe[ikeHeaderLen+sa+4:], 1) // KE for a group that is not offered
+	m := r.ike(probe, from, false)
+	h, ok := parseHeader(m)
+	if !ok || h.spiR != 0 || h.next != payloadNotify || binary.BigEndian.Uint16(m[ikeHeaderLen+6:]) != notifyInvalidKE || len(r.sas) != 0 {
+		t.Errorf("probe: answer %x, %d SAs", m, len(r.sas))
+	}
+	m = r.ike(saInit(5, 0, flagInitiator), from, false)
+	if h, ok = parseHeader(m); !ok || h.spiR == 0 || r.halfOpen != 1 {
+		t.Fatalf("IKE_SA_INIT: %+v, %d half-open", h, r.halfOpen)
+	}
+	req := skMessage(header{spiI: 5, spiR: h.spiR, exchange: exchangeAuth, flags: flagInitiator, messageID: 1}, secret{round: 1, rounds: 1, spi: 999}, 0)
+	first := r.ike(req, from, true)
+	if first == nil || !slices.Equal(first, r.ike(req, from, true)) || len(r.byClient) != 1 || r.halfOpen != 0 {
+		t.Errorf("IKE_AUTH: answer %d bytes, %d clients, %d half-open", len(first), len(r.byClient), r.halfOpen)
+	}
+}
+
+func TestForgedPacketsHaveRightChecksums(t *testing.T) {
+	prefix := netip.MustParsePrefix("198.18.128.0/17")
+	for n := range 24 {
+		src := randomIn(prefix)
+		if !prefix.Contains(src) {
+			t.Fatalf("source %s outside %s", src, prefix)
+		}
+		b := forged(n, src, netip.MustParseAddr("203.0.113.10"))
+		udp := b[ipHeaderLen:]
+		if binary.BigEndian.Uint16(udp[6:]) == 0 {
+			continue
+		}
+		if sum := fold(onesSum(udp, onesSum(b[12:20], protoUDP+uint32(len(udp))))); sum != 0xffff {
+			t.Errorf("packet %d: sum %#x", n, sum)
+		}
+	}
+}
