@@ -325,15 +325,15 @@ func (p *Prober) settle(id spi, a answer, err error) {
 // asked, with the SPI drawn for it, counts (RFC 7296, section 2.1).
 func (p *Prober) answered(from netip.AddrPort, data []byte) {
 	a, err := parseAnswer(data, from.Port() == 4500)
-	if err == nil && p.from(a.id) == netip.AddrPortFrom(from.Addr().Unmap(), from.Port()) {
+	if err == nil && p.askedOf(a.id) == netip.AddrPortFrom(from.Addr().Unmap(), from.Port()) {
 		p.settle(a.id, a, nil)
 		return
 	}
 	p.metrics.stray.Inc()
 }
 
-// from tells who was asked with this SPI.
-func (p *Prober) from(id spi) netip.AddrPort {
+// askedOf tells who was asked with this SPI.
+func (p *Prober) askedOf(id spi) netip.AddrPort {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	q, ok := p.asked[id]
