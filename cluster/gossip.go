@@ -126,14 +126,9 @@ func (d delegate) NotifyJoin(n *memberlist.Node) { d.m.setPeer(n, "alive") }
 // NotifyUpdate implements memberlist.EventDelegate.
 func (d delegate) NotifyUpdate(n *memberlist.Node) { d.m.setPeer(n, "alive") }
 
-// NotifyLeave implements memberlist.EventDelegate.
-func (d delegate) NotifyLeave(n *memberlist.Node) {
-	if n.State == memberlist.StateLeft {
-		d.m.setPeer(n, "left")
-	} else {
-		d.m.setPeer(n, "dead")
-	}
-}
+// NotifyLeave implements memberlist.EventDelegate. Whether the node died or
+// left the library does not say here (v0.7.0 leaves Node.State at its zero).
+func (d delegate) NotifyLeave(n *memberlist.Node) { d.m.setPeer(n, "gone") }
 
 func (m *Membership) setPeer(n *memberlist.Node, what string) {
 	id, err := state.ParseNodeID(n.Name)

@@ -71,7 +71,7 @@ type Hints struct {
 type Peer struct {
 	Node  state.NodeID
 	Addr  string
-	State string // "alive", "dead" or "left"
+	State string // "alive" or "gone"
 }
 
 // Limits.
@@ -251,11 +251,38 @@ func (m *Membership) publish(k kind, payload []byte, s *NodeStatus) error {
 	m.mu.Unlock()
 	raw := makeParts(m.cfg.Cluster, m.cfg.Node, m.deps.Key, k, o, payload)
 	m.ledger.put(k, o, payload, raw, s)
+	m.send(raw)
 	for i, r := range raw {
 		m.queue.QueueBroadcast(&broadcast{name: broadcastName(m.cfg.Node, k, i), raw: r})
 	}
 	m.notify()
 	return nil
+}
+
+// send gives parts directly to every live peer. Gossip alone carries one packet
+// a peer and interval, which is too little for a set of nine parts each second;
+// it is there for those that we cannot reach ourselves.
+func (m *Membership) send(raw [][]byte) {
+	m.mu.Lock()
+	list := m.list
+	var to []string
+	for id, p := range m.peers {
+		if p.State == "alive" && id != m.cfg.Node {
+			to = append(to, p.Addr)
+		}
+	}
+	m.mu.Unlock()
+	if list == nil {
+		return
+	}
+	for _, addr := range to {
+		for _, r := range raw {
+			if err := list.SendToAddress(memberlist.Address{Addr: addr}, r); err != nil {
+				m.log.Debug("hint not sent", "addr", addr, "err", err)
+				break
+			}
+		}
+	}
 }
 
 // Hints returns what is known of each committed member that was heard (this

@@ -51,7 +51,7 @@ type BackendActivity struct {
 
 // Form 1 of a status: version (1) | role (1) | plane mode (1) | flags (1) |
 // leader (16) | format, applied, plane applied, generation, raft term, raft
-// last (uvarints) | announced, gateways (count, then IDs) | activity (count,
+// last (uvarints) | announced, willing, gateways (count, IDs) | activity (count,
 // then backend, ESP, SK), all uvarints. What a newer version appends is
 // ignored; a change of what is here needs a new form.
 const statusVersion = 1
