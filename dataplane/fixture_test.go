@@ -3,6 +3,7 @@ package dataplane
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 
@@ -102,6 +103,10 @@ func (b *bench) setHops(t testing.TB, set *table.Set, toServer map[table.Slot]mo
 		b.setRoute(t, client, toClient)
 		return
 	}
+	b.setClientHop(t, toClient, client)
+}
+
+func (b *bench) setClientHop(t testing.TB, toClient model.Hop, client netip.Addr) {
 	var rules bpf.PlaneRules
 	if err := b.coll.Maps["plane_rules"].Lookup(b.control.selector(), &rules); err != nil {
 		t.Fatal(err)
@@ -114,6 +119,8 @@ func (b *bench) setHops(t testing.TB, set *table.Set, toServer map[table.Slot]mo
 	putNextHop(t, b.coll.Maps["next_hop_by_client"], word(client)*0x9e3779b1>>20, v)
 }
 
+// setRoute makes the kernel know a way but no neighbour; to the unspecified
+// address: to all.
 func (b *bench) setRoute(t testing.TB, to netip.Addr, hop model.Hop) {
 	if hop.State != model.NoNeighbour {
 		return
@@ -122,8 +129,11 @@ func (b *bench) setRoute(t testing.TB, to netip.Addr, hop model.Hop) {
 	if exit == 0 {
 		exit = b.real[fixture.Inside]
 	}
-	r := &netlink.Route{LinkIndex: int(exit), Scope: netlink.SCOPE_LINK, MTU: int(hop.MTU),
+	r := &netlink.Route{LinkIndex: int(exit), Scope: netlink.SCOPE_LINK, MTU: int(hop.MTU), MTULock: hop.MTU != 0,
 		Dst: netlink.NewIPNet(to.AsSlice())}
+	if to.IsUnspecified() {
+		r.Dst.Mask = net.CIDRMask(0, 32)
+	}
 	if err := netlink.RouteAdd(r); err != nil {
 		t.Fatal(err)
 	}
@@ -202,6 +212,15 @@ func addressesOf(frame []byte) (src, dst netip.Addr) {
 // compare runs a frame and says where the program differs from want.
 func (b *bench) compare(t testing.TB, frame []byte, ifindex uint32, want model.Decision) string {
 	before := b.reasonCount(t, want.Reason)
+	diff := b.compareOut(t, frame, ifindex, want)
+	if b.reasonCount(t, want.Reason) != before+1 {
+		diff += fmt.Sprintf("not counted as %s\n", want.Reason)
+	}
+	return diff
+}
+
+// compareOut is compare without the counter.
+func (b *bench) compareOut(t testing.TB, frame []byte, ifindex uint32, want model.Decision) string {
 	action, out := run(t, b.coll.Programs["vpnlb"], frame, b.real[ifindex])
 	got := want // what the program does not tell is taken as right
 	got.Out = append([]byte(nil), out...)
@@ -219,11 +238,7 @@ func (b *bench) compare(t testing.TB, frame []byte, ifindex uint32, want model.D
 	if want.Note != nil {
 		got.Note = &model.FragmentNote{Key: want.Note.Key, Fate: b.note(want.Note.Key)}
 	}
-	diff := fixture.Diff(got, want)
-	if b.reasonCount(t, want.Reason) != before+1 {
-		diff += fmt.Sprintf("not counted as %s\n", want.Reason)
-	}
-	return diff
+	return fixture.Diff(got, want)
 }
 
 func (b *bench) reasonCount(t testing.TB, r table.Reason) uint64 {
@@ -268,28 +283,36 @@ func TestFixtures(t *testing.T) {
 			if len(f.Frame) < 14 {
 				t.Skip("the kernel's test run takes no shorter frames")
 			}
-			b.resync(t, f.Set, f.Entries)
-			src, dst := addressesOf(f.Frame)
-			b.source = vipOf(f.Set, src)
-			b.setHops(t, f.Set, f.ToServer, f.ToClient, dst)
-			b.setFragments(t, f.Fragments)
-			if diff := b.compare(t, f.Frame, f.Interface, f.Want); diff != "" {
-				t.Errorf("%s\n%s", f.Description, diff)
-			}
-			client := src
-			if b.source != 0 {
-				client = dst
-			}
-			if client.Is4() {
-				c, s := b.ticks(t, client)
-				if c != f.Want.ClientTick || s != f.Want.ServerTick {
-					t.Errorf("ticks: client %t, server %t; want %t, %t", c, s, f.Want.ClientTick, f.Want.ServerTick)
-				}
+			if err := b.ns.do(func() error { b.check(t, &f); return nil }); err != nil {
+				t.Fatal(err)
 			}
 		})
 	}
 	if len(all) == 0 {
 		t.Fatal("no fixtures")
+	}
+}
+
+// check runs one fixture.
+func (b *bench) check(t *testing.T, f *fixture.Fixture) {
+	b.resync(t, f.Set, f.Entries)
+	src, dst := addressesOf(f.Frame)
+	b.source = vipOf(f.Set, src)
+	b.setHops(t, f.Set, f.ToServer, f.ToClient, dst)
+	b.setFragments(t, f.Fragments)
+	if diff := b.compare(t, f.Frame, f.Interface, f.Want); diff != "" {
+		t.Errorf("%s\n%s", f.Description, diff)
+	}
+	client := src
+	if b.source != 0 {
+		client = dst
+	}
+	if !client.Is4() {
+		return
+	}
+	c, s := b.ticks(t, client)
+	if c != f.Want.ClientTick || s != f.Want.ServerTick {
+		t.Errorf("ticks: client %t, server %t; want %t, %t", c, s, f.Want.ClientTick, f.Want.ServerTick)
 	}
 }
 

@@ -59,6 +59,7 @@ func newNamespace(t testing.TB) {
 		runtime.UnlockOSThread()
 	})
 	sysctl(t, "net/ipv4/ip_forward", "1")
+	sysctl(t, "net/ipv6/conf/default/disable_ipv6", "1") // nobody talks but the test
 	up(t, "lo")
 }
 
