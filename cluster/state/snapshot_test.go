@@ -1,0 +1,153 @@
+package state
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+// settled is a small state with something of everything.
+func settled(t testing.TB) *rig {
+	r := newRig(t)
+	r.join(memberOf(nodeB, "b"))
+	r.join(memberOf(nodeC, "c"))
+	r.ok(RemoveMember{ID: nodeC})
+	ids := r.farm(1, 3)
+	r.ok(PutGateway{Addr: memberOf(NodeID{15: 200}, "x").Addrs[0]})
+	r.ok(OwnGateway{ID: 1, Owner: nodeB})
+	r.ok(AddToken{Hash: [32]byte{8}, Life: time.Hour})
+	r.ok(PutCertificate{Certificate: CertificatePlace{Name: "vpn", Path: "/etc/vpn.pem"}})
+	six := client6(3, 0)
+	six.Class = ClassIKE
+	r.after(90 * time.Second).ok(Learn{Records: []Learned{
+		{Key: client4(1), Backend: ids[0], State: Confirmed},
+		{Key: client4(2), Backend: ids[1], State: EarnedSK},
+		{Key: six, Backend: ids[2], State: EarnedAuth},
+		{Key: client6(4, 4), Backend: ids[2], State: Confirmed},
+		{Key: client4(3), Backend: 99, State: Confirmed},
+	}})
+	r.apply(Envelope{Origin: nodeB, Boot: 2, Sequence: 7, Command: Learn{Records: []Learned{{Key: client4(4), Backend: ids[0], State: EarnedSK}}}})
+	r.refused(RemoveVIP{ID: 1}, Invalid)
+	r.ok(RemoveBackend{ID: ids[1]})
+	return r
+}
+
+func TestSnapshotGolden(t *testing.T) {
+	data := settled(t).snapshot()
+	golden(t, "snapshot", data)
+	m := NewMachine()
+	if err := m.Restore(bytes.NewReader(data)); err != nil {
+		t.Fatal(err)
+	}
+	if m.View().Hash() != settled(t).m.View().Hash() {
+		t.Error("the restored state has another hash")
+	}
+}
+
+func TestRestoreIsTotal(t *testing.T) {
+	r := settled(t)
+	data := r.snapshot()
+	m := NewMachine()
+	if err := m.Restore(iotest.OneByteReader(bytes.NewReader(data))); err != nil {
+		t.Fatal(err)
+	}
+	want := m.View().Hash()
+	for n := range data {
+		if m.Restore(bytes.NewReader(data[:n])) == nil {
+			t.Fatalf("the first %d of %d bytes are accepted", n, len(data))
+		}
+	}
+	for n := range data {
+		bad := slices.Clone(data)
+		bad[n] ^= 0x10
+		if m.Restore(bytes.NewReader(bad)) == nil {
+			t.Fatalf("a flipped bit in byte %d is accepted", n)
+		}
+	}
+	if m.Restore(bytes.NewReader(append(slices.Clone(data), 0))) == nil {
+		t.Error("a byte more is accepted")
+	}
+	newer := slices.Clone(data)
+	newer[7]++
+	if err := m.Restore(bytes.NewReader(newer)); !errors.Is(err, ErrUnknown) {
+		t.Errorf("a newer format: %v", err)
+	}
+	if err := m.Restore(iotest.ErrReader(errors.New("disk"))); err == nil {
+		t.Error("a reader's error is lost")
+	}
+	if m.View().Hash() != want {
+		t.Error("a refused snapshot changed the state")
+	}
+}
+
+// A View stays as it was taken, whatever is applied later.
+func TestViewIsImmutable(t *testing.T) {
+	r := settled(t)
+	v := r.m.View()
+	if r.m.View() != v {
+		t.Error("an unchanged state gives another view")
+	}
+	hash, index := v.Hash(), v.Index()
+	a, _ := v.Affinity(client4(1))
+	r.ok(Forget{Keys: []Key{client4(1), client4(4)}})
+	r.after(time.Minute).ok(Touch{Records: []Touched{{Key: client6(4, 4), Index: a.Index, Heard: true}}})
+	for n := range uint32(3000) {
+		r.do(Learn{Records: []Learned{{Key: client4(1000 + n), Backend: 1, State: Confirmed}}})
+	}
+	r.verdict(3, VerdictDown)
+	r.ok(RemoveBackend{ID: 1, Purge: true})
+	if v.Hash() != hash || v.Index() != index {
+		t.Error("a view changed")
+	}
+	if b, ok := v.Affinity(client4(1)); !ok || a != b {
+		t.Errorf("a record of a view changed to %+v", b)
+	}
+}
+
+func TestWriteFails(t *testing.T) {
+	r, w := io.Pipe()
+	r.CloseWithError(errors.New("disk full"))
+	if _, err := settled(t).m.View().WriteTo(w); err == nil || !strings.Contains(err.Error(), "disk full") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzRestore(f *testing.F) {
+	f.Add(settled(f).snapshot())
+	f.Add(newRig(f).snapshot())
+	f.Add((&rig{t: f, m: NewMachine()}).snapshot())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		// The sum is mended, or nothing behind it would be reached.
+		if n := len(data) - 4; n > 0 {
+			binary.LittleEndian.PutUint32(data[n:], crc32.Checksum(data[:n], castagnoli))
+		}
+		m := NewMachine()
+		if m.Restore(bytes.NewReader(data)) != nil {
+			return
+		}
+		var again bytes.Buffer
+		if _, err := m.View().WriteTo(&again); err != nil || !bytes.Equal(again.Bytes(), data) {
+			t.Fatalf("%x is accepted, but writes %x, %v", data, again.Bytes(), err)
+		}
+		index := m.View().Index()
+		if index == 1<<64-1 {
+			return
+		}
+		all := samples()
+		b := Batch{Stamp: 1 << 60}
+		for i, name := range slices.Sorted(maps.Keys(all)) { // whatever was restored, no command panics
+			b.Envelopes = append(b.Envelopes, Envelope{Origin: NodeID{0x77}, Boot: 1 << 60, Sequence: uint64(i + 1), Command: all[name]})
+		}
+		if _, err := m.Apply(index+1, EncodeBatch(b)); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
