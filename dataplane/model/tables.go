@@ -86,12 +86,13 @@ func FromSet(set *table.Set, env Env) (*Tables, error) {
 	}
 	for i := range set.Backends {
 		b := &set.Backends[i]
-		switch {
-		case b.Slot == 0 || b.Slot > table.MaxSlots || t.bySlot[b.Slot] != nil:
+		if b.Slot == 0 || b.Slot > table.MaxSlots || t.bySlot[b.Slot] != nil {
 			fault("backend %v: slot %d is out of range or taken", b.Addr, b.Slot)
-		case t.vipByIndex[b.VIP] == nil:
+		}
+		if t.vipByIndex[b.VIP] == nil {
 			fault("backend %v: vip %d does not exist", b.Addr, b.VIP)
-		case t.byAddr[b.Addr] != nil || t.vips[b.Addr] != nil:
+		}
+		if t.byAddr[b.Addr] != nil || t.vips[b.Addr] != nil {
 			fault("backend %v: address is taken", b.Addr)
 		}
 		t.bySlot[b.Slot], t.byAddr[b.Addr] = b, b
