@@ -58,6 +58,12 @@ type GatewayFacts struct {
 	SilentFor time.Duration
 }
 
+// VIPFacts is one VIP.
+type VIPFacts struct {
+	Addr netip.Addr
+	Held bool // on lo now
+}
+
 // Facts is all that Decide looks at.
 type Facts struct {
 	Self     state.NodeID
@@ -72,9 +78,9 @@ type Facts struct {
 	Suspended bool
 	Live      []state.NodeID // live, fit members; with Self unless Unfit
 	Gateways  []GatewayFacts
-	VIPs      []netip.Addr
-	// Found are addresses of ours on the interface (gateway-like) and on lo
-	// (VIP-like) that neither Gateways nor VIPs name.
+	VIPs      []VIPFacts
+	// Addresses of ours on the inside interface and on lo that neither Gateways
+	// nor VIPs name.
 	FoundGateways, FoundVIPs []netip.Addr
 }
 

@@ -3,8 +3,10 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
@@ -19,13 +21,18 @@ type Config struct {
 	Lease time.Duration
 }
 
+const defaultLease = time.Second
+
+// pace is how often the Keeper looks.
+const pace = 100 * time.Millisecond
+
 // Deps of a Keeper.
 type Deps struct {
 	// Agreement is asked at every step, ten times a second; it must not block.
 	Agreement func() Agreement
-	Log       *slog.Logger
-	Addresses Addresses // nil: the kernel's
-	Segment   Segment   // nil: ARP on the inside interface
+	Log       *slog.Logger // nil: the default
+	Addresses Addresses    // nil: the kernel's, opened by Run
+	Segment   Segment      // nil: ARP on the inside interface, opened by Run
 }
 
 // Addresses puts addresses on interfaces and takes them away.
@@ -38,6 +45,7 @@ type Addresses interface {
 
 // Segment speaks to the inside segment.
 type Segment interface {
+	MAC() [6]byte
 	Announce(netip.Addr) error // says that the address is here
 	Ask(netip.Addr) error      // asks who has it
 	Answers() <-chan SegmentAnswer
@@ -50,18 +58,30 @@ type SegmentAnswer struct {
 	MAC  [6]byte
 }
 
-// Status of a Keeper.
+// Status of a Keeper. It is not changed once given out.
 type Status struct {
 	CaughtUp  bool
 	Confirmed bool
-	Steps     []Step
-	Err       string // last failed mending, empty if the last one worked
+	Plan      Plan
+	Err       string // of the last step's mending, empty if it worked
 }
 
 // Keeper holds the addresses. Make it with New, then Run.
 type Keeper struct {
-	cfg  Config
-	deps Deps
+	cfg    Config
+	deps   Deps
+	kick   chan struct{}
+	status atomic.Pointer[Status]
+
+	// The rest is Run's alone.
+	watch     *segmentWatch
+	announced map[netip.Addr]*announcement
+	claimed   map[netip.Addr]bool
+	reasons   map[netip.Addr]Reason // as logged last
+	started   time.Time
+	confirmed time.Time // last moment with a leader's word
+	last      time.Time // last step
+	suspended time.Time // end of the last standstill; zero: none since a leader spoke
 }
 
 // New checks and allocates; it does no I/O.
@@ -76,16 +96,167 @@ func New(cfg Config, deps Deps) (*Keeper, error) {
 	if deps.Agreement == nil {
 		errs = append(errs, errors.New("gateway keeper needs the agreement"))
 	}
-	return &Keeper{cfg: cfg, deps: deps}, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = defaultLease
+	}
+	if deps.Log == nil {
+		deps.Log = slog.Default()
+	}
+	k := &Keeper{cfg: cfg, deps: deps, kick: make(chan struct{}, 1), watch: newSegmentWatch(),
+		announced: map[netip.Addr]*announcement{}, claimed: map[netip.Addr]bool{}, reasons: map[netip.Addr]Reason{}}
+	k.status.Store(&Status{})
+	return k, nil
 }
 
 // Run keeps the addresses until ctx ends, and leaves them in place then: a
 // stopping node hands them over through the log first, and a killed one must
-// not take the servers' gateway away.
-func (k *Keeper) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// not take the servers' gateway away. It returns nil when ctx ends.
+func (k *Keeper) Run(ctx context.Context) error {
+	if err := k.open(); err != nil {
+		return fmt.Errorf("keep gateways: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	reading := make(chan error, 1)
+	go func() { reading <- k.deps.Segment.Run(ctx) }()
+	k.watch.own = k.deps.Segment.MAC()
+	k.started = time.Now()
+	k.last = k.started
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			<-reading
+			return nil
+		case err := <-reading:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("read the segment: %w", err)
+		case a := <-k.deps.Segment.Answers():
+			k.watch.heard(a, time.Now())
+			continue
+		case <-tick.C:
+		case <-k.kick:
+		}
+		k.step(time.Now())
+	}
+}
+
+func (k *Keeper) open() error {
+	if k.deps.Addresses == nil {
+		a, err := OpenAddresses(k.cfg.Inside)
+		if err != nil {
+			return err
+		}
+		k.deps.Addresses = a
+	}
+	if k.deps.Segment == nil {
+		s, err := OpenSegment(k.cfg.Inside)
+		if err != nil {
+			return err
+		}
+		k.deps.Segment = s
+	}
+	return nil
+}
 
 // Kick makes the Keeper decide at once instead of at its next step.
-func (k *Keeper) Kick() {}
+func (k *Keeper) Kick() {
+	select {
+	case k.kick <- struct{}{}:
+	default:
+	}
+}
 
 // Status is safe from any goroutine.
-func (k *Keeper) Status() Status { return Status{} }
+func (k *Keeper) Status() Status { return *k.status.Load() }
+
+// step compares what should be with what is, and mends it.
+func (k *Keeper) step(now time.Time) {
+	a := k.deps.Agreement()
+	gateways, vips, err := k.deps.Addresses.Ours()
+	if err != nil { // nothing is known of the interface: change nothing
+		k.status.Store(&Status{CaughtUp: a.CaughtUp, Err: err.Error(), Plan: k.Status().Plan})
+		k.last = now
+		return
+	}
+	f := k.facts(&a, gateways, vips, now)
+	plan := Decide(f)
+	err = k.mend(plan, gateways, vips, now)
+	k.ask(&a, &f, now)
+	s := &Status{CaughtUp: f.CaughtUp, Confirmed: f.Confirmed, Plan: plan}
+	if err != nil {
+		s.Err = err.Error()
+	}
+	if before := k.Status().Err; s.Err != before && s.Err != "" {
+		k.deps.Log.Error("gateway addresses not as they should be", "err", err)
+	}
+	k.status.Store(s)
+	k.last = now
+}
+
+// mend puts the plan into effect. Additions come first: two owners are harmless.
+func (k *Keeper) mend(p Plan, gateways, vips []netip.Addr, now time.Time) error {
+	errs := k.mendKind(p.VIPs, vips, true)
+	errs = append(errs, k.mendKind(p.Gateways, gateways, false)...)
+	for _, s := range p.Gateways {
+		if k.reasons[s.Addr] != s.Reason {
+			k.reasons[s.Addr] = s.Reason
+			k.deps.Log.Info("gateway", "addr", s.Addr, "hold", s.Hold, "announce", s.Announce, "reason", s.Reason.String(), "alarm", s.Alarm)
+		}
+		k.claimed[s.Addr] = s.Claimed
+		if !s.Announce {
+			delete(k.announced, s.Addr)
+			continue
+		}
+		said := k.announced[s.Addr]
+		if said == nil {
+			said = &announcement{since: now}
+			k.announced[s.Addr] = said
+		}
+		if said.due(now) {
+			errs = append(errs, k.deps.Segment.Announce(s.Addr))
+		}
+	}
+	k.forgetRemoved(p)
+	return errors.Join(errs...)
+}
+
+func (k *Keeper) mendKind(steps []Step, held []netip.Addr, vip bool) []error {
+	has := make(map[netip.Addr]bool, len(held))
+	for _, a := range held {
+		has[a] = true
+	}
+	var errs []error
+	for _, s := range steps {
+		if s.Hold && !has[s.Addr] {
+			errs = append(errs, k.deps.Addresses.Add(s.Addr, vip))
+		}
+	}
+	for _, s := range steps {
+		if !s.Hold && has[s.Addr] {
+			errs = append(errs, k.deps.Addresses.Remove(s.Addr, vip))
+		}
+	}
+	return errs
+}
+
+// forgetRemoved keeps the maps as small as the plan.
+func (k *Keeper) forgetRemoved(p Plan) {
+	named := make(map[netip.Addr]bool, len(p.Gateways))
+	for _, s := range p.Gateways {
+		named[s.Addr] = true
+	}
+	for a := range k.reasons {
+		if !named[a] {
+			delete(k.reasons, a)
+			delete(k.claimed, a)
+			delete(k.announced, a)
+		}
+	}
+}
