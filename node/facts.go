@@ -66,9 +66,9 @@ const factsInterval = 100 * time.Millisecond
 func (m *member) runFacts(ctx context.Context) error {
 	announced := false
 	for {
-		facts, limits := m.routeFacts()
-		m.announcer.Update(facts)
-		_ = limits
+		if err := m.announcer.Update(m.routeFacts()); err != nil {
+			return err
+		}
 		if !announced && m.anyAnnounced() {
 			announced = true
 			m.node.notify.ready()
@@ -84,7 +84,7 @@ func (m *member) anyAnnounced() bool {
 }
 
 // routeFacts gathers what each VIP's decision depends on.
-func (m *member) routeFacts() (map[netip.Addr]bgp.Facts, bgp.Limits) {
+func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 	spec := m.spec()
 	limits := m.limits
 	if spec.Settings.Demote > 0 {
@@ -105,9 +105,9 @@ func (m *member) routeFacts() (map[netip.Addr]bgp.Facts, bgp.Limits) {
 				facts.OthersAnnouncing++
 			}
 		}
-		out[v.Addr] = bgp.Facts{Node: node, VIP: facts}
+		out[v.Addr] = bgp.Facts{Node: node, VIP: facts, Limits: limits}
 	}
-	return out, limits
+	return out
 }
 
 func (m *member) nodeFacts() bgp.NodeFacts {

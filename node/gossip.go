@@ -193,7 +193,7 @@ func (m *member) nodeStatus() cluster.NodeStatus {
 			}
 		}
 	}
-	for _, step := range m.keeper.Status().Steps {
+	for _, step := range m.keeper.Status().Plan.Gateways {
 		if step.Gateway != 0 && step.Hold {
 			out.Gateways = append(out.Gateways, step.Gateway)
 		}

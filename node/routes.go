@@ -14,6 +14,7 @@ func (n *Node) routes() {
 	n.get(admin.PathSpec, (*member).specAnswer)
 	n.get(admin.PathAffinityList, (*member).affinityList)
 	n.get(admin.PathAffinityGet, (*member).affinityGet)
+	n.get(admin.PathExplain, (*member).explain)
 
 	admin.Post(n.admin, admin.PathInit, n.initCluster)
 	admin.Stream(n.admin, admin.PathJoin, n.joinCluster)

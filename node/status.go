@@ -167,7 +167,7 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 
 func (m *member) gateways(spec *state.Spec) []admin.Gateway {
 	out := []admin.Gateway{}
-	steps := m.keeper.Status().Steps
+	steps := m.keeper.Status().Plan.Gateways
 	for i := range spec.Gateways {
 		g := &spec.Gateways[i]
 		a := admin.Gateway{ID: uint32(g.ID), Addr: g.Addr}
