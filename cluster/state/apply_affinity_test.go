@@ -240,6 +240,9 @@ func TestExpireIsJudgedAgain(t *testing.T) {
 		t.Error("a record expired that was touched meanwhile")
 	}
 	r.after(40 * time.Minute)
+	if n := r.ok(Expire{Records: dead}); n != 0 {
+		t.Error("a record expired by a proposal older than its last touch")
+	}
 	dead = r.m.View().Expired(r.now, 10)
 	if n := r.ok(Expire{Records: append(dead, dead...)}); n != 1 {
 		t.Errorf("%d expired, want 1", n)
