@@ -19,7 +19,7 @@ import (
 type ToucherDeps struct {
 	View     func() View
 	Proposer Proposer
-	Max      int                   // clients held at most; 0: MaxActive
+	Max      int                   // clients held, evenly in touchShards parts; 0: MaxActive
 	Log      *slog.Logger          // nil: discard
 	Metrics  prometheus.Registerer // nil: none
 }
@@ -112,7 +112,7 @@ func (t *Toucher) hold(a table.Activity, r state.Affinity, now time.Time) {
 	s := t.shard(a.Key)
 	h, known := s[a.Key]
 	if !known || h.backend != r.Backend {
-		if !known && t.count >= t.deps.Max {
+		if !known && len(s) >= (t.deps.Max+touchShards-1)/touchShards {
 			t.evict(s)
 		}
 		if !known {

@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,9 +28,9 @@ func (p *recorder) Propose(_ context.Context, cmds ...state.Command) ([]state.Ou
 func TestJudge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := world{members: 3, servers: []server{{verdict: up, seen: "ddd"}, {verdict: down, seen: "uuu"}, {verdict: up, seen: "uuu"}}}
-		leading := false
+		var leading atomic.Bool
 		p := &recorder{err: errors.New("no leader")}
-		j, err := NewJudge(JudgeDeps{Facts: func() (Facts, bool) { return w.facts(), leading }, Proposer: p})
+		j, err := NewJudge(JudgeDeps{Facts: func() (Facts, bool) { return w.facts(), leading.Load() }, Proposer: p})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -40,7 +41,7 @@ func TestJudge(t *testing.T) {
 		if len(p.calls) != 0 || len(j.Decisions()) != 0 {
 			t.Errorf("a follower judges: %v", p.calls)
 		}
-		leading = true
+		leading.Store(true)
 		time.Sleep(500 * time.Millisecond)
 		synctest.Wait()
 		if len(p.calls) < 2 || len(p.calls[0]) != 2 || len(j.Decisions()) != 3 {
