@@ -114,7 +114,7 @@ func (p *Plane) renderInterfaces(devices []netlink.Link) map[uint32]bpf.PlaneInt
 		own[a.index] = a
 		generic = generic && a.mode == Generic
 	}
-	features, known := p.ns.xdpFeatures()
+	family, haveFamily := p.ns.netdevFamilyID()
 	want := make(map[uint32]bpf.PlaneInterface)
 	for _, ownPass := range []bool{true, false} {
 		for _, d := range devices {
@@ -127,10 +127,15 @@ func (p *Plane) renderInterfaces(devices []netlink.Link) map[uint32]bpf.PlaneInt
 			driver := p.driver(attrs.Index, attrs.Name)
 			v := bpf.PlaneInterface{Ifindex: uint32(attrs.Index), Mtu: uint32(attrs.MTU)}
 			copy(v.Mac[:], attrs.HardwareAddr)
+			var features uint64
+			known := false
+			if haveFamily && !generic {
+				features, known = p.ns.xdpFeatures(family, attrs.Index)
+			}
 			// Generic XDP transmits by the ordinary way, which every device has.
 			// Where the kernel cannot say, an interface that took the program
 			// natively is believed to transmit too.
-			if generic || known && features[attrs.Index]&xdpFeatureTransmit != 0 ||
+			if generic || known && features&xdpFeatureTransmit != 0 ||
 				!known && a != nil && a.mode == Native {
 				v.Flags |= flagTransmit
 			}

@@ -98,39 +98,35 @@ const (
 	xdpFeatureTransmit = 1 << 2 // NETDEV_XDP_ACT_NDO_XMIT
 )
 
-// xdpFeatures asks the kernel which devices transmit XDP frames. ok is false
-// where the kernel cannot say.
-func (n *namespace) xdpFeatures() (features map[int]uint64, ok bool) {
+// netdevFamilyID is the family's number; false where the kernel has none.
+func (n *namespace) netdevFamilyID() (uint16, bool) {
 	family, err := n.netlink.GenlFamilyGet(netdevFamily)
 	if err != nil {
-		return nil, false
+		return 0, false
 	}
-	request := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_DUMP)
+	return family.ID, true
+}
+
+// xdpFeatures asks the kernel what a device can do; false where it cannot say.
+// By device, not by dump: the library takes the first part of this family's dump
+// for the whole.
+func (n *namespace) xdpFeatures(family uint16, index int) (features uint64, ok bool) {
+	request := nl.NewNetlinkRequest(int(family), unix.NLM_F_ACK)
 	request.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_GENERIC: n.generic}
 	request.AddData(&nl.Genlmsg{Command: netdevDevGet, Version: 1})
+	request.AddData(nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(index))))
 	answers, err := request.Execute(unix.NETLINK_GENERIC, 0)
+	if err != nil || len(answers) == 0 || len(answers[0]) < nl.SizeofGenlmsg {
+		return 0, false
+	}
+	attrs, err := nl.ParseRouteAttr(answers[0][nl.SizeofGenlmsg:])
 	if err != nil {
-		return nil, false
+		return 0, false
 	}
-	features = make(map[int]uint64, len(answers))
-	for _, a := range answers {
-		if len(a) < nl.SizeofGenlmsg {
-			continue
+	for _, attr := range attrs {
+		if attr.Attr.Type == netdevAttrFeatures && len(attr.Value) >= 8 {
+			return nl.NativeEndian().Uint64(attr.Value), true
 		}
-		attrs, err := nl.ParseRouteAttr(a[nl.SizeofGenlmsg:])
-		if err != nil {
-			continue
-		}
-		index, value := 0, uint64(0)
-		for _, attr := range attrs {
-			switch {
-			case attr.Attr.Type == netdevAttrIfindex && len(attr.Value) >= 4:
-				index = int(nl.NativeEndian().Uint32(attr.Value))
-			case attr.Attr.Type == netdevAttrFeatures && len(attr.Value) >= 8:
-				value = nl.NativeEndian().Uint64(attr.Value)
-			}
-		}
-		features[index] = value
 	}
-	return features, true
+	return 0, false
 }

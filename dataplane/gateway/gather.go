@@ -69,6 +69,7 @@ func (k *Keeper) noteTime(a *Agreement, now time.Time) {
 	}
 	if now.Sub(k.last) > k.cfg.Lease {
 		k.suspended = now
+		k.watch.forgetOpen() // nobody listened meanwhile: silence proves nothing
 		k.deps.Log.Warn("gateway keeper stood still", "for", now.Sub(k.last))
 	}
 	if k.leaderSpoke(a, now) {

@@ -74,6 +74,13 @@ func (w *segmentWatch) due(a netip.Addr, every time.Duration, now time.Time) boo
 	return true
 }
 
+// forgetOpen takes back all questions that were not answered yet.
+func (w *segmentWatch) forgetOpen() {
+	for _, s := range w.addrs {
+		s.open = time.Time{}
+	}
+}
+
 // forget drops addresses nobody is interested in any more.
 func (w *segmentWatch) forget(keep map[netip.Addr]bool) {
 	for a := range w.addrs {
