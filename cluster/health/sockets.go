@@ -116,4 +116,3 @@ func (p *Prober) takeRefused(conn net.PacketConn) {
 		p.refused(r.Refused())
 	}
 }
-
