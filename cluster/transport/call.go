@@ -20,6 +20,10 @@ import (
 // idleConn is how long an unused RPC connection is kept.
 const idleConn = 30 * time.Second
 
+// callTimeout bounds any call, whatever its context says: longer than an
+// election and a proposal, shorter than somebody would wait.
+const callTimeout = time.Minute
+
 func (t *Transport) newPool() *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, host string) (net.Conn, error) {
@@ -60,7 +64,8 @@ func targetOf(hostport string) (Target, error) {
 // Call makes one RPC. in: nil sends an empty body, []byte is sent as it is,
 // anything else as JSON. out: nil discards the answer, *[]byte takes it as it
 // is, anything else is decoded from JSON. Connections are kept and reused. The
-// call may be delivered twice when a kept connection turns out to be dead.
+// call may be delivered twice when a kept connection turns out to be dead. It
+// ends after a minute, or with ctx.
 //
 // Errors: *StatusError when the peer refused, *RemovedError when it says that
 // this node was removed; anything else means that no answer came.
@@ -68,6 +73,8 @@ func (t *Transport) Call(ctx context.Context, to Target, path string, in, out an
 	if !strings.HasPrefix(path, "/") {
 		return fmt.Errorf("call %s: path does not begin with a slash", path)
 	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	err := roundTrip(ctx, &http.Client{Transport: t.pool, CheckRedirect: noRedirect},
 		"http://"+hostOf(to)+path, in, out, t.cfg.MaxBody)
 	if err != nil {

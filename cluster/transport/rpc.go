@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
 )
@@ -49,8 +48,8 @@ func PeerOf(ctx context.Context) (Peer, bool) {
 
 func (t *Transport) rpcServer(ctx context.Context) *http.Server {
 	s := t.server(ctx, http.HandlerFunc(t.serveRPC))
-	s.ReadTimeout = 30 * time.Second // of a whole request; answers may take as long as their callers wait
-	s.IdleTimeout = 2 * idleConn     // the client's end closes first
+	s.ReadTimeout = callTimeout  // of a request; net/http ends its handler's context with it
+	s.IdleTimeout = 2 * idleConn // the client's end closes first
 	return s
 }
 

@@ -254,7 +254,7 @@ func (t *Transport) serve(ctx context.Context, raw net.Conn, tk *ticket) {
 	if err := tc.HandshakeContext(hs); err != nil {
 		raw.Close()
 		tk.done()
-		t.met.accepted.WithLabelValues("", "refused").Inc()
+		t.met.accepted.WithLabelValues("unknown", "refused").Inc()
 		t.log.Debug("connection refused", "remote", raw.RemoteAddr().String(), "err", err)
 		return
 	}
@@ -319,18 +319,21 @@ func (t *Transport) dial(ctx context.Context, to Target, proto string) (*conn, e
 }
 
 // register makes a connection one that Fence, Reauthorize and the end of Run
-// know of, or refuses it.
+// know of, or refuses it. The member list is asked once more: it may have
+// changed, and Reauthorize gone by, since the handshake.
 func (t *Transport) register(c *conn) error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	switch {
 	case t.closed:
+		t.mu.Unlock()
 		return ErrClosed
 	case c.proto == protoRaft && t.raft.isFenced():
+		t.mu.Unlock()
 		return ErrFenced
 	}
 	t.conns[c] = struct{}{}
-	return nil
+	t.mu.Unlock()
+	return t.authorize(c.peer)
 }
 
 // cutWhere closes the connections that sel chooses, without farewell.

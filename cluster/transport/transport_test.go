@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
@@ -227,6 +226,32 @@ func TestRemovedNodeIsTold(t *testing.T) {
 	})
 }
 
+// A removal that falls between the handshake and the registration of a
+// connection must not be missed.
+func TestRemovalDuringHandshake(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context, w *world) {
+		a := w.start(ctx, addrA, w.admit(state.RoleNode))
+		asked := 0
+		b := w.start(ctx, addrB, w.admit(state.RoleNode), func(_ *Config, d *Deps) {
+			d.Authorize = func(state.NodeID, []byte) error {
+				if asked++; asked > 1 {
+					return errors.New("removed just now")
+				}
+				return nil
+			}
+		})
+		if c, err := a.Raft().Dial(addrB, time.Second); err == nil {
+			if _, err := c.Read(make([]byte, 1)); err == nil {
+				t.Error("the connection stayed")
+			}
+		}
+		synctest.Wait()
+		if asked != 2 || len(b.conns) != 0 {
+			t.Errorf("asked %d times, %d connections", asked, len(b.conns))
+		}
+	})
+}
+
 func TestFence(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context, w *world) {
 		a, b := w.start(ctx, addrA, w.admit(state.RoleNode)), w.start(ctx, addrB, w.admit(state.RoleNode))
@@ -412,40 +437,4 @@ func TestCallAfterRestart(t *testing.T) {
 			t.Errorf("after the restart: %v", err)
 		}
 	})
-}
-
-// On real sockets, where timing and buffers are the kernel's.
-func TestLoopback(t *testing.T) {
-	w := newWorld(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var nodes []*Transport
-	for range 2 {
-		ln, err := Listen(ctx, "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		nodes = append(nodes, w.start(ctx, ln.Addr().String(), w.admit(state.RoleNode), func(_ *Config, d *Deps) {
-			d.Listener, d.Dial = ln, nil
-		}))
-	}
-	a, b := nodes[0], nodes[1]
-	b.HandleRPC("/echo", Bytes(func(_ context.Context, _ Peer, in []byte) ([]byte, error) { return in, nil }))
-	big := bytes.Repeat([]byte("x"), 4<<20)
-	var out []byte
-	if err := a.Call(within(t, ctx, 20*time.Second), Target{Addr: b.cfg.Addr}, "/echo", big, &out); err != nil || !bytes.Equal(out, big) {
-		t.Errorf("echo of %d bytes: %d, %v", len(big), len(out), err)
-	}
-	go acceptOne(b.Raft())
-	c, err := a.Raft().Dial(b.cfg.Addr, 10*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Write([]byte("raft!"))
-	got := make([]byte, 5)
-	if _, err := io.ReadFull(c, got); err != nil || string(got) != "raft!" {
-		t.Errorf("raft: %q, %v", got, err)
-	}
-	c.Close()
-	cancel()
 }
