@@ -19,6 +19,7 @@ type fsm struct {
 	park func(error) // must not block; called once
 
 	machine atomic.Pointer[state.Machine]
+	index   uint64 // last applied command; asking a View for it would publish one per entry
 
 	mu     sync.Mutex
 	parked error // an entry this binary does not know: nothing after it is applied
@@ -74,7 +75,7 @@ func (f *fsm) Apply(l *hraft.Log) any {
 		return err
 	}
 	m := f.machine.Load()
-	if l.Index <= m.View().Index() {
+	if l.Index <= f.index {
 		return errReplayed
 	}
 	a, err := apply(m, l)
@@ -83,6 +84,7 @@ func (f *fsm) Apply(l *hraft.Log) any {
 		f.fail(err)
 		return err
 	}
+	f.index = l.Index
 	f.hub.publish(a.Delta)
 	return a.Outcomes
 }
@@ -115,13 +117,14 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if err := m.Restore(r); err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
-	now, old := m.View(), f.view()
-	if have := old.Spec().ClusterID; !have.IsZero() && now.Spec().ClusterID != have {
+	now := m.View()
+	if have := f.view().Spec().ClusterID; !have.IsZero() && now.Spec().ClusterID != have {
 		return fmt.Errorf("restore snapshot: it is of cluster %s, this is %s", now.Spec().ClusterID, have)
 	}
-	if now.Index() < old.Index() {
+	if now.Index() < f.index {
 		return nil
 	}
+	f.index = now.Index()
 	f.machine.Store(m)
 	f.hub.resync()
 	return nil

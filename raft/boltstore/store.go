@@ -309,7 +309,15 @@ func (s *Store) deleteSome(lo, hi uint64, suffix bool) (done bool, err error) {
 			}
 		}
 		freed, done = size, len(keys) < deleteChunk
-		c := b.Cursor()
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	// Not in the same transaction: bbolt's Last loops for ever over the pages
+	// that the deletes left empty (v1.5.0).
+	err = s.view(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketLog).Cursor()
 		if k, _ := c.First(); k != nil {
 			first = binary.BigEndian.Uint64(k)
 		}
