@@ -2,10 +2,8 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"time"
 
@@ -328,15 +326,9 @@ func (l *Lab) blockProbes(i int, block bool) error {
 
 // flood sends forged packets from addresses where nobody is.
 func (d *drill) flood(ctx context.Context, packets, rate int) error {
-	b, err := json.Marshal(peer.SpoofConfig{VIP: vipAddr, Sources: spoofPrefix, Packets: packets, Rate: rate})
-	if err != nil {
-		return fmt.Errorf("encode spoof configuration: %w", err)
-	}
-	file := d.l.path("spoof.json")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		return fmt.Errorf("write spoof configuration: %w", err)
-	}
-	if err := d.l.start("spoof", roleClient, nil, d.l.st.Options.Binary, "lab-peer", "spoof", file); err != nil {
+	e := &embeddedPeers{l: d.l}
+	cfg := peer.SpoofConfig{VIP: vipAddr, Sources: spoofPrefix, Packets: packets, Rate: rate}
+	if err := e.startPeer("spoof", "spoof", roleClient, cfg); err != nil {
 		return err
 	}
 	return until(ctx, healBound, "the flood to end", func() (bool, error) { return !d.l.st.Processes["spoof"].alive(), nil })

@@ -188,10 +188,12 @@ func PeerMain(kind string, args []string) error {
 		return runPeer(b, func(c peer.ResponderConfig) error { return peer.RunResponder(ctx, c) })
 	case "clients":
 		return runPeer(b, func(c peer.ClientsConfig) error { return peer.RunClients(ctx, c) })
+	case "scatter":
+		return runPeer(b, func(c peer.ScatterConfig) error { return peer.Scatter(ctx, c, os.Stdout) })
 	case "spoof":
 		return runPeer(b, func(c peer.SpoofConfig) error { return peer.Spoof(ctx, c) })
 	}
-	return fmt.Errorf("lab-peer %q: want router, responder, clients or spoof", kind)
+	return fmt.Errorf("lab-peer %q: want router, responder, clients, scatter or spoof", kind)
 }
 
 func runPeer[C any](b []byte, run func(C) error) error {

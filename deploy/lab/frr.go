@@ -27,7 +27,7 @@ func frrSpace(lab string) string { return nsName(lab, roleRouter) }
 // announces.
 var frrConfig = template.Must(template.New("frr").Parse(`frr defaults traditional
 hostname {{.Space}}
-log timestamps precision 3
+log timestamp precision 3
 !
 {{range .Members}}ip route {{$.VIP}}/32 {{.}} {{$.Float}}
 {{end}}!

@@ -48,7 +48,7 @@ bgp:
   router_id: {{.Outside}}
   neighbours:
     - {address: {{.Router}}, asn: {{.RouterASN}}, hold_time: 3s}
-log: {level: debug, format: text}
+log: {level: info, format: text}
 `))
 
 // index gives the number of a node from its name.

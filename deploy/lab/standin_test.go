@@ -301,3 +301,25 @@ func wantFragments(t *testing.T, l *Lab) {
 		}
 	}
 }
+
+func TestStandInScatterSeesOneServerForEachClient(t *testing.T) {
+	l := standInLab(t, Options{Name: "tscatter", Nodes: 3})
+	for _, odd := range []bool{false, true} {
+		if odd { // one node decides otherwise: that must show
+			if err := l.standIn(nodeName(2), 2); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.startScatter(1000, 6, 2000); err != nil {
+			t.Fatal(err)
+		}
+		r, err := l.endScatter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Answered < 990 || r.Answers < 5900 || r.Servers != 3 || (r.Split > 0) != odd {
+			t.Errorf("odd node %t: %+v", odd, r)
+		}
+		t.Logf("odd node %t: %+v", odd, r)
+	}
+}

@@ -254,7 +254,7 @@ func (r *responder) init(h header, b []byte, key saKey) []byte {
 		r.refused++
 		return nil
 	}
-	s := &sa{key: key, spiR: randomSPI(), created: time.Now()}
+	s := &sa{key: key, spiR: spiOf(r.cfg.Number), created: time.Now()}
 	s.initReply = saInit(h.spiI, s.spiR, flagResponse)
 	r.sas[key] = s
 	r.halfOpen++
