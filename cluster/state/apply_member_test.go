@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -214,4 +215,42 @@ func TestOriginsAreBounded(t *testing.T) {
 	if r.m.windows[nodeB] == nil || r.m.windows[NodeID{1, 0}] != nil || r.m.windows[NodeID{1, 2*MaxOrigins - 1}] == nil {
 		t.Error("not the longest silent stranger was forgotten")
 	}
+}
+
+func TestMemberRefusals(t *testing.T) {
+	r := newRig(t)
+	r.join(memberOf(nodeB, "b"))
+	r.ok(AddToken{Hash: [32]byte{5}, Life: time.Hour})
+	change := func(f func(*Member)) Member {
+		n := memberOf(nodeC, "c")
+		f(&n)
+		return n
+	}
+	tests := []struct {
+		name string
+		n    Member
+	}{
+		{"no ID", change(func(n *Member) { n.ID = NodeID{} })},
+		{"no name", change(func(n *Member) { n.Name = "" })},
+		{"no role", change(func(n *Member) { n.Role = 0 })},
+		{"short key", change(func(n *Member) { n.PublicKey = n.PublicKey[:31] })},
+		{"too many addresses", change(func(n *Member) { n.Addrs = make([]netip.Addr, MaxAddrs+1) })},
+		{"invalid address", change(func(n *Member) { n.Addrs = []netip.Addr{{}} })},
+		{"name of another", change(func(n *Member) { n.Name = "b" })},
+		{"cluster address of another", change(func(n *Member) { n.Cluster = "b.example:7950" })},
+		{"key of another", change(func(n *Member) { n.PublicKey = memberOf(nodeB, "b").PublicKey })},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r.t = t
+			r.refused(AdmitMember{Token: [32]byte{5}, Member: tt.n}, Invalid)
+		})
+	}
+	r.t = t
+	r.ok(AdmitMember{Token: [32]byte{5}, Member: memberOf(nodeC, "c")})
+	for n := byte(20); len(r.spec().Members) < MaxMembers; n++ {
+		r.join(memberOf(NodeID{n, 15: n}, fmt.Sprintf("n%d", n)))
+	}
+	r.ok(AddToken{Hash: [32]byte{6}, Life: time.Hour})
+	r.refused(AdmitMember{Token: [32]byte{6}, Member: memberOf(NodeID{77}, "more")}, Full)
 }

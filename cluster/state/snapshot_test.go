@@ -178,3 +178,35 @@ func TestSnapshotOfManyRecords(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Readers in other goroutines never see a state between two entries.
+func TestViewWhileApplying(t *testing.T) {
+	r := settled(t)
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			v, count := r.m.View(), 0
+			for range v.Affinities() {
+				count++
+			}
+			if count != v.Len() || count != v.Spec().Affinities || v.Hash() != v.Hash() {
+				done <- errors.New("a view is torn")
+				return
+			}
+		}
+	}()
+	for n := range uint32(500) {
+		r.ok(Learn{Records: []Learned{{Key: client4(100 + n), Backend: 1, State: Confirmed}}})
+		r.ok(Forget{Keys: []Key{client4(n)}})
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
