@@ -33,7 +33,6 @@ const grace = 100 * time.Millisecond
 type tables struct {
 	coll    *ebpf.Collection
 	control *controlWords
-	serial  uint32
 	flipped time.Time // of the last flip; the start at first, another process may just have flipped
 }
 
