@@ -153,6 +153,7 @@ const statusInterval = 500 * time.Millisecond
 func (m *member) runStatus(ctx context.Context) error {
 	for {
 		m.alive.beat()
+		m.mendKernel()
 		if g := m.gossip.Load(); g != nil {
 			if err := g.SetStatus(m.nodeStatus()); err != nil {
 				m.log.Warn("publish the node's status", "error", err.Error())

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/dataplane"
 	"github.com/vpnlb/vpnlb/dataplane/gateway"
+	"github.com/vpnlb/vpnlb/dataplane/sysctl"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 	"github.com/vpnlb/vpnlb/node/config"
 	"github.com/vpnlb/vpnlb/raft"
@@ -51,6 +53,7 @@ type member struct {
 	toucher   *affinity.Toucher
 	expiry    *affinity.Expiry
 	keeper    *gateway.Keeper
+	kernel    *sysctl.Keeper
 	speaker   *bgp.GoBGP // nil without neighbours
 	announcer *bgp.Announcer
 	contacts  *contacts
@@ -68,9 +71,10 @@ type member struct {
 	leaving  sync.Mutex
 	storedAt time.Time // when the store was last written before this start
 
-	tookOffice atomic.Pointer[time.Time] // of the present leadership
-	keysSeen   uint64                    // the leader duty's: version of the gossip keys, and since when
-	keysSince  time.Time
+	kernelFault atomic.Pointer[string]    // of the last mending of sysctls
+	tookOffice  atomic.Pointer[time.Time] // of the present leadership
+	keysSeen    uint64                    // the leader duty's: version of the gossip keys, and since when
+	keysSince   time.Time
 }
 
 // newMember makes the parts; nothing is opened but what New of a part needs.
@@ -119,6 +123,7 @@ func (m *member) makePlane() (err error) {
 	if m.plane, err = dataplane.New(PlaneConfig(m.cfg), dataplane.Deps{Log: m.log}); err != nil {
 		return err
 	}
+	m.kernel = KernelSettings(m.cfg)
 	m.sync = newSyncer(m.plane, m.view, m.log, func() {})
 	m.keeper, err = gateway.New(gateway.Config{Self: m.self, Inside: m.cfg.Dataplane.Inside},
 		gateway.Deps{Agreement: m.agreement, Log: m.log})
@@ -268,7 +273,7 @@ func (m *member) run(ctx context.Context) error {
 	parts.Wait()
 	closeErr := m.plane.Close()
 	if errors.Is(err, errLeft) {
-		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)))
+		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.kernel.Restore())
 	}
 	var quarantine *raft.QuarantineError
 	if errors.As(err, &quarantine) {
@@ -290,8 +295,32 @@ func (m *member) attach() error {
 		return fmt.Errorf("attach the data plane: %w", err)
 	}
 	m.pinned = pinned
+	m.mendKernel()
 	m.log.Info("data plane attached", "taken_over", pinned.TakenOver, "attached", pinned.Attached, "pinned_index", pinned.Index)
 	return nil
+}
+
+// KernelSettings keeps the sysctls that forwarding needs; their original
+// values lie beside the node's data.
+func KernelSettings(cfg *config.Config) *sysctl.Keeper {
+	return sysctl.New(sysctl.Root, filepath.Join(cfg.DataDir, "sysctl.json"), sysctl.Wanted(cfg.Dataplane.Interfaces()))
+}
+
+// mendKernel sets what is not as it must be. What cannot be set is a warning
+// in status: forwarding may still work.
+func (m *member) mendKernel() {
+	changed, err := m.kernel.Mend()
+	if len(changed) > 0 {
+		m.log.Info("kernel settings changed", "keys", changed)
+	}
+	var text *string
+	if err != nil {
+		s := err.Error()
+		text = &s
+	}
+	if old := m.kernelFault.Swap(text); text != nil && (old == nil || *old != *text) {
+		m.log.Warn("kernel settings", "error", *text)
+	}
 }
 
 // runRaft runs consensus. When it has to go off (a hung disk, an entry of a

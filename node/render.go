@@ -45,13 +45,12 @@ func Render(spec *state.Spec) *table.Set {
 	return set
 }
 
-// vipPlaces gives each VIP a place in the data plane's array. Places follow
-// the IDs: a VIP keeps its place as long as no VIP with a lower ID goes, and
-// the whole table is written anew with every set, so nothing else depends on it.
+// vipPlaces gives each VIP's place in the data plane's array: agreed when it
+// was added, and its own until it goes.
 func vipPlaces(vips []state.VIP) map[state.VIPID]uint8 {
 	place := make(map[state.VIPID]uint8, len(vips))
 	for i := range vips {
-		place[vips[i].ID] = uint8(i) // MaxVIPs is 16
+		place[vips[i].ID] = vips[i].Place
 	}
 	return place
 }

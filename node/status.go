@@ -193,6 +193,9 @@ func (m *member) warnings(st *admin.Status) []string {
 	if f := m.sync.failure.Load(); f != nil {
 		add("%s", *f)
 	}
+	if f := m.kernelFault.Load(); f != nil {
+		add("kernel settings: %s", *f)
+	}
 	if m.sync.full.Load() {
 		add("the affinity table is full (%d entries): clients without a record are forwarded by Maglev; raise dataplane.max_clients", st.MaxClients)
 	}

@@ -89,6 +89,9 @@ func (c *cli) plane() *cobra.Command {
 			if err := dataplane.Detach(node.PlaneConfig(cfg)); err != nil {
 				return err
 			}
+			if err := node.KernelSettings(cfg).Restore(); err != nil {
+				return err
+			}
 			fmt.Fprintln(cmd.OutOrStdout(), "detached: nothing is forwarded by this node until 'vpnlb serve' attaches again")
 			return nil
 		},

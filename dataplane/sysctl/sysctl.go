@@ -1,0 +1,180 @@
+// Package sysctl sets, verifies and restores the kernel settings that
+// forwarding through a data interface needs. It knows nothing of the data
+// plane: names in, values out, by the files below /proc/sys/net.
+//
+// Why each is needed:
+//
+//   - forwarding: the kernel's FIB answers the XDP program only on interfaces
+//     that forward, and it takes over packets whose next hop is not resolved yet.
+//   - accept_local: such a packet of the return path has the VIP, an address of
+//     this host, as its source; without it the kernel drops it as a martian
+//     without a counter.
+//   - rp_filter 0 or 2: the reverse path of a client leads outside, whichever
+//     arm its packet came in by.
+//   - send_redirects: on a shared segment the kernel would teach a server a way
+//     around the cluster.
+//   - arp_ignore, arp_announce: the VIP lies on lo of every node; none may answer
+//     for it, or use it as a source of ARP, where a node's subnet contains it.
+package sysctl
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Root is where the kernel shows its settings. A process in a network
+// namespace sees the namespace's own below net.
+const Root = "/proc/sys"
+
+// Setting is one wanted value.
+type Setting struct {
+	Key   string   // path below Root, "net/ipv4/conf/eth0/forwarding"
+	Value string   // to be written
+	Also  []string // other values that are as good and are left alone
+}
+
+// Wanted lists the settings for the given data interfaces, IPv4. "all" stands
+// beside them because the kernel combines both.
+func Wanted(interfaces []string) []Setting {
+	var out []Setting
+	conf := func(name, key, value string, also ...string) {
+		out = append(out, Setting{Key: "net/ipv4/conf/" + name + "/" + key, Value: value, Also: also})
+	}
+	// rp_filter and send_redirects: the kernel takes the larger (or either) of
+	// "all" and the interface's own.
+	conf("all", "rp_filter", "0", "2")
+	conf("all", "send_redirects", "0")
+	for _, name := range interfaces {
+		conf(name, "forwarding", "1")
+		conf(name, "accept_local", "1")
+		conf(name, "rp_filter", "0", "2")
+		conf(name, "send_redirects", "0")
+		conf(name, "arp_ignore", "1", "2")
+		conf(name, "arp_announce", "2")
+	}
+	return out
+}
+
+// Keeper holds settings at their wanted values.
+type Keeper struct {
+	root   string
+	saved  string // file of the values found first, for Restore
+	wanted []Setting
+}
+
+// New does no I/O. saved is the file that remembers the original values over
+// restarts; it is made by the first Mend.
+func New(root, saved string, wanted []Setting) *Keeper {
+	return &Keeper{root: root, saved: saved, wanted: wanted}
+}
+
+// Mend writes every setting that is not as wanted and returns the keys it
+// changed. Whatever can be set is set; the error names all that cannot.
+// Level-triggered: call it again and again.
+func (k *Keeper) Mend() (changed []string, err error) {
+	var errs []error
+	var wrong []Setting
+	found := make(map[string]string)
+	for _, s := range k.wanted {
+		now, err := k.read(s.Key)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if now != s.Value && !slices.Contains(s.Also, now) {
+			found[s.Key] = now
+			wrong = append(wrong, s)
+		}
+	}
+	if len(wrong) > 0 {
+		if err := k.save(found); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, s := range wrong {
+		if err := os.WriteFile(filepath.Join(k.root, s.Key), []byte(s.Value), 0); err != nil {
+			errs = append(errs, fmt.Errorf("set %s to %s: %w", name(s.Key), s.Value, err))
+			continue
+		}
+		changed = append(changed, s.Key)
+	}
+	return changed, errors.Join(errs...)
+}
+
+// Restore puts back what Mend changed since the saved file was made, and
+// removes that file. Interfaces that are gone are no error.
+func (k *Keeper) Restore() error {
+	before, err := k.load()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for key, value := range before {
+		err := os.WriteFile(filepath.Join(k.root, key), []byte(value), 0)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("restore %s to %s: %w", name(key), value, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := os.Remove(k.saved); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget the restored settings: %w", err)
+	}
+	return nil
+}
+
+func name(key string) string { return strings.ReplaceAll(key, "/", ".") }
+
+func (k *Keeper) read(key string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(k.root, key))
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", name(key), err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func (k *Keeper) load() (map[string]string, error) {
+	out := make(map[string]string)
+	b, err := os.ReadFile(k.saved)
+	if errors.Is(err, os.ErrNotExist) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the saved settings: %w", err)
+	}
+	if err := json.Unmarshal(b, &out); err != nil {
+		return nil, fmt.Errorf("read the saved settings in %s: %w", k.saved, err)
+	}
+	return out, nil
+}
+
+// save adds values found now; the first one found is the original.
+func (k *Keeper) save(found map[string]string) error {
+	before, err := k.load()
+	if err != nil {
+		return err
+	}
+	for key, value := range found {
+		if _, ok := before[key]; !ok {
+			before[key] = value
+		}
+	}
+	b, err := json.MarshalIndent(before, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the saved settings: %w", err)
+	}
+	tmp := k.saved + ".new"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return fmt.Errorf("save the original settings: %w", err)
+	}
+	if err := os.Rename(tmp, k.saved); err != nil {
+		return fmt.Errorf("save the original settings: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,90 @@
+package sysctl
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// fakeRoot makes the files of the settings with values as a fresh kernel has.
+func fakeRoot(t *testing.T, wanted []Setting, value string) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, s := range wanted {
+		p := filepath.Join(root, s.Key)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(value+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func value(t *testing.T, root, key string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(root, key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func TestMendAndRestore(t *testing.T) {
+	wanted := Wanted([]string{"eth0", "eth1"})
+	root := fakeRoot(t, wanted, "7")
+	k := New(root, filepath.Join(t.TempDir(), "sysctl.json"), wanted)
+	changed, err := k.Mend()
+	if err != nil || len(changed) != len(wanted) {
+		t.Fatalf("Mend changed %d of %d: %v", len(changed), len(wanted), err)
+	}
+	for _, s := range wanted {
+		if got := value(t, root, s.Key); got != s.Value {
+			t.Errorf("%s is %s, want %s", s.Key, got, s.Value)
+		}
+	}
+	if changed, err := k.Mend(); err != nil || len(changed) != 0 {
+		t.Errorf("a second Mend changed %v: %v", changed, err)
+	}
+	// Somebody else's change is mended, but is not the original.
+	key := wanted[2].Key
+	if err := os.WriteFile(filepath.Join(root, key), []byte("9"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := k.Mend(); err != nil || len(changed) != 1 {
+		t.Errorf("Mend after a foreign change: %v, %v", changed, err)
+	}
+	if err := k.Restore(); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range wanted {
+		if got := value(t, root, s.Key); got != "7" {
+			t.Errorf("%s restored to %s, want 7", s.Key, got)
+		}
+	}
+}
+
+func TestMendLeavesEquivalents(t *testing.T) {
+	wanted := []Setting{{Key: "net/ipv4/conf/eth0/rp_filter", Value: "0", Also: []string{"2"}}}
+	root := fakeRoot(t, wanted, "2")
+	k := New(root, filepath.Join(t.TempDir(), "sysctl.json"), wanted)
+	if changed, err := k.Mend(); err != nil || len(changed) != 0 {
+		t.Errorf("loose reverse path filtering was changed: %v, %v", changed, err)
+	}
+}
+
+func TestMendNamesWhatIsMissing(t *testing.T) {
+	wanted := Wanted([]string{"eth0"})
+	root := fakeRoot(t, wanted, "7")
+	more := append(wanted, Setting{Key: "net/ipv4/conf/gone/forwarding", Value: "1"})
+	k := New(root, filepath.Join(t.TempDir(), "sysctl.json"), more)
+	changed, err := k.Mend()
+	if err == nil || !strings.Contains(err.Error(), "net.ipv4.conf.gone.forwarding") {
+		t.Errorf("error %v does not name the missing key", err)
+	}
+	if len(changed) != len(wanted) {
+		t.Errorf("changed %d, want all %d others", len(changed), len(wanted))
+	}
+}
