@@ -145,7 +145,7 @@ const (
 	// gathered into the next entry.
 	maxEntries = 8
 	// maxEntryWeight bounds one entry: commands plus 1 for each 16 records.
-	maxEntryWeight = 1024
+	maxEntryWeight = 512
 	// maxDeltas wait for one watcher; beyond it the watcher must resync.
 	maxDeltas = 1024
 	// maxAppend is raft's MaxAppendEntries.

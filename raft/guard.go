@@ -129,7 +129,7 @@ type logs struct {
 var _ hraft.CommitTrackingLogStore = logs{}
 
 // cachedEntries stay in memory for followers that are not far behind.
-const cachedEntries = 512
+const cachedEntries = 256
 
 func newLogs(g *guard) (logs, error) {
 	c, err := hraft.NewLogCache(cachedEntries, g)

@@ -286,7 +286,7 @@ func (r *Replica) send(entry []*submission, slots <-chan struct{}) bool {
 	r.metrics.batch.Observe(float64(len(b.Envelopes)))
 	start := time.Now()
 	id := r.watchdog.begin()
-	f := rt.Apply(state.EncodeBatch(b), r.cfg.FenceAfter)
+	f := rt.Apply(state.EncodeBatch(b), 2*r.cfg.FenceAfter) // longer than the watchdog's patience
 	r.watchdog.accepted(id)
 	go func() {
 		err := f.Error()

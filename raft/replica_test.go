@@ -192,6 +192,34 @@ func TestRestartReplaysAlone(t *testing.T) {
 	})
 }
 
+// A crash leaves the store as it was at the last write: what is known to be
+// committed lags by a tick at most.
+func TestCrashReplaysToTheLastTick(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.boot("a", "b", "c")
+		for range 20 {
+			c.bump(c.leader())
+		}
+		time.Sleep(3 * time.Second)
+		n := c.others(c.leader())[0]
+		b, err := os.ReadFile(filepath.Join(c.dir, n.name, storeName)) // idle: a whole file
+		if err != nil {
+			t.Fatal(err)
+		}
+		index := n.View().Index()
+		n.stop()
+		os.WriteFile(filepath.Join(c.dir, n.name, storeName), b, 0o600)
+		c.net.Isolate(n.addr)
+		n = c.start(n.name)
+		if s := n.Status(); s.Restored.Index+2 < index || budget(n) != 20 || len(s.Servers) != 3 {
+			t.Errorf("restored %+v, was at %d, budget %d", s.Restored, index, budget(n))
+		}
+		c.net.Rejoin(n.addr)
+		c.bump(c.leader())
+		c.equal()
+	})
+}
+
 // A power cut takes all nodes at once: they must elect from what is on the disk.
 func TestWholeClusterRestarts(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {

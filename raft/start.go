@@ -119,9 +119,15 @@ func (r *Replica) startRaft(g *guard, snaps hraft.SnapshotStore, hlog *logger) (
 		return err
 	}
 	r.mu.Lock()
-	r.raft, r.stream, r.trans, r.notify, r.running = rt, st, trans, notify, true
+	r.raft, r.stream, r.trans, r.notify = rt, st, trans, notify
+	r.running = r.parked == ""
+	parked := !r.running
 	r.mu.Unlock()
 	g.armed.Store(true)
+	if parked { // raft met an entry it does not know before this node knew raft
+		r.closeStream()
+		go rt.Shutdown()
+	}
 	return nil
 }
 
