@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -178,6 +180,25 @@ func (p *Plane) adopt() error {
 		}
 		a.old = false
 		p.log.Info("took over interface", "interface", a.name)
+	}
+	return p.dropLeftovers()
+}
+
+// dropLeftovers takes the program off interfaces that are no longer configured.
+func (p *Plane) dropLeftovers() error {
+	names, err := os.ReadDir(p.cfg.PinDir)
+	if err != nil {
+		return fmt.Errorf("read pin directory: %w", err)
+	}
+	for _, n := range names {
+		name, ok := strings.CutPrefix(n.Name(), "link_")
+		if !ok || slices.ContainsFunc(p.cfg.Interfaces, func(c InterfaceConfig) bool { return c.Name == name }) {
+			continue
+		}
+		if err := os.Remove(p.linkPin(name)); err != nil {
+			return fmt.Errorf("take program off %s: %w", name, err)
+		}
+		p.log.Info("took the program off an interface that is not configured", "interface", name)
 	}
 	return nil
 }

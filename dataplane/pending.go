@@ -139,13 +139,12 @@ func (p *proofs) answer(k table.Key, e table.Evidence, a table.Answer) error {
 	if err != nil {
 		return fmt.Errorf("take pending proof: %w", err)
 	}
-	switch {
-	case v.QuietUntil != 0: // answered before
-	case table.Slot(v.Slot) != e.Slot || table.Slot(v.Saw) != e.Saw ||
-		table.Confirmation(v.Level) > e.Level || v.Opening != 0 && !e.Opening:
-	case a != table.Refused:
-		return nil
-	default:
+	grown := table.Slot(v.Slot) != e.Slot || table.Slot(v.Saw) != e.Saw ||
+		table.Confirmation(v.Level) > e.Level || v.Opening != 0 && !e.Opening
+	if !grown {
+		if a != table.Refused {
+			return nil
+		}
 		if v.QuietUntil, err = p.clock.after(quietTime); err != nil {
 			return err
 		}

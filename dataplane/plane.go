@@ -57,12 +57,13 @@ type Plane struct {
 	set      atomic.Pointer[table.Set] // what the maps hold; nil before Resync
 	full     atomic.Uint64
 	entries  atomic.Int64
+	held     atomic.Pointer[bpf.PlaneMeta] // copy of meta for readers
+	synced   atomic.Bool
 
 	writer     sync.Mutex // one writer of tables, entries and meta
 	tables     *tables
 	affinities *affinities
 	meta       bpf.PlaneMeta
-	synced     bool
 
 	status      sync.Mutex // the fields of attachments
 	attachments []*attachment
@@ -148,7 +149,7 @@ func (p *Plane) open(clusterID [16]byte, out *Pinned) (err error) {
 		}
 		p.affinities.count += len(b.keys)
 	}
-	p.entries.Store(int64(p.affinities.count))
+	p.publish()
 	p.proofs = newProofs(p.coll.Maps["pending_proofs"], p.clock, p.evidence)
 	if err := p.readInterfaces(); err != nil {
 		return err
@@ -199,7 +200,7 @@ func (p *Plane) sweepAll(ctx context.Context) {
 func (p *Plane) Apply(d table.Delta) error {
 	p.writer.Lock()
 	defer p.writer.Unlock()
-	if !p.attached.Load() || !p.synced {
+	if !p.attached.Load() || !p.synced.Load() {
 		return ErrNotSynced
 	}
 	if d.Index < p.meta.Index {
@@ -265,7 +266,7 @@ func (p *Plane) Resync(set *table.Set, entries iter.Seq[table.Entry]) error {
 	if err := p.stamp(set.Index, set); err != nil {
 		return err
 	}
-	p.synced = true
+	p.synced.Store(true)
 	if err := p.adoptLocked(); err != nil {
 		return err
 	}
@@ -312,6 +313,8 @@ func (p *Plane) stamp(index uint64, set *table.Set) error {
 func (p *Plane) publish() {
 	p.full.Store(p.affinities.full)
 	p.entries.Store(int64(p.affinities.count))
+	meta := p.meta
+	p.held.Store(&meta)
 }
 
 // Evidence delivers what servers' packets proved, within 10 ms. Evidence that
@@ -339,9 +342,8 @@ func (p *Plane) Status() Status {
 	if !p.attached.Load() {
 		return Status{}
 	}
-	p.writer.Lock()
-	s := Status{Attached: true, Synced: p.synced, Index: p.meta.Index, Generation: p.meta.Generation}
-	p.writer.Unlock()
+	held := p.held.Load()
+	s := Status{Attached: true, Synced: p.synced.Load(), Index: held.Index, Generation: held.Generation}
 	s.Entries, s.Capacity = int(p.entries.Load()), int(p.affinities.m.MaxEntries())
 	s.HZ, s.HZSource = int(p.clock.hz), p.clock.hzSource
 	s.Interfaces = p.interfaceStatus()
@@ -417,6 +419,9 @@ func (p *Plane) release() {
 		}
 	}
 	p.attachments = nil
+	clear(p.interfaces)
+	p.set.Store(nil)
+	p.synced.Store(false)
 	if p.control != nil {
 		p.control.Close()
 		p.control = nil

@@ -244,6 +244,22 @@ func TestRestartTakesOver(t *testing.T) {
 	}
 }
 
+func TestUnconfiguredInterfaceIsLeft(t *testing.T) {
+	p, dir := newSmallPlane(t)
+	newVeth(t, "other", "otherp", [6]byte{2, 0, 0, 0, 1, 9})
+	mustResync(t, p, farm(t, 100), nil)
+	p.Close()
+	q := newPlane(t, dir, "other")
+	attachPlane(t, q)
+	if _, err := os.Stat(dir + "/link_leg"); err != nil {
+		t.Fatalf("attach took the program off: %v", err)
+	}
+	mustResync(t, q, farm(t, 101), nil)
+	if _, err := os.Stat(dir + "/link_leg"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("program is still on an interface that is not configured: %v", err)
+	}
+}
+
 func TestDetachRemovesAll(t *testing.T) {
 	p, dir := newSmallPlane(t)
 	mustResync(t, p, farm(t, 100), nil)
