@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,6 +85,7 @@ func (m *member) runContacts(ctx context.Context) error {
 	for {
 		spec := m.spec()
 		m.contacts.keep(spec.Members)
+		m.followMembers(spec)
 		for id, p := range peers {
 			if other, ok := spec.MemberByID(id); !ok || other.Cluster != p.addr {
 				p.cancel()
@@ -106,6 +108,23 @@ func (m *member) runContacts(ctx context.Context) error {
 			}
 			return nil
 		}
+	}
+}
+
+// followMembers closes the connections of who is a member no more, and lets
+// gossip know who is new.
+func (m *member) followMembers(spec *state.Spec) {
+	ids := make([]state.NodeID, 0, len(spec.Members))
+	for i := range spec.Members {
+		ids = append(ids, spec.Members[i].ID)
+	}
+	if slices.Equal(ids, m.lastMembers) {
+		return
+	}
+	m.lastMembers = ids
+	m.transport.Reauthorize()
+	if g := m.gossip.Load(); g != nil {
+		g.Rejoin()
 	}
 }
 

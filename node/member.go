@@ -71,6 +71,7 @@ type member struct {
 	leaving  sync.Mutex
 	storedAt time.Time // when the store was last written before this start
 
+	lastMembers []state.NodeID            // the contacts goroutine's
 	kernelFault atomic.Pointer[string]    // of the last mending of sysctls
 	tookOffice  atomic.Pointer[time.Time] // of the present leadership
 	keysSeen    uint64                    // the leader duty's: version of the gossip keys, and since when

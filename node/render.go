@@ -17,11 +17,12 @@ func Render(spec *state.Spec) *table.Set {
 		HashKey:    spec.HashKey,
 		TableSize:  spec.TableSize,
 	}
-	place := vipPlaces(spec.VIPs)
+	place := make(map[state.VIPID]uint8, len(spec.VIPs))
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
+		place[v.ID] = v.Place
 		set.VIPs = append(set.VIPs, table.VIP{
-			Index:       place[v.ID],
+			Index:       v.Place,
 			Addr:        v.Addr,
 			ClientBits:  v.ClientBits,
 			Passthrough: v.SSTP == state.SSTPPassthrough,
@@ -43,16 +44,6 @@ func Render(spec *state.Spec) *table.Set {
 	}
 	set.NotReturn = notReturn(spec)
 	return set
-}
-
-// vipPlaces gives each VIP's place in the data plane's array: agreed when it
-// was added, and its own until it goes.
-func vipPlaces(vips []state.VIP) map[state.VIPID]uint8 {
-	place := make(map[state.VIPID]uint8, len(vips))
-	for i := range vips {
-		place[vips[i].ID] = vips[i].Place
-	}
-	return place
 }
 
 // notReturn lists the destinations whose packets from a server are no replies
