@@ -29,7 +29,7 @@ func (t *tally) pool(vip state.VIPID, class state.Class) []*verdictCase {
 func (t *tally) panicPool(pool []*verdictCase) {
 	down := 0
 	for _, c := range pool {
-		if c.after() == state.VerdictDown {
+		if t.down(c) {
 			down++
 		}
 	}
@@ -41,7 +41,7 @@ func (t *tally) panicPool(pool []*verdictCase) {
 		}
 	}
 	for _, c := range pool {
-		if c.takes() && c.after() != state.VerdictDown {
+		if c.takes() && c.after() != state.VerdictDown && (c.carried || !t.down(c)) {
 			return
 		}
 	}
@@ -50,6 +50,12 @@ func (t *tally) panicPool(pool []*verdictCase) {
 			c.to, c.reason = state.VerdictUnknown, HeldNeverEmpty
 		}
 	}
+}
+
+// down reports whether a server would be down, or is about to be: a majority
+// misses it already.
+func (t *tally) down(c *verdictCase) bool {
+	return c.after() == state.VerdictDown || c.to == state.VerdictUnknown && c.failing >= t.majority()
 }
 
 // after is the verdict once the proposal is applied.

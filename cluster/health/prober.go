@@ -124,12 +124,14 @@ func (p *Prober) SetTargets(ts []Target, timing Timing) {
 	p.timing = timing
 	next := make(map[state.BackendID]*target, len(ts))
 	now := time.Now()
+	news := false
 	for _, t := range ts[:min(len(ts), MaxTargets)] {
 		t.Addr = t.Addr.Unmap()
 		if was := p.targets[t.Backend]; was != nil && was.Addr == t.Addr {
 			next[t.Backend] = was
 			continue
 		}
+		news = true
 		n := &target{Target: t}
 		for i := range n.ports { // spread new ones over the interval
 			n.ports[i].next = now.Add(rand.N(timing.Interval))
@@ -141,9 +143,11 @@ func (p *Prober) SetTargets(ts []Target, timing Timing) {
 			delete(p.asked, id)
 		}
 	}
+	if news || len(next) != len(p.targets) {
+		poke(p.changed)
+	}
 	p.targets = next
 	poke(p.wake)
-	poke(p.changed)
 }
 
 // Changed receives when an opinion or the set of targets has changed:

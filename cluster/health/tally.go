@@ -74,6 +74,11 @@ const (
 	PanicWindow = 10 * time.Second
 )
 
+// failingMisses in a row make a server count for the panic rule before it is
+// down: when a probe path breaks, servers do not reach their third miss at the
+// same time, and the first must not fall because the others are a second late.
+const failingMisses = 2
+
 // Decide judges every class of every backend of which anything is known. It is
 // pure. The order is that of the spec's backends, then classes.
 func Decide(f Facts) []Decision {
@@ -121,6 +126,7 @@ type verdictCase struct {
 	void    bool
 	reason  Reason
 	carried bool // a fresh observer counted its packets within PanicWindow
+	failing int  // fresh observers that see it down or on its way there
 }
 
 func (c *verdictCase) health() state.Health { return c.backend.Health[c.class-1] }
@@ -216,6 +222,9 @@ func (t *tally) count(c *verdictCase) (quiet time.Duration) {
 			c.votes.Down++
 		case OpinionNeutral:
 			c.votes.Neutral++
+		}
+		if s.Opinion == OpinionDown || s.Misses >= min(failingMisses, timing.DownAfter) {
+			c.failing++
 		}
 		c.votes.Returned = c.votes.Returned || s.Returned && s.Quiet+o.Age <= VetoWindow
 		c.carried = c.carried || s.Returned && s.Quiet+o.Age <= PanicWindow

@@ -23,7 +23,7 @@ type world struct {
 
 type server struct {
 	verdict  state.Verdict
-	seen     string // one letter a member: u up, d down, n neutral, ? unknown, - no observation
+	seen     string // one letter a member: u up, f up but missed twice, d down, n neutral, ? unknown, - no observation
 	returned string // one letter a member: y within VetoWindow, l within PanicWindow, anything else no
 	quiet    time.Duration
 	admin    state.AdminState // default: enabled
@@ -67,13 +67,16 @@ func (w world) facts() Facts {
 		b.Health[state.ClassIKE-1] = h
 		s.Backends = append(s.Backends, b)
 		for m, c := range v.seen {
-			op, ok := map[rune]Opinion{'u': OpinionUp, 'd': OpinionDown, 'n': OpinionNeutral, '?': OpinionUnknown}[c]
+			op, ok := map[rune]Opinion{'u': OpinionUp, 'd': OpinionDown, 'n': OpinionNeutral, '?': OpinionUnknown, 'f': OpinionUp}[c]
 			if !ok || m >= w.members {
 				continue
 			}
 			r := Seen{Backend: b.ID, Class: state.ClassIKE, Opinion: op, Quiet: time.Hour}
-			if op == OpinionDown {
+			switch c {
+			case 'd':
 				r.Misses = 9
+			case 'f':
+				r.Misses = 2
 			}
 			if v.quiet != 0 {
 				r.Quiet = v.quiet
@@ -208,6 +211,7 @@ func TestDecidePanic(t *testing.T) {
 	carrying := server{verdict: up, seen: "ddd", returned: "--l"}
 	fine := server{verdict: up, seen: "uuu"}
 	gone := server{verdict: down, seen: "ddd"}
+	failing := server{verdict: up, seen: "fff"}
 	with := func(s server, f func(*server)) server { f(&s); return s }
 	for _, c := range []struct {
 		name    string
@@ -230,6 +234,9 @@ func TestDecidePanic(t *testing.T) {
 		{"an unknown one does", []server{dead, with(fine, func(s *server) { s.verdict = unknown; s.seen = "nnn" })}, []Reason{ReasonDown, HeldNoMajority}},
 		{"an offline one counts for nothing", []server{dead, fine, with(dead, func(s *server) { s.admin = state.AdminOffline }),
 			with(carrying, func(s *server) { s.admin = state.AdminOffline })}, []Reason{ReasonDown, HeldAgreed, ReasonDown, ReasonDown}},
+		{"the first to fall while the others are a miss away", []server{carrying, failing, failing}, []Reason{HeldPanic, HeldAgreed, HeldAgreed}},
+		{"the same at night", []server{dead, failing, failing}, []Reason{HeldNeverEmpty, HeldAgreed, HeldAgreed}},
+		{"one of the others is fine", []server{dead, failing, fine, fine}, []Reason{ReasonDown, HeldAgreed, HeldAgreed, HeldAgreed}},
 		{"pools are apart", []server{with(carrying, func(s *server) { s.vip = 1 }), with(fine, func(s *server) { s.vip = 2 }), with(fine, func(s *server) { s.vip = 2 })},
 			[]Reason{HeldPanic, HeldAgreed, HeldAgreed}},
 	} {
