@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vpnlb/vpnlb/deploy/lab/peer"
 )
 
 // binary builds vpnlb once for a test, or takes the one that the environment
@@ -100,6 +102,43 @@ func TestLabEmbeddedDrills(t *testing.T) {
 	wantFragments(t, l)
 	for _, d := range Drills() {
 		t.Run(d.Name, func(t *testing.T) { run(t, l, d.Name) })
+	}
+}
+
+// TestLabNewClientsOnAllNodes sends several openings of thousands of unknown
+// clients at once through all nodes: every client has one server while no
+// table change is in flight, and the cost of one that is, is counted.
+func TestLabNewClientsOnAllNodes(t *testing.T) {
+	const clients, ports, rate = 4000, 6, 1500
+	l := up(t, Options{Name: "tnew", Clients: 30})
+	look := func(during func()) peer.ScatterResult {
+		t.Helper()
+		if err := l.startScatter(clients, ports, rate); err != nil {
+			t.Fatal(err)
+		}
+		during()
+		r, err := l.endScatter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := look(func() {}); r.Split != 0 || r.Servers != 3 || r.Answers < clients*ports*99/100 {
+		t.Errorf("no change in flight: %+v", r)
+	}
+	verb := "drain"
+	r := look(func() {
+		for range 4 { // changes, spread over the time of the look
+			pause(t, 500*time.Millisecond)
+			if err := l.cli(t.Context(), cliBound, nodeName(1), nil, "backend", verb, serverName(1)); err != nil {
+				t.Error(err)
+			}
+			verb = map[string]string{"drain": "enable", "enable": "drain"}[verb]
+		}
+	})
+	t.Logf("four table changes among %d new clients: %d got answers of two servers", clients, r.Split)
+	if r.Split > clients/20 {
+		t.Errorf("changes in flight: %+v", r)
 	}
 }
 

@@ -304,6 +304,12 @@ func wantFragments(t *testing.T, l *Lab) {
 
 func TestStandInScatterSeesOneServerForEachClient(t *testing.T) {
 	l := standInLab(t, Options{Name: "tscatter", Nodes: 3})
+	if err := l.startScatter(20, 6, 100); err != nil { // neighbours
+		t.Fatal(err)
+	}
+	if _, err := l.endScatter(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	for _, odd := range []bool{false, true} {
 		if odd { // one node decides otherwise: that must show
 			if err := l.standIn(nodeName(2), 2); err != nil {
