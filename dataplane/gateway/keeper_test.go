@@ -98,10 +98,17 @@ type world struct {
 	mu     sync.Mutex
 	agreed Agreement
 	leader bool
+	stall  chan struct{} // not nil: the Keeper stands still until it is closed
 	keeper *Keeper
 }
 
 func (w *world) agreement() Agreement {
+	w.mu.Lock()
+	stall := w.stall
+	w.mu.Unlock()
+	if stall != nil {
+		<-stall
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	a := w.agreed
@@ -213,9 +220,9 @@ func TestLeaderlessClaimAndHealing(t *testing.T) {
 		delete(w.holders, peerAddr)
 		w.agreed.Peers[0].Live = false
 		w.mu.Unlock()
-		time.Sleep(1500 * time.Millisecond)
-		w.wants(t, false, AnsweredElsewhere)
-		time.Sleep(3 * time.Second)
+		time.Sleep(1300 * time.Millisecond) // the lease is out, ClaimAfter is not
+		w.wants(t, false, NotFirst)
+		time.Sleep(1200 * time.Millisecond)
 		w.wants(t, true, ClaimedNoLeader)
 		if len(w.said()) == 0 {
 			t.Error("a claim was not announced")
@@ -255,10 +262,11 @@ func TestStandstillSilences(t *testing.T) {
 		before := len(w.said())
 		w.change(func(w *world) { w.leader = false })
 		synctest.Wait()
-		// A stopped process: its next step comes long after the last one.
-		w.segment.mu.Lock()
+		stall := make(chan struct{}) // a stopped process: its next step comes long after the last one
+		w.change(func(w *world) { w.stall = stall })
 		time.Sleep(30 * time.Second)
-		w.segment.mu.Unlock()
+		w.change(func(w *world) { w.stall = nil })
+		close(stall)
 		time.Sleep(20 * time.Second)
 		w.wants(t, true, SuspendedGap)
 		if got := len(w.said()); got != before {
