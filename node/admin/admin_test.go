@@ -220,6 +220,20 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	}
 }
 
+// A slip in the node file must not cost a file.
+func TestOtherFileIsKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vpnlb.yaml")
+	if err := os.WriteFile(path, []byte("name: n1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := NewServer(path, slog.New(slog.DiscardHandler)).Run(t.Context(), make(chan struct{})); err == nil || !strings.Contains(err.Error(), "something else") {
+		t.Errorf("run: %v", err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "name: n1" {
+		t.Errorf("the file is %q, %v", b, err)
+	}
+}
+
 func TestLiveSocketIsRefused(t *testing.T) {
 	d := start(t, socket(t))
 	err := NewServer(d.path, slog.New(slog.DiscardHandler)).Run(t.Context(), make(chan struct{}))

@@ -125,6 +125,9 @@ func (s *Server) Run(ctx context.Context, ready chan<- struct{}) error {
 		c.Close()
 		return fmt.Errorf("admin socket %s is answered by another running node: stop it, or set another admin_socket", s.path)
 	}
+	if info, err := os.Lstat(s.path); err == nil && info.Mode()&os.ModeSocket == 0 {
+		return fmt.Errorf("admin socket %s is something else already: move it away, or set another admin_socket", s.path)
+	}
 	if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the old admin socket: %w", err)
 	}
