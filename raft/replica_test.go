@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -724,4 +726,80 @@ func TestRestoreNeverGoesBack(t *testing.T) {
 	if got := fmt.Sprint(f.Apply(&hraft.Log{Index: 7, Type: hraft.LogCommand})); got != errReplayed.Error() {
 		t.Error("an old entry:", got)
 	}
+}
+
+// Links break, nodes restart, answers get lost; meanwhile every node raises one
+// number by compare-and-set. Each success must have been applied exactly once.
+func TestTurmoil(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.tune = func(cfg *Config) { cfg.SnapshotBytes, cfg.TrailingBytes = 30_000, 1 }
+		names := []string{"a", "b", "c"}
+		c.boot(names...)
+		var ok, unknown, conflicts atomic.Int64
+		var wg sync.WaitGroup
+		end := make(chan struct{})
+		for i, name := range names {
+			wg.Go(func() {
+				rng := rand.New(rand.NewPCG(uint64(i), 7))
+				for {
+					select {
+					case <-end:
+						return
+					case <-time.After(time.Duration(rng.IntN(50)) * time.Millisecond):
+					}
+					c.mu.Lock()
+					n := c.nodes[name]
+					c.mu.Unlock()
+					ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+					o, err := bump(ctx, n)
+					cancel()
+					switch {
+					case err == nil && o.Code == state.OK:
+						ok.Add(1)
+					case err == nil && o.Code == state.Conflict:
+						conflicts.Add(1)
+					case err == nil:
+						t.Errorf("outcome %+v", o)
+					case errors.Is(err, ErrNotStarted):
+						unknown.Add(1) // it may have been on its way when the node stopped
+						time.Sleep(50 * time.Millisecond)
+					default:
+						unknown.Add(1)
+					}
+				}
+			})
+		}
+		rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 8))
+		for range 40 {
+			name := names[rng.IntN(3)]
+			n := c.nodes[name]
+			switch rng.IntN(4) {
+			case 0:
+				c.net.Isolate(n.addr)
+				time.Sleep(time.Duration(rng.IntN(3000)) * time.Millisecond)
+				c.net.Rejoin(n.addr)
+			case 1:
+				n.stop()
+				time.Sleep(time.Duration(rng.IntN(2000)) * time.Millisecond)
+				c.start(name)
+			case 2:
+				c.mu.Lock()
+				c.dropAnswers += 3
+				c.mu.Unlock()
+			case 3:
+				time.Sleep(time.Duration(rng.IntN(2000)) * time.Millisecond)
+			}
+		}
+		close(end)
+		wg.Wait()
+		c.equal()
+		got := int64(budget(c.leader()))
+		t.Logf("%d applied: %d answered, %d not; %d conflicts", got, ok.Load(), unknown.Load(), conflicts.Load())
+		if got < ok.Load() || got > ok.Load()+unknown.Load() {
+			t.Errorf("%d applied: %d answered, %d not", got, ok.Load(), unknown.Load())
+		}
+		if ok.Load() < 200 {
+			t.Errorf("only %d successes", ok.Load())
+		}
+	})
 }
