@@ -32,7 +32,7 @@ func (m *member) runCatchUp(ctx context.Context) error {
 			close(m.sync.gate)
 		}
 	}
-	m.node.setStage(StageStarting, "catching up with the leader")
+	m.progress(StageStarting, "catching up with the leader")
 	var wanted uint64
 	known := false
 	for {
@@ -49,7 +49,7 @@ func (m *member) runCatchUp(ctx context.Context) error {
 		case m.mayColdStart():
 			m.cold.Store(true)
 			open()
-			m.node.setStage(StageStarting, "cold start: no leader found, forwarding from the stored state")
+			m.progress(StageStarting, "cold start: no leader found, forwarding from the stored state")
 		}
 		if !pause(ctx, catchUpPoll) {
 			return nil
@@ -62,7 +62,7 @@ func (m *member) becomeCaughtUp(index uint64) {
 	m.cold.Store(false)
 	m.keeper.Kick()
 	m.log.Info("caught up", "index", index, "after", time.Since(m.started).Round(time.Millisecond).String())
-	m.node.setStage(StageRunning, "")
+	m.progress(StageRunning, "")
 	if m.announcer == nil {
 		m.node.notify.ready()
 	}

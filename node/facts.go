@@ -160,11 +160,14 @@ func vipFacts(spec *state.Spec, v *state.VIP, reach *health.Reached, limits bgp.
 
 // agreement is what the gateway keeper needs of the cluster.
 func (m *member) agreement() gateway.Agreement {
+	if m.removed.Load() != nil {
+		return gateway.Agreement{CaughtUp: true, LeaderHeard: time.Now(), Unfit: true} // nothing is its own any more
+	}
 	spec := m.spec()
 	out := gateway.Agreement{
 		CaughtUp: m.caughtUp.Load() || m.cold.Load(),
 		Gateways: spec.Gateways,
-		Unfit:    m.stage() != bgp.StageServing || m.removed.Load() != nil,
+		Unfit:    m.stage() != bgp.StageServing,
 	}
 	st := m.replica.Status()
 	switch {

@@ -64,7 +64,7 @@ func (m *member) runGossip(ctx context.Context) error {
 		Key:    id.Key,
 		Member: m.memberKey,
 		Peers:  m.gossipPeers,
-		Logger: m.log,
+		Logger: m.log, Registerer: m.metrics,
 	})
 	if err != nil {
 		return err
@@ -151,20 +151,26 @@ const statusInterval = 500 * time.Millisecond
 
 // runStatus publishes what this node says of itself and of the servers.
 func (m *member) runStatus(ctx context.Context) error {
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
 	for {
 		m.alive.beat()
 		m.mendKernel()
+		observed := m.observation()
 		if g := m.gossip.Load(); g != nil {
 			if err := g.SetStatus(m.nodeStatus()); err != nil {
 				m.log.Warn("publish the node's status", "error", err.Error())
 			}
-			if err := g.SetObservations(m.observation()); err != nil {
+			if err := g.SetObservations(observed); err != nil {
 				m.log.Warn("publish the node's observations", "error", err.Error())
 			}
 			m.collect(g)
 		}
-		if !pause(ctx, statusInterval) {
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-tick.C:
+		case <-m.prober.Changed(): // a new opinion is worth telling at once
 		}
 	}
 }

@@ -22,6 +22,7 @@ func (m *member) runLeader(ctx context.Context) error {
 		go m.keepServers(office) // blocking calls of their own; ends with the office
 		began := time.Now()
 		m.tookOffice.Store(&began)
+		defer m.tookOffice.Store(nil)
 		for pause(office, dutyInterval) {
 			m.judge(office, time.Since(began))
 			m.tidyGossipKeys(office)

@@ -34,6 +34,11 @@ func (m *member) leave(in admin.LeaveRequest, step func(string)) error {
 	defer m.leaving.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
+	if m.removed.Load() != nil {
+		step("this node was removed from the cluster already: setting its identity and store aside")
+		close(m.left)
+		return nil
+	}
 	if err := m.mayLeave(in.Force); err != nil {
 		return err
 	}

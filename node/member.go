@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/vpnlb/vpnlb/bgp"
 	"github.com/vpnlb/vpnlb/cluster"
@@ -57,6 +61,7 @@ type member struct {
 	speaker   *bgp.GoBGP // nil without neighbours
 	announcer *bgp.Announcer
 	contacts  *contacts
+	metrics   *prometheus.Registry // of this membership; the admin API shows it
 	limits    bgp.Limits
 
 	pinned   dataplane.Pinned
@@ -67,6 +72,9 @@ type member struct {
 	cold     atomic.Bool // cold start: forwards from the stored state
 	draining atomic.Int32
 	removed  atomic.Pointer[transport.Removal]
+	parked   atomic.Bool
+	raftOff  context.Context // ends when this node was removed: its raft has nobody to talk to
+	stopRaft context.CancelFunc
 	left     chan struct{} // closed when leave has done everything but stop
 	leaving  sync.Mutex
 	storedAt time.Time // when the store was last written before this start
@@ -88,19 +96,22 @@ func newMember(n *Node, ad admission) (*member, error) {
 		first:    ad.first,
 		started:  time.Now(),
 		contacts: newContacts(),
+		metrics:  prometheus.NewRegistry(),
 		limits:   bgp.DefaultLimits(),
 		left:     make(chan struct{}),
 		storedAt: lastWrite(n.storeDir()),
 	}
+	m.raftOff, m.stopRaft = context.WithCancel(context.Background())
 	return m, errors.Join(m.makeTransport(), m.makePlane(), m.makeHealth(), m.makeRoutes())
 }
 
 func (m *member) makeTransport() (err error) {
 	m.transport, err = transport.New(transport.Config{Addr: m.cfg.Cluster.Address.String()}, transport.Deps{
-		Identity:  m.ids.Identity,
-		Authorize: m.authorize,
-		Removal:   m.removalOf,
-		Logger:    m.log,
+		Identity:   m.ids.Identity,
+		Authorize:  m.authorize,
+		Removal:    m.removalOf,
+		Logger:     m.log,
+		Registerer: m.metrics,
 	})
 	if err != nil {
 		return err
@@ -116,6 +127,7 @@ func (m *member) makeTransport() (err error) {
 		Forward: forwarder{m.transport},
 		Logger:  m.log,
 		Vet:     m.vetStore,
+		Metrics: m.metrics,
 	})
 	return err
 }
@@ -133,30 +145,53 @@ func (m *member) makePlane() (err error) {
 
 func (m *member) makeHealth() (err error) {
 	m.collector, m.returns = health.NewCollector(), health.NewReturns()
-	m.prober, err = health.NewProber(health.Config{
-		Local4: m.cfg.Cluster.Address.Addr(), Boot: m.ids.Identity().Boot,
-	}, health.Deps{Log: m.log})
+	probe := health.Config{Boot: m.ids.Identity().Boot}
+	if from := insideAddress(m.cfg.Dataplane.Inside); from.Is4() {
+		probe.Local4 = from
+	}
+	m.prober, err = health.NewProber(probe, health.Deps{Log: m.log, Metrics: m.metrics})
 	if err != nil {
 		return err
 	}
 	m.learner, err = affinity.NewLearner(affinity.LearnerDeps{
-		View: func() affinity.View { return m.view() }, Proposer: m.replica, Log: m.log,
+		View: func() affinity.View { return m.view() }, Proposer: m.replica, Log: m.log, Metrics: m.metrics,
 		Answer: func(e table.Evidence, a table.Answer) { m.plane.Answer(e.Key, e, a) },
 	})
 	if err != nil {
 		return err
 	}
 	m.toucher, err = affinity.NewToucher(affinity.ToucherDeps{
-		View: func() affinity.View { return m.view() }, Proposer: m.replica, Log: m.log,
+		View: func() affinity.View { return m.view() }, Proposer: m.replica, Log: m.log, Metrics: m.metrics,
 		Max: int(m.cfg.Dataplane.MaxClients),
 	})
 	if err != nil {
 		return err
 	}
 	m.expiry, err = affinity.NewExpiry(affinity.ExpiryDeps{
-		View: func() affinity.ExpirySource { return m.view() }, Office: m.office, Proposer: m.replica, Log: m.log,
+		View: func() affinity.ExpirySource { return m.view() }, Office: m.office, Proposer: m.replica, Log: m.log, Metrics: m.metrics,
 	})
 	return err
+}
+
+// insideAddress is the node's own address on the servers' segment: probes
+// leave from it, so that their answers come straight back. Zero where there is
+// none: the kernel chooses.
+func insideAddress(name string) netip.Addr {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addrs, err := i.Addrs()
+	if err != nil {
+		return netip.Addr{}
+	}
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		if err == nil && p.Addr().Is4() && !p.IsSingleIP() {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
 }
 
 func bgpConfig(cfg *config.Config) (bgp.Config, error) {
@@ -181,10 +216,10 @@ func (m *member) makeRoutes() error {
 	if err != nil || !m.cfg.BGP.Enabled() {
 		return err
 	}
-	if m.speaker, err = bgp.NewGoBGP(cfg, bgp.Deps{Log: m.log}); err != nil {
+	if m.speaker, err = bgp.NewGoBGP(cfg, bgp.Deps{Log: m.log, Metrics: m.metrics}); err != nil {
 		return err
 	}
-	m.announcer, err = bgp.NewAnnouncer(bgp.AnnouncerConfig{Limits: m.limits}, m.speaker, bgp.Deps{Log: m.log})
+	m.announcer, err = bgp.NewAnnouncer(bgp.AnnouncerConfig{Limits: m.limits}, m.speaker, bgp.Deps{Log: m.log, Metrics: m.metrics})
 	return err
 }
 
@@ -224,7 +259,7 @@ func (m *member) authorizeBehind(id state.NodeID) error {
 
 // run runs the membership until ctx ends, the node has left, or a part fails.
 func (m *member) run(ctx context.Context) error {
-	m.node.setStage(StageStarting, "opening the store")
+	m.progress(StageStarting, "opening the store")
 	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	var parts sync.WaitGroup
@@ -296,6 +331,7 @@ func (m *member) attach() error {
 		return fmt.Errorf("attach the data plane: %w", err)
 	}
 	m.pinned = pinned
+	m.metrics.MustRegister(planeCollector{m.plane})
 	m.mendKernel()
 	m.log.Info("data plane attached", "taken_over", pinned.TakenOver, "attached", pinned.Attached, "pinned_index", pinned.Index)
 	return nil
@@ -324,18 +360,35 @@ func (m *member) mendKernel() {
 	}
 }
 
+// park records that this node is out of consensus until somebody acts. Nothing
+// that happens later changes the stage but leaving and stopping.
+func (m *member) park(why string) {
+	m.parked.Store(true)
+	m.node.setStage(StageParked, why)
+	m.node.notify.ready()
+}
+
+// progress records a stage on the way up.
+func (m *member) progress(s Stage, why string) {
+	if !m.parked.Load() {
+		m.node.setStage(s, why)
+	}
+}
+
 // runRaft runs consensus. When it has to go off (a hung disk, an entry of a
 // newer version), forwarding goes on; a restart of the process, by an
 // administrator or the service manager, is the way back.
 func (m *member) runRaft(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	context.AfterFunc(m.raftOff, stop)
 	watch, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		select {
 		case <-watch.Done():
 		case <-m.replica.Parked():
-			m.node.setStage(StageParked, m.replica.Status().Parked)
-			m.node.notify.ready()
+			m.park(m.replica.Status().Parked)
 		}
 	}()
 	if m.first != nil {

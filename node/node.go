@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/dataplane"
 	"github.com/vpnlb/vpnlb/node/admin"
@@ -34,9 +32,8 @@ const (
 
 // Deps are what a node gets from outside.
 type Deps struct {
-	Log        *slog.Logger
-	Registerer prometheus.Registerer // nil: metrics are kept but not registered
-	Version    string
+	Log     *slog.Logger
+	Version string
 }
 
 // Node is one vpnlb daemon.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -74,6 +75,7 @@ func (m *member) rememberPeers(ctx context.Context) error {
 			}
 		}
 		m.tellMark(ctx, now)
+		m.tellAddresses(ctx, spec)
 		if !pause(ctx, 5*time.Second) {
 			return nil
 		}
@@ -92,6 +94,27 @@ func (m *member) tellMark(ctx context.Context, peers []knownPeer) {
 		if err != nil {
 			m.log.Debug("tell the store's mark", "error", err.Error())
 		}
+	}
+}
+
+// tellAddresses keeps the member list's addresses of this node true: replies
+// to an address that is missing there would be taken for return traffic.
+func (m *member) tellAddresses(ctx context.Context, spec *state.Spec) {
+	self, ok := spec.MemberByID(m.self)
+	now, err := ownAddresses()
+	if !ok || err != nil || !m.caughtUp.Load() || len(now) == 0 {
+		return
+	}
+	slices.SortFunc(now, netip.Addr.Compare)
+	known := slices.Clone(self.Addrs)
+	slices.SortFunc(known, netip.Addr.Compare)
+	if slices.Equal(now, known) {
+		return
+	}
+	changed := *self
+	changed.Addrs = now
+	if m.propose(ctx, state.UpdateMember{Member: changed}) {
+		m.log.Info("own addresses changed in the member list", "addresses", now)
 	}
 }
 
@@ -223,8 +246,9 @@ func (m *member) checkRemoved(err error) {
 		return
 	}
 	m.log.Error("this node was removed from the cluster", "index", r.Index, "by", r.Signer.String())
-	m.node.setStage(StageParked, fmt.Sprintf("removed from the cluster at log index %d; 'vpnlb cluster leave --force' clears it for a new join", r.Index))
-	m.node.notify.ready()
+	m.park(fmt.Sprintf("removed from the cluster at log index %d; 'vpnlb cluster leave' clears it for a new join", r.Index))
+	m.stopRaft()
+	m.keeper.Kick()
 }
 
 // stateAge is how long ago the stored state was last known good: the age of

@@ -10,6 +10,7 @@ import (
 // routes registers the admin API.
 func (n *Node) routes() {
 	n.admin.Get(admin.PathStatus, n.status)
+	n.admin.Handle(admin.PathMetrics, http.HandlerFunc(n.serveMetrics))
 	n.get(admin.PathMembers, (*member).members)
 	n.get(admin.PathSpec, (*member).specAnswer)
 	n.get(admin.PathAffinityList, (*member).affinityList)

@@ -63,7 +63,7 @@ func (m *member) change(ctx context.Context, cmd state.Command, notes ...string)
 
 func noQuorum(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
-		return &admin.Error{Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the change was not agreed within %s: there is no leader, or no majority of voters answers (forwarding goes on); see 'vpnlb cluster members'", proposeTimeout)}
+		return &admin.Error{Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the change was not agreed within %s: there is no leader, or no majority of voters answers (forwarding goes on). It may still be agreed later: look before you repeat it. 'vpnlb cluster members' shows who is live", proposeTimeout)}
 	}
 	return &admin.Error{Status: http.StatusServiceUnavailable, Message: err.Error()}
 }

@@ -37,6 +37,7 @@ const (
 	HeldGeneration    Reason = "generation_not_applied" // up waits until the last change is everywhere
 	HeldVoidAge       Reason = "down_not_long_enough"   // to void
 	HeldVoidTraffic   Reason = "void_return_traffic"    // its packets were counted lately
+	HeldVoidAlone     Reason = "void_nobody_else"       // no other backend takes the clients
 	HeldVoidUnheard   Reason = "void_no_majority"       // too few members tell whether they were
 	reasonNone        Reason = ""
 )
@@ -270,6 +271,8 @@ func (t *tally) judgeVoid(c *verdictCase, quiet time.Duration) {
 		if c.reason == HeldAgreed {
 			c.reason = HeldVoidAge
 		}
+	case !t.Spec.MayVoid(c.backend, c.class, t.Now):
+		c.reason = HeldVoidAlone
 	case !t.window || c.votes.Fresh < t.majority():
 		c.reason = HeldVoidUnheard
 	case quiet < min(after, maxQuiet):

@@ -14,6 +14,7 @@ import (
 // line; the last one has Done or Error set.
 const (
 	PathStatus         = "/v1/status"
+	PathMetrics        = "/metrics" // Prometheus text format
 	PathSpec           = "/v1/spec"
 	PathMembers        = "/v1/cluster/members"
 	PathInit           = "/v1/cluster/init"

@@ -38,6 +38,9 @@ func (s *Server) Get(path string, fn func(*http.Request) (any, error)) {
 	})
 }
 
+// Handle serves path with a handler that answers in another form than JSON.
+func (s *Server) Handle(path string, h http.Handler) { s.mux.Handle("GET "+path, h) }
+
 // Post serves a changing request whose body is In.
 func Post[In any](s *Server, path string, fn func(context.Context, In) (any, error)) {
 	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
