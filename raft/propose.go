@@ -105,6 +105,7 @@ func (r *Replica) forward(ctx context.Context, hint string, encoded []byte, n in
 	}
 	ctx, cancel := context.WithTimeout(ctx, forwardTry)
 	defer cancel()
+	go r.whileLeads(ctx, cancel, addr)
 	b, err := r.deps.Forward.Forward(ctx, addr, encoded)
 	if err != nil {
 		return nil, fmt.Errorf("forward to %s: %w", addr, err)
@@ -117,6 +118,24 @@ func (r *Replica) forward(ctx context.Context, hint string, encoded []byte, n in
 		return nil, fmt.Errorf("forward to %s: %d outcomes for %d commands", addr, len(out), n)
 	}
 	return out, nil
+}
+
+// whileLeads gives an attempt up as soon as raft no longer takes addr for the
+// leader: a dead one does not answer, its successor does.
+func (r *Replica) whileLeads(ctx context.Context, giveUp func(), addr string) {
+	for {
+		_, bell := r.current()
+		select {
+		case <-ctx.Done():
+			return
+		case <-bell:
+		}
+		var nl *NotLeaderError
+		if errors.As(r.notLeader(), &nl); nl.Addr != addr {
+			giveUp()
+			return
+		}
+	}
 }
 
 // Accept is the leader's side of Forward: the RPC handler calls it with what a

@@ -93,7 +93,7 @@ func TestLeaderLost(t *testing.T) {
 		c.bump(rest[0]) // repeats until there is a new leader
 		took := time.Since(start)
 		t.Logf("next commit after %v", took)
-		if took > 3*time.Second {
+		if took > 2*time.Second {
 			t.Errorf("next commit after %v", took)
 		}
 		if l := c.leader(rest...); l == old {
