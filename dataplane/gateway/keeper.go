@@ -62,6 +62,7 @@ type SegmentAnswer struct {
 type Status struct {
 	CaughtUp  bool
 	Confirmed bool
+	Facts     Facts // what the plan was made from
 	Plan      Plan
 	Err       string // of the last step's mending, empty if it worked
 }
@@ -181,7 +182,7 @@ func (k *Keeper) step(now time.Time) {
 	a := k.deps.Agreement()
 	gateways, vips, err := k.deps.Addresses.Ours()
 	if err != nil { // nothing is known of the interface: change nothing
-		k.status.Store(&Status{CaughtUp: a.CaughtUp, Err: err.Error(), Plan: k.Status().Plan})
+		k.status.Store(&Status{CaughtUp: a.CaughtUp, Err: err.Error(), Facts: k.Status().Facts, Plan: k.Status().Plan})
 		k.last = now
 		return
 	}
@@ -189,7 +190,7 @@ func (k *Keeper) step(now time.Time) {
 	plan := Decide(f)
 	err = k.mend(plan, gateways, vips, now)
 	k.ask(&a, &f, now)
-	s := &Status{CaughtUp: f.CaughtUp, Confirmed: f.Confirmed, Plan: plan}
+	s := &Status{CaughtUp: f.CaughtUp, Confirmed: f.Confirmed, Facts: f, Plan: plan}
 	if err != nil {
 		s.Err = err.Error()
 	}

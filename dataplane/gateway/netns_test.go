@@ -1,0 +1,320 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+)
+
+// patience bounds every wait on the kernel.
+const patience = 10 * time.Second
+
+// in runs f in a namespace, on a thread that is thrown away afterwards.
+func in[T any](t *testing.T, ns netns.NsHandle, f func() (T, error)) T {
+	t.Helper()
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
+		var r result
+		if r.err = netns.Set(ns); r.err == nil {
+			r.v, r.err = f()
+		}
+		done <- r
+	}()
+	r := <-done
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	return r.v
+}
+
+// lan is two namespaces on one cable, each with an interface eth1.
+func lan(t *testing.T) (a, b netns.NsHandle) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("network namespaces need root")
+		}
+		t.Skip("network namespaces need root")
+	}
+	a, b = newSpace(t, "a"), newSpace(t, "b")
+	in(t, a, func() (any, error) {
+		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1"}, PeerName: "eth1", PeerNamespace: netlink.NsFd(b)}
+		return nil, netlink.LinkAdd(veth)
+	})
+	for i, ns := range []netns.NsHandle{a, b} {
+		in(t, ns, func() (any, error) {
+			for _, name := range []string{"lo", "eth1"} {
+				link, err := netlink.LinkByName(name)
+				if err != nil {
+					return nil, err
+				}
+				if err := netlink.LinkSetUp(link); err != nil {
+					return nil, err
+				}
+			}
+			link, err := netlink.LinkByName("eth1")
+			if err != nil {
+				return nil, err
+			}
+			addr := &net.IPNet{IP: net.IPv4(198, 51, 100, byte(1+i)), Mask: net.CIDRMask(24, 32)}
+			return nil, netlink.AddrAdd(link, &netlink.Addr{IPNet: addr})
+		})
+	}
+	return a, b
+}
+
+func newSpace(t *testing.T, suffix string) netns.NsHandle {
+	t.Helper()
+	name := fmt.Sprintf("vpnlb-tgw-%d-%s", os.Getpid(), suffix)
+	done := make(chan error)
+	var ns netns.NsHandle
+	go func() {
+		runtime.LockOSThread()
+		var err error
+		ns, err = netns.NewNamed(name)
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ns.Close()
+		if err := netns.DeleteNamed(name); err != nil {
+			t.Errorf("remove namespace: %v", err)
+		}
+	})
+	return ns
+}
+
+func until(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("%s: not within %v", what, patience)
+		case <-tick.C:
+		}
+	}
+}
+
+// neighbour gives the MAC that a namespace has learned for addr.
+func neighbour(t *testing.T, ns netns.NsHandle, addr netip.Addr) string {
+	return in(t, ns, func() (string, error) {
+		link, err := netlink.LinkByName("eth1")
+		if err != nil {
+			return "", err
+		}
+		list, err := netlink.NeighList(link.Attrs().Index, unix.AF_INET)
+		for _, n := range list {
+			if n.IP.Equal(addr.AsSlice()) {
+				return n.HardwareAddr.String(), err
+			}
+		}
+		return "", err
+	})
+}
+
+func TestKernelAddresses(t *testing.T) {
+	ns, _ := lan(t)
+	k := in(t, ns, func() (*KernelAddresses, error) { return OpenAddresses("eth1") })
+	defer k.Close()
+	for range 2 { // adding what is there is no error, nor is removing what is gone
+		for _, err := range []error{k.Add(gw, false), k.Add(vip, true)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	gateways, vips, err := k.Ours()
+	if err != nil || !slices.Equal(gateways, []netip.Addr{gw}) || !slices.Equal(vips, []netip.Addr{vip}) {
+		t.Fatalf("ours: %v %v %v; the node's own address is not ours", gateways, vips, err)
+	}
+	// Never a source: a packet to the segment goes out from the node's own address.
+	source := in(t, ns, func() (net.IP, error) {
+		routes, err := netlink.RouteGet(net.IPv4(198, 51, 100, 2))
+		if err != nil {
+			return nil, err
+		}
+		return routes[0].Src, nil
+	})
+	if source.String() != "198.51.100.1" {
+		t.Errorf("the source is %v", source)
+	}
+	for range 2 {
+		for _, err := range []error{k.Remove(gw, false), k.Remove(vip, true)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if gateways, vips, err := k.Ours(); err != nil || len(gateways)+len(vips) != 0 {
+		t.Errorf("left: %v %v %v", gateways, vips, err)
+	}
+}
+
+// Two Keepers on one cable: the log's owner holds and announces, and when it moves
+// the server's neighbour entry follows.
+func TestKeepersHandOver(t *testing.T) {
+	a, b := lan(t)
+	macs := [2]string{}
+	for i, ns := range []netns.NsHandle{a, b} {
+		macs[i] = in(t, ns, func() (string, error) {
+			link, err := netlink.LinkByName("eth1")
+			if err != nil {
+				return "", err
+			}
+			return link.Attrs().HardwareAddr.String(), nil
+		})
+	}
+	ids := [2]state.NodeID{self, other}
+	addrs := [2]netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")}
+	owner := make(chan state.NodeID, 1) // holds the log's owner
+	owner <- self
+	now := func() state.NodeID { o := <-owner; owner <- o; return o }
+
+	ctx, cancel := context.WithCancel(context.Background())
+	var keepers [2]*Keeper
+	var kernels [2]*KernelAddresses
+	ended := make(chan error, 2)
+	for i, ns := range []netns.NsHandle{a, b} {
+		kernels[i] = in(t, ns, func() (*KernelAddresses, error) { return OpenAddresses("eth1") })
+		segment := in(t, ns, func() (*ARPSegment, error) { return OpenSegment("eth1") })
+		k, err := New(Config{Self: ids[i], Inside: "eth1"}, Deps{Log: slog.New(slog.DiscardHandler), Addresses: kernels[i], Segment: segment,
+			Agreement: func() Agreement {
+				return Agreement{CaughtUp: true, LeaderHeard: time.Now(), Gateways: []state.Gateway{{ID: 1, Addr: gw, Owner: now()}},
+					Peers: []Peer{{ID: ids[1-i], Addrs: addrs[1-i : 2-i], Live: true}}}
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		keepers[i] = k
+		go func() { ended <- k.Run(ctx) }()
+	}
+	holds := func(i int) bool {
+		g, _, err := kernels[i].Ours()
+		return err == nil && slices.Contains(g, gw)
+	}
+	until(t, "the owner takes the gateway", func() bool { return holds(0) && !holds(1) })
+
+	// The other namespace plays a server, too: its kernel learns the gateway's MAC.
+	in(t, b, func() (any, error) {
+		c, err := net.Dial("udp4", netip.AddrPortFrom(gw, 9).String())
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		_, err = c.Write([]byte("?"))
+		return nil, err
+	})
+	until(t, "the server learns the gateway's MAC", func() bool { return neighbour(t, b, gw) == macs[0] })
+	until(t, "the other node sees a member answer", func() bool {
+		g := keepers[1].Status().Facts.Gateways
+		return len(g) == 1 && g[0].Holder == HolderMember
+	})
+	<-owner
+	owner <- other
+	keepers[1].Kick()
+	until(t, "the gateway moves", func() bool { return !holds(0) && holds(1) })
+
+	cancel()
+	for range 2 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if !holds(1) {
+		t.Error("a stopped keeper took the gateway away")
+	}
+	for _, k := range kernels {
+		k.Close()
+	}
+}
+
+// A gratuitous announcement moves a neighbour entry that exists.
+func TestAnnouncementMovesTheEntry(t *testing.T) {
+	a, b := lan(t)
+	// b, a server, believes that the gateway is somewhere else.
+	in(t, b, func() (any, error) {
+		link, err := netlink.LinkByName("eth1")
+		if err != nil {
+			return nil, err
+		}
+		return nil, netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: gw.AsSlice(), State: netlink.NUD_STALE,
+			HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 9, 9}})
+	})
+	s := in(t, a, func() (*ARPSegment, error) { return OpenSegment("eth1") })
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	if err := s.Announce(gw); err != nil {
+		t.Fatal(err)
+	}
+	want := net.HardwareAddr(s.mac[:]).String()
+	until(t, "the entry moves", func() bool { return neighbour(t, b, gw) == want })
+
+	// And a question is answered by who has the address, with its MAC.
+	peer := netip.MustParseAddr("198.51.100.2")
+	if err := s.Ask(peer); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	select {
+	case got := <-s.Answers():
+		if got.Addr != peer {
+			t.Errorf("answer %+v", got)
+		}
+	case <-deadline.C:
+		t.Error("no answer")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestParseARP(t *testing.T) {
+	own, theirs := [6]byte{2, 1}, [6]byte{2, 2}
+	peer := netip.MustParseAddr("198.51.100.2")
+	unspecified := netip.IPv4Unspecified()
+	for _, c := range []struct {
+		name  string
+		frame []byte
+		ok    bool
+	}{
+		{"reply", arpFrame(arpReply, theirs, gw, own, peer), true},
+		{"gratuitous request", arpFrame(arpRequest, theirs, gw, [6]byte{}, gw), true},
+		{"request for something else", arpFrame(arpRequest, theirs, gw, [6]byte{}, peer), false},
+		{"probe", arpFrame(arpRequest, theirs, unspecified, [6]byte{}, gw), false},
+		{"own", arpFrame(arpReply, own, gw, broadcast, gw), false},
+		{"short", arpFrame(arpReply, theirs, gw, own, peer)[:41], false},
+		{"padded", append(arpFrame(arpReply, theirs, gw, own, peer), make([]byte, 18)...), true},
+	} {
+		got, ok := parseARP(c.frame, own)
+		if ok != c.ok || ok && got != (SegmentAnswer{Addr: gw, MAC: theirs}) {
+			t.Errorf("%s: %+v %v", c.name, got, ok)
+		}
+	}
+}
