@@ -105,9 +105,6 @@ func (c *cli) labRun() *cobra.Command {
 					}
 				})
 			}
-			if err := needRoot(); err != nil {
-				return err
-			}
 			return c.runDrills(cmd.Context(), cmd.OutOrStdout(), name, args[0])
 		},
 	}
@@ -125,6 +122,9 @@ func (c *cli) runDrills(ctx context.Context, out io.Writer, name, drill string) 
 	}
 	if !known {
 		return usagef("no drill is called %q; 'vpnlb lab run list' names them", drill)
+	}
+	if err := needRoot(); err != nil {
+		return err
 	}
 	l, err := lab.Open(ctx, name)
 	if err != nil {

@@ -27,11 +27,15 @@ const (
 // exitError carries an exit code; the message was printed already where it is
 // empty.
 type exitError struct {
-	code int
-	msg  string
+	code  int
+	msg   string
+	cause error
 }
 
 func (e *exitError) Error() string { return e.msg }
+
+// Unwrap gives the cause, for errors.As.
+func (e *exitError) Unwrap() error { return e.cause }
 
 func usagef(format string, args ...any) error {
 	return &exitError{code: exitUsage, msg: fmt.Sprintf(format, args...)}

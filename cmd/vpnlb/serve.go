@@ -43,7 +43,7 @@ func loadConfig(file string) (*config.Config, error) {
 	cfg, err := config.Load(file)
 	var invalid *config.InvalidError
 	if errors.As(err, &invalid) || errors.Is(err, os.ErrNotExist) {
-		return nil, &exitError{code: exitUsage, msg: err.Error()}
+		return nil, &exitError{code: exitUsage, msg: err.Error(), cause: err}
 	}
 	return cfg, err
 }
@@ -63,7 +63,7 @@ func (c *cli) config() *cobra.Command {
 			cfg, err := loadConfig(args[0])
 			var invalid *config.InvalidError
 			if errors.As(err, &invalid) && c.output == "json" {
-				if err := c.print(cmd.OutOrStdout(), invalid.Faults, nil); err != nil {
+				if err := c.print(cmd.OutOrStdout(), faults(invalid), nil); err != nil {
 					return err
 				}
 				return &exitError{code: exitUsage}
@@ -71,10 +71,25 @@ func (c *cli) config() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.print(cmd.OutOrStdout(), []config.Fault{}, func(w io.Writer) { fmt.Fprintf(w, "%s is good: node %s\n", args[0], cfg.Name) })
+			return c.print(cmd.OutOrStdout(), []fault{}, func(w io.Writer) { fmt.Fprintf(w, "%s is good: node %s\n", args[0], cfg.Name) })
 		},
 	}
 	return group("config", "The node file", check)
+}
+
+// fault is config.Fault as JSON.
+type fault struct {
+	Line int    `json:"line"`
+	Key  string `json:"key"`
+	Text string `json:"text"`
+}
+
+func faults(e *config.InvalidError) []fault {
+	out := make([]fault, 0, len(e.Faults))
+	for _, f := range e.Faults {
+		out = append(out, fault(f))
+	}
+	return out
 }
 
 func (c *cli) plane() *cobra.Command {
