@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"vpnlb": main}) }
+
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"exits": exits,
+	"poll":  poll,
+}
+
+// exits CODE PROG ARGS... runs a program that must exit with this code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROG ARGS...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	if exit, ok := err.(*exec.ExitError); ok {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if fmt.Sprint(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+// poll REGEXP PROG ARGS... runs a program until its output matches.
+func poll(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: poll REGEXP PROG ARGS...")
+	}
+	want := regexp.MustCompile(args[0])
+	deadline, tick := time.NewTimer(20*time.Second), time.NewTicker(100*time.Millisecond)
+	defer deadline.Stop()
+	defer tick.Stop()
+	for {
+		if ts.Exec(args[1], args[2:]...) == nil && want.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		select {
+		case <-deadline.C:
+			ts.Fatalf("no output that matches %s within 20 s", args[0])
+		case <-tick.C:
+		}
+	}
+}
+
+// TestCommand runs what needs no node.
+func TestCommand(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script", Cmds: commands, RequireUniqueNames: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("VPNLB_SOCKET", filepath.Join(e.WorkDir, "none.sock"))
+			return nil
+		},
+	})
+}
+
+// TestNode runs a real node in a network namespace of its own.
+func TestNode(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("a node in a network namespace needs root")
+		}
+		t.Skip("a node in a network namespace needs root")
+	}
+	testscript.Run(t, testscript.Params{Dir: "testdata/node", Cmds: commands, RequireUniqueNames: true, Setup: setupNode})
+}
+
+// setupNode makes the namespace, with an interface to each side that nobody
+// is behind, and a bpffs.
+func setupNode(e *testscript.Env) error {
+	ns := fmt.Sprintf("vpnlb-tcli%d", os.Getpid())
+	bpffs := filepath.Join(e.WorkDir, "bpf")
+	if err := os.Mkdir(bpffs, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("bpf", bpffs, "bpf", 0, ""); err != nil {
+		return fmt.Errorf("mount bpffs: %w", err)
+	}
+	// The node may still run when a script failed: nothing waits for it.
+	e.Defer(func() { unix.Unmount(bpffs, unix.MNT_DETACH) })
+	if err := run0("ip", "netns", "add", ns); err != nil {
+		return err
+	}
+	e.Defer(func() { run0("ip", "netns", "delete", ns) })
+	for _, args := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"link", "add", "out0", "type", "veth", "peer", "name", "out1"},
+		{"link", "add", "in0", "type", "veth", "peer", "name", "in1"},
+		{"addr", "add", "192.0.2.11/24", "dev", "out0"},
+		{"addr", "add", "198.51.100.1/24", "dev", "in0"},
+		{"link", "set", "out0", "up"}, {"link", "set", "out1", "up"},
+		{"link", "set", "in0", "up"}, {"link", "set", "in1", "up"},
+	} {
+		if err := run0("ip", append([]string{"-n", ns}, args...)...); err != nil {
+			return err
+		}
+	}
+	e.Setenv("NETNS", ns)
+	e.Setenv("VPNLB_SOCKET", filepath.Join(e.WorkDir, "run", "admin.sock"))
+	file := fmt.Sprintf(`name: n1
+data_dir: %[1]s/data
+admin_socket: %[1]s/run/admin.sock
+cluster:
+  address: 198.51.100.1:7950
+dataplane:
+  pin_dir: %[1]s/bpf/vpnlb
+  outside: out0
+  inside: in0
+  max_clients: 4096
+`, e.WorkDir)
+	return os.WriteFile(filepath.Join(e.WorkDir, "node.yaml"), []byte(file), 0o600)
+}
+
+func run0(name string, args ...string) error {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %v: %w: %s", name, args, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
