@@ -64,6 +64,7 @@ func TestCommand(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", Cmds: commands, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
+			quick(e)
 			e.Setenv("VPNLB_SOCKET", filepath.Join(e.WorkDir, "none.sock"))
 			return nil
 		},
@@ -81,9 +82,13 @@ func TestNode(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata/node", Cmds: commands, RequireUniqueNames: true, Setup: setupNode})
 }
 
+// quick takes the second off that a program built with -race waits at its end.
+func quick(e *testscript.Env) { e.Setenv("GORACE", "atexit_sleep_ms=0") }
+
 // setupNode makes the namespace, with an interface to each side that nobody
 // is behind, and a bpffs.
 func setupNode(e *testscript.Env) error {
+	quick(e)
 	ns := fmt.Sprintf("vpnlb-tcli%d", os.Getpid())
 	bpffs := filepath.Join(e.WorkDir, "bpf")
 	if err := os.Mkdir(bpffs, 0o700); err != nil {
