@@ -37,6 +37,7 @@ unit: ## Unit tests, virtual clusters and CLI scripts, with the race detector
 
 xdp: ## The XDP program against the model, gateways, BGP with real routers (root)
 	$(GO) test -race -count=1 -p 1 ./dataplane ./dataplane/gateway ./bgp ./deploy/lab/router
+	$(GO) test -count=1 ./bgp # tests with several speakers in one process: the BGP library has races of its own
 
 lab-test: build ## The laboratory: embedded drills, then FRR and strongSwan (root)
 	$(GO) test -count=1 -p 1 -timeout 20m -v ./deploy/lab

@@ -34,6 +34,7 @@ type NodeStatus struct {
 	Draining     bool
 	Demoted      bool
 	PlaneHealthy bool
+	OutsideDead  bool // its arm towards the routers is dead: no gateway should be here
 	Plane        PlaneMode
 	Announced    []state.VIPID     // announced to at least one router
 	Willing      []state.VIPID     // would be announced by its own judgement, whatever the others do
@@ -62,6 +63,7 @@ const (
 	flagDraining
 	flagDemoted
 	flagPlaneHealthy
+	flagOutsideDead
 )
 
 // maxID is the largest identifier (VIPID, BackendID, GatewayID).
@@ -85,7 +87,7 @@ func (s *NodeStatus) encode() []byte {
 	var flags byte
 	for bit, on := range map[byte]bool{
 		flagQuorum: s.Quorum, flagCaughtUp: s.CaughtUp, flagDraining: s.Draining,
-		flagDemoted: s.Demoted, flagPlaneHealthy: s.PlaneHealthy,
+		flagDemoted: s.Demoted, flagPlaneHealthy: s.PlaneHealthy, flagOutsideDead: s.OutsideDead,
 	} {
 		if on {
 			flags |= bit
@@ -125,7 +127,7 @@ func decodeStatus(b []byte, boot uint64) (*NodeStatus, error) {
 	flags := r.byte()
 	s.Quorum, s.CaughtUp = flags&flagQuorum != 0, flags&flagCaughtUp != 0
 	s.Draining, s.Demoted = flags&flagDraining != 0, flags&flagDemoted != 0
-	s.PlaneHealthy = flags&flagPlaneHealthy != 0
+	s.PlaneHealthy, s.OutsideDead = flags&flagPlaneHealthy != 0, flags&flagOutsideDead != 0
 	copy(s.Leader[:], r.take(uint64(len(s.Leader))))
 	s.Format = uint16(r.bounded(1<<16 - 1))
 	for _, v := range []*uint64{&s.Applied, &s.PlaneApplied, &s.Generation, &s.RaftTerm, &s.RaftLast} {

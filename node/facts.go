@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -66,6 +67,7 @@ const factsInterval = 100 * time.Millisecond
 func (m *member) runFacts(ctx context.Context) error {
 	announced := false
 	for {
+		m.watchArms()
 		if err := m.announcer.Update(m.routeFacts()); err != nil {
 			return err
 		}
@@ -81,6 +83,34 @@ func (m *member) runFacts(ctx context.Context) error {
 
 func (m *member) anyAnnounced() bool {
 	return slices.ContainsFunc(m.announcer.Status(), func(v bgp.VIPStatus) bool { return v.Announced != bgp.Withdraw })
+}
+
+// outsideGrace is how long no router may answer before the outside arm counts
+// as dead although its link is up: a session that is torn down comes back
+// within the library's idle time of 5 s, and moving gateways costs little.
+const outsideGrace = 2 * time.Second
+
+// watchArms notices links without carrier, and an outside arm behind which no
+// router answers any more. Servers' replies must not be sent to a node that
+// cannot pass them on, nor clients' packets to one that cannot reach a server.
+func (m *member) watchArms() {
+	now := time.Now()
+	session := m.speaker == nil
+	if m.speaker != nil {
+		session = slices.ContainsFunc(m.speaker.Neighbours(), func(n bgp.NeighbourStatus) bool { return n.Established })
+	}
+	if session {
+		m.sessionSeen = now
+	}
+	// A node that never had a session yet says nothing about its arm.
+	lost := !m.sessionSeen.IsZero() && now.Sub(m.sessionSeen) > outsideGrace
+	m.outsideDead.Store(!linkUp(m.cfg.Dataplane.Outside) || lost)
+	m.insideDead.Store(!linkUp(m.cfg.Dataplane.Inside))
+}
+
+func linkUp(name string) bool {
+	i, err := net.InterfaceByName(name)
+	return err == nil && i.Flags&net.FlagUp != 0 && i.Flags&net.FlagRunning != 0
 }
 
 // routeFacts gathers what each VIP's decision depends on.
@@ -117,7 +147,7 @@ func (m *member) nodeFacts() bgp.NodeFacts {
 		Removed:        m.removed.Load() != nil,
 		Parked:         st.Parked != "" && m.parkedForGood(),
 		PlaneAttached:  m.planeMode() != cluster.PlaneNone && (m.sync.index.Load() > 0),
-		PlaneSelfCheck: m.sync.failure.Load() == nil,
+		PlaneSelfCheck: m.sync.failure.Load() == nil && !m.insideDead.Load(),
 		CaughtUp:       m.caughtUp.Load(),
 		QuorumLost:     m.quorumLost(),
 		LeaseGap:       m.leaseGap(),
@@ -167,7 +197,7 @@ func (m *member) agreement() gateway.Agreement {
 	out := gateway.Agreement{
 		CaughtUp: m.caughtUp.Load() || m.cold.Load(),
 		Gateways: spec.Gateways,
-		Unfit:    m.stage() != bgp.StageServing,
+		Unfit:    m.stage() != bgp.StageServing || m.outsideDead.Load(),
 	}
 	st := m.replica.Status()
 	switch {

@@ -183,6 +183,7 @@ func (m *member) nodeStatus() cluster.NodeStatus {
 		RaftTerm: st.Term, RaftLast: st.LastIndex, Leader: st.LeaderID,
 		Quorum: m.quorum(&st), CaughtUp: m.caughtUp.Load(),
 		Draining: m.stage() != bgp.StageServing, PlaneHealthy: m.planeHealthy(), Plane: m.planeMode(),
+		OutsideDead: m.outsideDead.Load(),
 	}
 	spec := m.spec()
 	if m.announcer != nil {

@@ -132,20 +132,17 @@ func (m *member) assignGateways(ctx context.Context) {
 func (m *member) fitForGateway(ctx context.Context, spec *state.Spec, other *state.Member) bool {
 	owns := slices.ContainsFunc(spec.Gateways, func(g state.Gateway) bool { return g.Owner == other.ID })
 	if other.ID == m.self {
-		return m.caughtUp.Load() || owns
+		return (m.caughtUp.Load() || owns) && !m.outsideDead.Load()
 	}
 	if m.contacts.silence(other.ID) > silentAfter {
 		return owns && !m.deathConfirmed(ctx, spec, other.ID)
 	}
-	if owns {
-		return true
-	}
 	for _, h := range m.hints() {
 		if h.Node == other.ID {
-			return h.Status.CaughtUp && h.Status.PlaneHealthy && !h.Status.Draining
+			return !h.Status.OutsideDead && (owns || h.Status.CaughtUp && h.Status.PlaneHealthy && !h.Status.Draining)
 		}
 	}
-	return false
+	return owns
 }
 
 // deathConfirmed asks the other live members whether they hear it. In a
@@ -181,6 +178,7 @@ func (m *member) keepServers(office context.Context) {
 		for _, s := range st.Servers {
 			if _, ok := spec.MemberByID(s.ID); !ok {
 				m.server(office, "remove", s.ID, m.replica.RemoveServer(office, s.ID))
+				m.replica.ForgetPeer(s.ID)
 			}
 		}
 		for i := range spec.Members {

@@ -79,11 +79,13 @@ type member struct {
 	leaving  sync.Mutex
 	storedAt time.Time // when the store was last written before this start
 
-	lastMembers []state.NodeID            // the contacts goroutine's
-	kernelFault atomic.Pointer[string]    // of the last mending of sysctls
-	tookOffice  atomic.Pointer[time.Time] // of the present leadership
-	keysSeen    uint64                    // the leader duty's: version of the gossip keys, and since when
-	keysSince   time.Time
+	lastMembers             []state.NodeID // the contacts goroutine's
+	outsideDead, insideDead atomic.Bool
+	sessionSeen             time.Time                 // the facts goroutine's: when a router was last in session
+	kernelFault             atomic.Pointer[string]    // of the last mending of sysctls
+	tookOffice              atomic.Pointer[time.Time] // of the present leadership
+	keysSeen                uint64                    // the leader duty's: version of the gossip keys, and since when
+	keysSince               time.Time
 }
 
 // newMember makes the parts; nothing is opened but what New of a part needs.
@@ -288,7 +290,7 @@ func (m *member) run(ctx context.Context) error {
 	start("catch up", m.runCatchUp)
 	start("probes", m.runProber)
 	start("affinity learning", m.runLearning)
-	start("gateways", m.keeper.Run)
+	start("gateways", m.runKeeper)
 	start("leader duties", m.runLeader)
 	start("status", m.runStatus)
 	start("peers", m.rememberPeers)
@@ -424,12 +426,47 @@ func (m *member) bootstrap(ctx context.Context) {
 func (m *member) stop() {
 	m.node.setStage(StageStopping, "withdrawing routes")
 	m.node.notify.stopping()
-	m.draining.Store(int32(bgp.StageStopping))
 	if m.speaker != nil {
+		m.waitOthers()
+		m.draining.Store(int32(bgp.StageStopping))
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		if err := m.speaker.Stop(ctx); err != nil {
 			m.log.Warn("withdraw routes", "error", err.Error())
+		}
+	}
+}
+
+// runKeeper keeps the addresses, and begins anew when its interface or its
+// packet socket fails: packets are forwarded meanwhile.
+func (m *member) runKeeper(ctx context.Context) error {
+	for {
+		if err := m.keeper.Run(ctx); err != nil {
+			m.log.Error("gateway addresses", "error", err.Error())
+		}
+		if !pause(ctx, time.Second) {
+			return nil
+		}
+	}
+}
+
+// stopPatience bounds the wait for another node to announce: in a rolling
+// restart the one before this may still be on its way up.
+const stopPatience = 5 * time.Second
+
+// waitOthers keeps the routes until another node announces, where there is
+// another one at all.
+func (m *member) waitOthers() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+	defer cancel()
+	for len(m.hints()) > 0 && m.anyAnnounced() {
+		for _, h := range m.hints() {
+			if len(h.Status.Announced) > 0 && !h.Status.Draining {
+				return
+			}
+		}
+		if !pause(ctx, 50*time.Millisecond) {
+			return
 		}
 	}
 }

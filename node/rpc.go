@@ -41,7 +41,10 @@ func (m *member) serveRPC() {
 		m.deliver(in)
 		return m.bundle(), nil
 	}))
-	m.transport.HandleRPC(pathPropose, transport.Bytes(func(ctx context.Context, _ transport.Peer, in []byte) ([]byte, error) {
+	m.transport.HandleRPC(pathPropose, transport.Bytes(func(ctx context.Context, p transport.Peer, in []byte) ([]byte, error) {
+		if err := checkOrigin(p.Node, in); err != nil {
+			return nil, err
+		}
 		out, err := m.replica.Accept(ctx, in)
 		return out, leaderHint(err)
 	}))
@@ -69,6 +72,21 @@ func (m *member) serveRPC() {
 	m.transport.HandleJoin(transport.JSON(func(ctx context.Context, _ transport.Peer, in joinRequest) (joinAnswer, error) {
 		return m.join(ctx, in)
 	}))
+}
+
+// checkOrigin refuses commands in another node's name: their sequence numbers
+// would use up that node's window.
+func checkOrigin(from state.NodeID, envelopes []byte) error {
+	list, err := state.DecodeEnvelopes(envelopes)
+	if err != nil {
+		return &transport.StatusError{Code: http.StatusBadRequest, Reason: err.Error()}
+	}
+	for i := range list {
+		if list[i].Origin != from {
+			return &transport.StatusError{Code: http.StatusForbidden, Reason: fmt.Sprintf("node %s proposed a command in the name of %s", from, list[i].Origin)}
+		}
+	}
+	return nil
 }
 
 // leaderHint carries the leader's address in the refusal.

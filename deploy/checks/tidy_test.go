@@ -20,6 +20,14 @@ var (
 )
 
 func TestTidy(t *testing.T) {
+	// In a synctest bubble sleeping is how virtual time passes; anywhere else it
+	// is a guess. Helpers of a package's bubbles may stand in a file of their own.
+	bubbles := map[string]bool{}
+	for _, f := range goFiles(t) {
+		if src, err := os.ReadFile(f.path); err == nil && f.test && bytes.Contains(src, []byte("synctest.Test(")) {
+			bubbles[f.pkg] = true
+		}
+	}
 	documented := map[string]bool{}
 	packages := map[string]bool{}
 	for _, f := range goFiles(t) {
@@ -37,9 +45,7 @@ func TestTidy(t *testing.T) {
 			t.Errorf("%s has %d lines, more than %d: look for the missing type", f.path, n, maxLines)
 		}
 		if f.test {
-			// In a synctest bubble sleeping is how virtual time passes;
-			// anywhere else it is a guess.
-			if sleep.Match(src) && !bytes.Contains(src, []byte("testing/synctest")) {
+			if sleep.Match(src) && !bubbles[f.pkg] {
 				t.Errorf("%s sleeps in a test outside a synctest bubble: poll with a bound", f.path)
 			}
 			continue
