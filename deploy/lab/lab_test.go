@@ -78,8 +78,8 @@ func nothingLeft(t *testing.T, name string) {
 	if err != nil || strings.Contains(string(mounts), labDir(name)+"/") || strings.Contains(string(mounts), nsPrefix+name+"-") {
 		t.Errorf("mounts left: %v", err)
 	}
-	if err := killStrays(t.Context(), name); err != nil && t.Context().Err() == nil {
-		t.Errorf("processes left: %v", err)
+	if left := strays(name); len(left) > 0 {
+		t.Errorf("processes left: %v", left)
 	}
 }
 
@@ -203,11 +203,30 @@ func TestRealPeers(t *testing.T) {
 	needRealPeers(t)
 	l := up(t, Options{Name: "tpeers", Servers: 2, Clients: 300, Peers: Real})
 	wantFragments(t, l)
+	before, err := l.peers.snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, d := range []string{"daemon-kill", "node-death", "drain", "leave-join"} {
 		t.Run(d, func(t *testing.T) {
 			if r := run(t, l, d); r.Rehomed != 0 || r.Moved != 0 {
 				t.Errorf("%d clients re-homed, %d moved", r.Rehomed, r.Moved)
 			}
 		})
+	}
+	// A client on a wrong server would notice by dead peer detection: three
+	// seconds without traffic, then six of repetitions.
+	pause(t, 11*time.Second)
+	if err := l.allServed(t.Context(), servedBound); err != nil {
+		t.Fatal(err)
+	}
+	after, err := l.peers.snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := before.compare(after, nil)
+	t.Logf("%d clients: %d re-homed, %d logged in again (%d were told to), %d pings lost", len(after.Clients), len(v.rehomed), v.relogins, relogins, v.lost)
+	if len(v.rehomed) != 0 || v.relogins != relogins {
+		t.Errorf("%d clients re-homed, %d logged in again, want 0 and %d", len(v.rehomed), v.relogins, relogins)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -162,36 +163,32 @@ func untilEvery(ctx context.Context, every, bound time.Duration, what string, do
 	}
 }
 
-// killStrays ends every process that carries the lab's mark in its
-// environment: what a crash left between fork and state file, and daemons'
-// children.
-func killStrays(ctx context.Context, lab string) error {
+// strays finds every process that carries the lab's mark in its environment:
+// what a crash left between fork and state file, and daemons' children too.
+func strays(lab string) (found []proc) {
 	mark := []byte(labEnviron + "=" + lab)
-	find := func() (found []proc) {
-		dirs, _ := filepath.Glob("/proc/[0-9]*")
-		for _, d := range dirs {
-			pid, err := strconv.Atoi(filepath.Base(d))
-			if err != nil || pid == os.Getpid() {
-				continue
-			}
-			env, err := os.ReadFile(d + "/environ")
-			if err != nil {
-				continue
-			}
-			for _, e := range bytes.Split(env, []byte{0}) {
-				if bytes.Equal(e, mark) {
-					p := proc{PID: pid}
-					if p.Start, _, err = procStat(pid); err == nil && p.alive() {
-						found = append(found, p)
-					}
-					break
-				}
-			}
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(d))
+		if err != nil || pid == os.Getpid() {
+			continue
 		}
-		return found
+		env, err := os.ReadFile(d + "/environ")
+		if err != nil || !slices.ContainsFunc(bytes.Split(env, []byte{0}), func(e []byte) bool { return bytes.Equal(e, mark) }) {
+			continue // gone, or not ours
+		}
+		p := proc{PID: pid}
+		if p.Start, _, err = procStat(pid); err == nil && p.alive() {
+			found = append(found, p)
+		}
 	}
+	return found
+}
+
+// killStrays ends them all.
+func killStrays(ctx context.Context, lab string) error {
 	return until(ctx, killBound, "the lab's processes to end", func() (bool, error) {
-		found := find()
+		found := strays(lab)
 		var errs []error
 		for _, p := range found {
 			errs = append(errs, p.signal(syscall.SIGKILL))
