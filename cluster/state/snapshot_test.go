@@ -195,7 +195,8 @@ func TestViewWhileApplying(t *testing.T) {
 			for range v.Affinities() {
 				count++
 			}
-			if count != v.Len() || count != v.Spec().Affinities || v.Hash() != v.Hash() {
+			first, second := v.Hash(), v.Hash()
+			if count != v.Len() || count != v.Spec().Affinities || first != second {
 				done <- errors.New("a view is torn")
 				return
 			}
