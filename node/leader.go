@@ -67,6 +67,12 @@ func (m *member) judge(ctx context.Context, office time.Duration) {
 		if !ok {
 			continue
 		}
+		if waitsForGeneration(d.Command) {
+			if !m.generation.TryLock() {
+				continue // an administrator's change is on its way; the next turn judges anew
+			}
+			defer m.generation.Unlock()
+		}
 		m.log.Info("verdict", "backend", b.Name, "class", d.Class.String(), "reason", string(d.Reason), "up", d.Votes.Up, "down", d.Votes.Down, "members", d.Votes.Members)
 		m.propose(ctx, d.Command)
 	}

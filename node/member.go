@@ -83,6 +83,7 @@ type member struct {
 	outsideDead, insideDead atomic.Bool
 	sessionSeen             time.Time                 // the facts goroutine's: when a router was last in session
 	kernelFault             atomic.Pointer[string]    // of the last mending of sysctls
+	generation              sync.Mutex                // one change of tables at a time, on the leader
 	tookOffice              atomic.Pointer[time.Time] // of the present leadership
 	keysSeen                uint64                    // the leader duty's: version of the gossip keys, and since when
 	keysSince               time.Time

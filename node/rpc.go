@@ -15,6 +15,7 @@ import (
 const (
 	pathContact = "/v1/contact" // hint bundle in, hint bundle out
 	pathPropose = "/v1/propose" // envelopes in, outcomes out; leader only
+	pathChange  = "/v1/change"  // a change of tables that waits its turn; leader only
 	pathIndex   = "/v1/index"   // the leader's confirmed command index
 	pathSilence = "/v1/silence" // how long a member has been silent, as the callee sees it
 	pathJoin    = "/v1/join"    // a join that another member received; leader only
@@ -47,6 +48,9 @@ func (m *member) serveRPC() {
 		}
 		out, err := m.replica.Accept(ctx, in)
 		return out, leaderHint(err)
+	}))
+	m.transport.HandleRPC(pathChange, transport.Bytes(func(ctx context.Context, _ transport.Peer, in []byte) ([]byte, error) {
+		return m.serveChange(ctx, in)
 	}))
 	m.transport.HandleRPC(pathIndex, transport.JSON(func(ctx context.Context, _ transport.Peer, _ struct{}) (indexAnswer, error) {
 		index, err := m.replica.LeaderAnswer(ctx)

@@ -51,17 +51,32 @@ func outcomeError(o state.Outcome) error {
 func (m *member) change(ctx context.Context, cmd state.Command, notes ...string) (any, error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
-	outcomes, err := m.replica.Propose(ctx, cmd)
+	outcome, err := m.proposeChange(ctx, cmd)
 	if err != nil {
 		return nil, noQuorum(err)
 	}
-	if err := outcomeError(outcomes[0]); err != nil {
+	if err := outcomeError(outcome); err != nil {
 		return nil, err
 	}
-	return admin.Changed{Index: outcomes[0].Index, ID: outcomes[0].ID, Notes: notes}, nil
+	m.awaitIndex(ctx, outcome.Index)
+	return admin.Changed{Index: outcome.Index, ID: outcome.ID, Notes: notes}, nil
+}
+
+// awaitIndex waits until this node's own view has what was agreed elsewhere, so
+// that the next command at the same node builds on it. A node that lags for
+// longer answers all the same.
+func (m *member) awaitIndex(ctx context.Context, index uint64) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for m.view().Index() < index && pause(ctx, time.Millisecond) {
+	}
 }
 
 func noQuorum(err error) error {
+	var known *admin.Error
+	if errors.As(err, &known) {
+		return err
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return &admin.Error{Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the change was not agreed within %s: there is no leader, or no majority of voters answers (forwarding goes on). It may still be agreed later: look before you repeat it. 'vpnlb cluster members' shows who is live", proposeTimeout)}
 	}
@@ -201,6 +216,9 @@ func (m *member) addGateway(ctx context.Context, in admin.GatewayRequest) (any, 
 	addr, err := netip.ParseAddr(in.Addr)
 	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
 		return nil, refuse("a gateway is a unicast IPv4 address of the servers' subnet such as 198.51.100.251, not %q", in.Addr)
+	}
+	if _, ok := m.spec().GatewayByAddr(addr); ok {
+		return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("gateway %s is there already; 'vpnlb gateway list' shows its owner", addr)}
 	}
 	return m.change(ctx, state.PutGateway{Addr: addr})
 }

@@ -1,0 +1,112 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/node/admin"
+	"github.com/vpnlb/vpnlb/raft"
+)
+
+// A new generation of tables is proposed only when every live member's data
+// plane has reached the one before: then two generations at most are in use at
+// once, and a client whose login crosses a change meets one change, not two.
+// What is urgent (a server down or offline) does not wait.
+
+// waitsForGeneration reports whether a command changes tables and may wait.
+func waitsForGeneration(cmd state.Command) bool {
+	switch c := cmd.(type) {
+	case state.PutVIP, state.PutBackend:
+		return true
+	case state.SetBackendAdmin:
+		return c.Admin != state.AdminOffline
+	case state.SetHealth:
+		return c.Verdict == state.VerdictUp
+	}
+	return false
+}
+
+// generationPatience bounds how long a change waits for members that lag. A
+// data plane applies a change within a fraction of a second.
+const generationPatience = 10 * time.Second
+
+// proposeQuiet proposes a change of tables, on the leader, after the one
+// before has reached every live member. One at a time.
+func (m *member) proposeQuiet(ctx context.Context, cmd state.Command) (state.Outcome, error) {
+	m.generation.Lock()
+	defer m.generation.Unlock()
+	wait, cancel := context.WithTimeout(ctx, generationPatience)
+	defer cancel()
+	for m.lagging(m.spec()) > 0 {
+		if !pause(wait, 20*time.Millisecond) {
+			return state.Outcome{}, &admin.Error{Status: http.StatusServiceUnavailable,
+				Message: fmt.Sprintf("a live member has not applied the change before this one within %s, so nothing was changed: 'vpnlb cluster members' shows whose data plane lags", generationPatience)}
+		}
+	}
+	outcomes, err := m.replica.Propose(ctx, cmd)
+	if err != nil {
+		return state.Outcome{}, err
+	}
+	return outcomes[0], nil
+}
+
+// proposeChange proposes one command of an administrator, by the leader where
+// it has to wait its turn.
+func (m *member) proposeChange(ctx context.Context, cmd state.Command) (state.Outcome, error) {
+	if !waitsForGeneration(cmd) {
+		outcomes, err := m.replica.Propose(ctx, cmd)
+		if err != nil {
+			return state.Outcome{}, err
+		}
+		return outcomes[0], nil
+	}
+	body := state.EncodeBatch(state.Batch{Envelopes: []state.Envelope{{Origin: m.self, Command: cmd}}})
+	for {
+		if m.replica.Status().Role == raft.RoleLeader {
+			return m.proposeQuiet(ctx, cmd)
+		}
+		var out []byte
+		err := m.callLeader(ctx, pathChange, body, &out)
+		var refused *transport.StatusError
+		switch {
+		case err == nil:
+			outcomes, err := state.DecodeOutcomes(out)
+			if err != nil || len(outcomes) != 1 {
+				return state.Outcome{}, fmt.Errorf("read the leader's answer: %w", err)
+			}
+			return outcomes[0], nil
+		case errors.As(err, &refused) && refused.Code != http.StatusMisdirectedRequest:
+			return state.Outcome{}, &admin.Error{Status: refused.Code, Message: refused.Reason}
+		}
+		// No leader, or not this one any more: the command carries the version
+		// that its author saw, so asking again cannot change something twice.
+		if !pause(ctx, 100*time.Millisecond) {
+			return state.Outcome{}, ctx.Err()
+		}
+	}
+}
+
+// serveChange is the leader's side of proposeChange.
+func (m *member) serveChange(ctx context.Context, in []byte) ([]byte, error) {
+	batch, err := state.DecodeBatch(in)
+	if err != nil || len(batch.Envelopes) != 1 || !waitsForGeneration(batch.Envelopes[0].Command) {
+		return nil, &transport.StatusError{Code: http.StatusBadRequest, Reason: "this is not one change of tables"}
+	}
+	if m.replica.Status().Role != raft.RoleLeader {
+		return nil, leaderHint(&raft.NotLeaderError{Addr: m.replica.Status().LeaderAddr})
+	}
+	outcome, err := m.proposeQuiet(ctx, batch.Envelopes[0].Command)
+	var known *admin.Error
+	if errors.As(err, &known) {
+		return nil, &transport.StatusError{Code: known.Status, Reason: known.Message}
+	}
+	if err != nil {
+		return nil, leaderHint(err)
+	}
+	return state.EncodeOutcomes([]state.Outcome{outcome}), nil
+}

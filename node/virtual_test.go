@@ -1,0 +1,482 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/vpnlb/vpnlb/cluster"
+	"github.com/vpnlb/vpnlb/cluster/memnet"
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/dataplane/ike"
+	"github.com/vpnlb/vpnlb/dataplane/model"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+	"github.com/vpnlb/vpnlb/node/config"
+	"github.com/vpnlb/vpnlb/raft"
+)
+
+// town is a virtual cluster: real memberships, with real stores, transport,
+// gossip and duties, over a network in memory; the model is their data plane.
+// What needs a kernel or a wire is left out: XDP, probes, gateways, BGP. It
+// lives inside a synctest bubble.
+type town struct {
+	t     *testing.T
+	dir   string
+	net   *memnet.Network
+	nodes []*vnode
+
+	mu     sync.Mutex
+	hashes map[uint64][32]byte // of the agreed state, by index: the first that was seen
+}
+
+// vnode is one virtual node. It keeps its folder over restarts.
+type vnode struct {
+	*Node
+	town  *town
+	host  string
+	m     *member
+	wire  *wire
+	stop  context.CancelFunc
+	ended chan struct{} // closed when the membership has ended; nil: none began
+}
+
+func newTown(t *testing.T, dir string) *town {
+	return &town{t: t, dir: dir, net: memnet.New(), hashes: make(map[uint64][32]byte)}
+}
+
+// node makes a node that belongs to no cluster.
+func (tw *town) node(i int) *vnode {
+	tw.t.Helper()
+	v := &vnode{town: tw, host: fmt.Sprintf("192.0.2.%d", i)}
+	v.boot()
+	tw.nodes = append(tw.nodes, v)
+	return v
+}
+
+func (v *vnode) boot() {
+	t, addr := v.town.t, netip.MustParseAddr(v.host)
+	name := fmt.Sprintf("n%d", addr.As4()[3])
+	dir := filepath.Join(v.town.dir, name)
+	n, err := New(config.Config{
+		Name: name, DataDir: dir, AdminSocket: filepath.Join(dir, "admin.sock"),
+		Cluster:   config.Cluster{Address: netip.AddrPortFrom(addr, 7950), Gossip: netip.AddrPortFrom(addr, 7946), Heartbeat: config.DefaultHeartbeat},
+		Dataplane: config.Dataplane{PinDir: filepath.Join(dir, "bpf"), Outside: "vpnlb-none0", Inside: "vpnlb-none0", Attach: config.AttachAuto, MaxClients: 1 << 16},
+	}, Deps{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := transport.OpenIdentity(n.identityDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.ids.Store(ids)
+	v.Node = n
+}
+
+// init makes the cluster.
+func (v *vnode) init() {
+	t := v.town.t
+	t.Helper()
+	init, adm, _, err := v.newCluster(v.ids.Load().Identity())
+	init.TableSize = 1021 // so that tests need not build large tables
+	init.First.Addrs = []netip.Addr{netip.MustParseAddr(v.host)}
+	if err := errors.Join(err, v.keepFirst(init), v.ids.Load().Adopt(adm)); err != nil {
+		t.Fatal(err)
+	}
+	v.start(admission{first: &firstMember{init: init}})
+	if err := v.waitStage(t.Context(), StageRunning); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ask asks a member for admission, as a node without certificate.
+func (v *vnode) ask(at *vnode, token string) error {
+	ids := v.ids.Load()
+	req, err := v.describe(ids.Identity())
+	if err != nil {
+		return err
+	}
+	req.Token, req.Addrs = token, []netip.Addr{netip.MustParseAddr(v.host)}
+	var out joinAnswer
+	j := transport.Joiner{Addr: at.cfg.Cluster.Address.String(), CAHash: transport.HashCA(at.m.ids.Identity().Roots()[0]), Dial: v.town.net.Dialer(v.host + ":0")}
+	if _, _, err := j.Join(v.town.t.Context(), req, &out); err != nil {
+		return err
+	}
+	return ids.Adopt(transport.Admission{Certificate: out.Certificate, Roots: out.Roots, Secret: [32]byte(out.Secret)})
+}
+
+// join asks, starts, and waits until the node votes.
+func (v *vnode) join(at *vnode, token string) {
+	t := v.town.t
+	t.Helper()
+	if err := v.ask(at, token); err != nil {
+		t.Fatal(err)
+	}
+	v.start(admission{})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := errors.Join(v.waitStage(ctx, StageRunning), v.waitVoter(ctx, func(string) {})); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// token makes a join token on v.
+func (v *vnode) token() string {
+	v.town.t.Helper()
+	token := transport.NewToken()
+	v.propose(state.AddToken{Hash: token.Hash(), Life: 10 * time.Minute})
+	return token.String()
+}
+
+// start runs a membership on the network in memory.
+func (v *vnode) start(ad admission) {
+	t := v.town.t
+	t.Helper()
+	m, err := newMember(v.Node, ad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := m.cfg.Cluster.Address.String()
+	m.transport, err = transport.New(transport.Config{Addr: addr}, transport.Deps{
+		Identity: m.ids.Identity, Authorize: m.authorize, Removal: m.removalOf, Logger: m.log,
+		Listener: v.town.net.Listen(addr), Dial: v.town.net.Dialer(addr),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.replica, err = raft.New(raft.Config{ID: m.self, Addr: addr, Dir: v.storeDir(), Heartbeat: m.cfg.Cluster.Heartbeat},
+		raft.Deps{Stream: m.transport.Raft(), Forward: forwarder{m.transport}, Logger: m.log, Vet: m.vetStore})
+	m.metrics = prometheus.NewRegistry() // the parts below register again
+	if err := errors.Join(err, m.makePlane(), m.makeHealth()); err != nil {
+		t.Fatal(err)
+	}
+	v.wire = &wire{}
+	m.sync = newSyncer(v.wire, m.view, m.log, func() { v.town.witness(m.view()) })
+	v.m = m
+	v.Node.member.Store(m)
+	ctx, cancel := context.WithCancel(context.Background())
+	v.stop, v.ended = cancel, make(chan struct{})
+	go v.run(ctx, cancel)
+}
+
+// run is member.run without what needs a kernel.
+func (v *vnode) run(ctx context.Context, cancel context.CancelFunc) {
+	m := v.m
+	m.serveRPC()
+	var parts sync.WaitGroup
+	for name, run := range map[string]func(context.Context) error{
+		"transport": m.transport.Run, "raft": m.runRaft, "gossip": v.gossip, "contacts": m.runContacts,
+		"catch up": m.runCatchUp, "learning": m.runLearning, "duties": m.runLeader, "status": m.runStatus, "peers": m.rememberPeers,
+		"sync": func(ctx context.Context) error {
+			w := m.replica.Watch()
+			defer w.Close()
+			return m.sync.run(ctx, w)
+		},
+	} {
+		parts.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				v.town.t.Errorf("%s: %s: %v", v.host, name, err)
+			}
+		})
+	}
+	select {
+	case <-ctx.Done():
+	case <-m.left:
+	}
+	cancel()
+	parts.Wait()
+	v.Node.member.Store(nil)
+	close(v.ended)
+}
+
+// gossip is runGossip with the network in memory.
+func (v *vnode) gossip(ctx context.Context) error {
+	m := v.m
+	raw, err := m.openSecret(secretGossip)
+	for ; err != nil; raw, err = m.openSecret(secretGossip) {
+		if !pause(ctx, 100*time.Millisecond) {
+			return nil
+		}
+	}
+	keys, err := splitKeys(raw)
+	if err != nil {
+		return err
+	}
+	id, bind := m.ids.Identity(), m.cfg.Cluster.Gossip
+	g, err := cluster.New(cluster.Config{Cluster: id.Cluster(), Node: id.Node, Boot: id.Boot, Bind: bind.String(), Keys: keys},
+		cluster.Deps{Key: id.Key, Member: m.memberKey, Peers: m.gossipPeers, Logger: m.log, Transport: v.town.net.Gossip(bind)})
+	if err != nil {
+		return err
+	}
+	m.ring = keys
+	m.gossip.Store(g)
+	follow, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go m.followKeys(follow, g)
+	return g.Run(ctx)
+}
+
+// halt ends a membership: in order, or as a power cut where the node was
+// isolated before.
+func (v *vnode) halt() {
+	if v.ended != nil {
+		v.stop()
+		<-v.ended
+	}
+}
+
+// restart is a new process on the same disk.
+func (v *vnode) restart() {
+	v.halt()
+	v.boot()
+	v.start(admission{})
+}
+
+// end stops everything and outwaits what libraries leave behind.
+func (tw *town) end() {
+	for _, v := range tw.nodes {
+		v.halt()
+	}
+	time.Sleep(time.Minute)
+}
+
+// witness holds that equal indices have equal states, on all nodes, always.
+func (tw *town) witness(view *state.View) {
+	index, hash := view.Index(), view.Hash()
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	if first, ok := tw.hashes[index]; ok && first != hash {
+		tw.t.Errorf("two states at index %d", index)
+	}
+	tw.hashes[index] = hash
+}
+
+func (tw *town) eventually(limit time.Duration, what string, ok func() bool) time.Duration {
+	tw.t.Helper()
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		if ok() {
+			return time.Since(began)
+		}
+		if time.Since(began) > limit {
+			tw.t.Fatalf("%s: not within %v", what, limit)
+		}
+	}
+}
+
+// agree waits until the nodes are at one index, in state and tables, and
+// compares both.
+func (tw *town) agree(nodes ...*vnode) {
+	tw.t.Helper()
+	tw.eventually(20*time.Second, "agree on an index", func() bool {
+		for _, v := range nodes {
+			if i := nodes[0].m.view().Index(); v.m.view().Index() != i || v.m.sync.index.Load() != i {
+				return false
+			}
+		}
+		return true
+	})
+	for _, v := range nodes {
+		tw.witness(v.m.view())
+		if got, want := v.wire.text(), nodes[0].wire.text(); got != want {
+			tw.t.Errorf("the tables of %s and %s differ:\n%s\n%s", v.host, nodes[0].host, got, want)
+		}
+	}
+}
+
+// leader waits until one of the nodes leads and the others know it.
+func (tw *town) leader(nodes ...*vnode) *vnode {
+	tw.t.Helper()
+	var out *vnode
+	tw.eventually(20*time.Second, "elect a leader", func() bool {
+		out = nil
+		for _, v := range nodes {
+			if _, err := v.m.replica.LeaderAnswer(tw.t.Context()); err == nil {
+				out = v
+			}
+		}
+		return out != nil && !slices.ContainsFunc(nodes, func(v *vnode) bool { return v.m.replica.Status().LeaderID != out.m.self })
+	})
+	return out
+}
+
+// isolate cuts a node off from all others; rejoin undoes it.
+func (tw *town) isolate(v *vnode) {
+	for _, o := range tw.nodes {
+		if o != v {
+			tw.net.Cut(v.host, o.host)
+		}
+	}
+}
+
+func (tw *town) rejoin(v *vnode) {
+	for _, o := range tw.nodes {
+		tw.net.Heal(v.host, o.host)
+	}
+}
+
+// try has one command agreed on, within a time.
+func (v *vnode) try(limit time.Duration, cmd state.Command) (state.Outcome, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	out, err := v.m.replica.Propose(ctx, cmd)
+	if err != nil {
+		return state.Outcome{}, err
+	}
+	return out[0], nil
+}
+
+// propose is try where it must succeed.
+func (v *vnode) propose(cmd state.Command) state.Outcome {
+	v.town.t.Helper()
+	o, err := v.try(20*time.Second, cmd)
+	if err != nil || o.Code != state.OK {
+		v.town.t.Fatalf("%T: %+v, %v", cmd, o, err)
+	}
+	return o
+}
+
+// wire is a data plane of the model, and what comes and goes on it.
+type wire struct {
+	mu      sync.Mutex
+	set     *table.Set
+	tables  *model.Tables
+	entries map[table.Key]table.Entry
+}
+
+var mac = [6]byte{2, 0, 0, 0, 0, 1}
+
+// Resync implements planeWriter.
+func (w *wire) Resync(set *table.Set, entries iter.Seq[table.Entry]) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.entries = make(map[table.Key]table.Entry)
+	for e := range entries {
+		w.entries[e.Key] = e
+	}
+	return w.install(set)
+}
+
+// Apply implements planeWriter.
+func (w *wire) Apply(d table.Delta) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.entries == nil {
+		w.entries = make(map[table.Key]table.Entry)
+	}
+	for _, e := range d.Upsert {
+		w.entries[e.Key] = e
+	}
+	for _, k := range d.Delete {
+		delete(w.entries, k)
+	}
+	if d.Set == nil {
+		return nil
+	}
+	return w.install(d.Set)
+}
+
+func (w *wire) install(set *table.Set) (err error) {
+	hop := model.Hop{State: model.Resolved, Interface: 1, MTU: 1500, MAC: mac, SourceMAC: mac}
+	w.set = set
+	w.tables, err = model.FromSet(set, model.Env{
+		Entry:      func(k table.Key) (table.Entry, bool) { e, ok := w.entries[k]; return e, ok },
+		Interfaces: []model.Interface{{Index: 1, MAC: mac, CanTransmit: true}},
+		ToServer:   func(table.Slot) model.Hop { return hop },
+		ToClient:   func(netip.Addr) model.Hop { return hop },
+	})
+	return err
+}
+
+// text is everything in the tables; the index of the set is when it was
+// written, which may differ.
+func (w *wire) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.set == nil {
+		return ""
+	}
+	set := *w.set
+	set.Index = 0
+	lines := []string{}
+	for k, e := range w.entries {
+		lines = append(lines, fmt.Sprintf("%x %d: %d %d\n", k.Client, k.Class, e.Slot, e.State))
+	}
+	slices.Sort(lines)
+	return setText(&set) + fmt.Sprint(lines)
+}
+
+func (w *wire) decide(frame []byte) model.Decision {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tables == nil {
+		return model.Decision{}
+	}
+	return model.Decide(frame, 1, w.tables)
+}
+
+// udp makes a frame (RFC 791, RFC 768; no checksums: the model checks none).
+func udp(from, to netip.Addr, sport, dport uint16, payload []byte) []byte {
+	var b bytes.Buffer
+	b.Write(mac[:])
+	b.Write(mac[:])
+	b.Write([]byte{8, 0, 0x45, 0})
+	binary.Write(&b, binary.BigEndian, uint16(28+len(payload)))
+	b.Write([]byte{0, 1, 0, 0, 64, 17, 0, 0})
+	src, dst := from.As4(), to.As4()
+	b.Write(src[:])
+	b.Write(dst[:])
+	for _, v := range []uint16{sport, dport, uint16(8 + len(payload)), 0} {
+		binary.Write(&b, binary.BigEndian, v)
+	}
+	b.Write(payload)
+	return b.Bytes()
+}
+
+var (
+	vipAddr = netip.MustParseAddr("203.0.113.10")
+	saInit  = ike.Message(ike.Header{InitiatorSPI: 7, NextPayload: ike.SecurityAssoc, Exchange: ike.SAInit, Flags: ike.FlagInitiator}, make([]byte, 100))
+	esp     = ike.ESPDatagram(0x1234, 1, make([]byte, 64))
+	authEnd = ike.Marked(ike.Message(ike.Header{InitiatorSPI: 7, ResponderSPI: 8, NextPayload: ike.Encrypted, Exchange: ike.Auth,
+		Flags: ike.FlagResponse, MessageID: 5}, ike.ProtectedBody(ike.NoPayload, 64)))
+)
+
+// login is where a client's first packet goes at this node, data where one of
+// its tunnel does.
+func (v *vnode) login(client netip.Addr) table.Slot {
+	return v.wire.decide(udp(client, vipAddr, 500, 500, saInit)).Slot
+}
+
+func (v *vnode) data(client netip.Addr) table.Slot {
+	return v.wire.decide(udp(client, vipAddr, 4500, 4500, esp)).Slot
+}
+
+// answer is a server's packet to a client that crosses this node: what it
+// proves is learnt.
+func (v *vnode) answer(from table.Slot, client netip.Addr, payload []byte) {
+	v.town.t.Helper()
+	d := v.wire.decide(udp(serverAddr(from), client, 4500, 4500, payload))
+	if d.Verdict != model.Forward {
+		v.town.t.Errorf("%s: a reply was not forwarded: %v", v.host, d.Reason)
+	}
+	if d.Evidence != nil {
+		v.m.learner.Offer([]table.Evidence{*d.Evidence})
+	}
+}
+
+// Servers get slots in the order they are added.
+func serverAddr(s table.Slot) netip.Addr { return netip.AddrFrom4([4]byte{198, 51, 100, byte(100 + s)}) }
+
+func clientAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}) }
