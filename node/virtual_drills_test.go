@@ -17,7 +17,7 @@ import (
 )
 
 // inTown runs a test with a cluster of three nodes and three servers.
-func inTown(t *testing.T, f func(tw *town, nodes []*vnode)) {
+func inTown(t *testing.T, f func(t *testing.T, tw *town, nodes []*vnode)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		tw := newTown(t, dir)
@@ -32,7 +32,7 @@ func inTown(t *testing.T, f func(tw *town, nodes []*vnode)) {
 			nodes[0].judge(name, state.VerdictUp)
 		}
 		tw.agree(nodes...)
-		f(tw, nodes)
+		f(t, tw, nodes)
 	})
 }
 
@@ -110,7 +110,7 @@ func (f *farm) check(when string, moved []table.Slot, nodes ...*vnode) {
 }
 
 func TestVirtualReplicate(t *testing.T) {
-	inTown(t, func(tw *town, nodes []*vnode) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
 		leader := tw.leader(nodes...)
 		voters := 0
 		for _, s := range leader.m.replica.Status().Servers {
@@ -155,7 +155,7 @@ func TestVirtualReplicate(t *testing.T) {
 }
 
 func TestVirtualClientsStay(t *testing.T) {
-	inTown(t, func(tw *town, nodes []*vnode) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
 		f := tw.enter(3000, nodes...)
 		f.check("after the login", nil, nodes...)
 
@@ -201,7 +201,7 @@ func TestVirtualClientsStay(t *testing.T) {
 }
 
 func TestVirtualLeaderDies(t *testing.T) {
-	inTown(t, func(tw *town, nodes []*vnode) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
 		f := tw.enter(300, nodes...)
 		for round := range 3 {
 			dead := tw.leader(nodes...)
@@ -233,7 +233,7 @@ func TestVirtualLeaderDies(t *testing.T) {
 }
 
 func TestVirtualPartition(t *testing.T) {
-	inTown(t, func(tw *town, nodes []*vnode) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
 		f := tw.enter(300, nodes...)
 		old := tw.leader(nodes...)
 		rest := slices.DeleteFunc(slices.Clone(nodes), func(v *vnode) bool { return v == old })
@@ -278,7 +278,7 @@ func TestVirtualPartition(t *testing.T) {
 }
 
 func TestVirtualLeave(t *testing.T) {
-	inTown(t, func(tw *town, nodes []*vnode) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
 		f := tw.enter(300, nodes...)
 		gone := tw.leader(nodes...)
 		id := gone.m.self
@@ -316,7 +316,7 @@ func TestVirtualLeave(t *testing.T) {
 // A dead member is removed. When it wakes up it believes that, parks, and
 // cannot disturb anybody.
 func TestVirtualRemove(t *testing.T) {
-	inTown(t, func(tw *town, nodes []*vnode) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
 		leader := tw.leader(nodes...)
 		rest := slices.DeleteFunc(slices.Clone(nodes), func(v *vnode) bool { return v == leader })
 		dead := rest[0]

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -238,9 +239,16 @@ func (v *vnode) halt() {
 	}
 }
 
-// restart is a new process on the same disk.
+// restart is a new process on the same disk: on a copy of the store, because a
+// process that cannot stop in time, cut off as it is, leaves its lock to the
+// end of the process, which here does not come.
 func (v *vnode) restart() {
+	v.town.t.Helper()
 	v.halt()
+	old := fmt.Sprintf("%s.boot%d", v.storeDir(), v.m.ids.Identity().Boot)
+	if err := errors.Join(os.Rename(v.storeDir(), old), os.CopyFS(v.storeDir(), os.DirFS(old))); err != nil {
+		v.town.t.Fatal(err)
+	}
 	v.boot()
 	v.start(admission{})
 }
@@ -477,6 +485,8 @@ func (v *vnode) answer(from table.Slot, client netip.Addr, payload []byte) {
 }
 
 // Servers get slots in the order they are added.
-func serverAddr(s table.Slot) netip.Addr { return netip.AddrFrom4([4]byte{198, 51, 100, byte(100 + s)}) }
+func serverAddr(s table.Slot) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 51, 100, byte(100 + s)})
+}
 
 func clientAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}) }
