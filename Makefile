@@ -8,7 +8,7 @@ BIN   := bin/vpnlb
 export GOFLAGS := -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit xdp lab-test fuzz generate deps clean
+.PHONY: help build demo test lint generated unit xdp lab-test fuzz generate deps clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ build: ## Build bin/vpnlb
 demo: build ## Run the demo on embedded parts alone (root; DEMO=json prints the verdict as JSON)
 	@$(BIN) lab demo $(if $(filter json,$(DEMO)),-o json)
 
-test: deps lint unit xdp lab-test fuzz ## Install the test peers and run every test (root)
+test: deps lint generated unit xdp lab-test fuzz ## Install the test peers and run every test (root)
 
 deps: ## Install what the tests need: FRR, strongSwan and friends (Debian, Ubuntu)
 	@deploy/checks/install-test-deps
@@ -47,6 +47,11 @@ fuzz: ## Each fuzz target for a few seconds
 
 generate: ## Rebuild generated files (BPF objects need clang-14 and libbpf-dev)
 	$(GO) generate ./...
+
+generated: ## Check that the generated files are what their sources say (clang-14)
+	@before=$$(git hash-object $$(git ls-files 'dataplane/bpf/*')); $(GO) generate ./dataplane/...; \
+	after=$$(git hash-object $$(git ls-files 'dataplane/bpf/*')); \
+	[ "$$before" = "$$after" ] || { echo "generated files differ from their sources: run make generate and commit"; git --no-pager diff --stat; exit 1; }
 
 clean: ## Remove what make built
 	rm -rf bin
