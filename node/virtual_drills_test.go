@@ -352,3 +352,48 @@ func TestVirtualRemove(t *testing.T) {
 		}
 	})
 }
+
+// All power is lost. One node alone waits for the others before it trusts its
+// disk; when they come, nobody's server has changed.
+func TestVirtualColdStart(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		f := tw.enter(300, nodes...)
+		index := nodes[0].m.view().Index()
+		for _, v := range nodes {
+			tw.isolate(v)
+		}
+		for _, v := range nodes {
+			v.halt()
+		}
+		for _, v := range nodes {
+			tw.rejoin(v)
+		}
+		alone := nodes[1]
+		alone.restart()
+		wait := alone.m.limits.ColdStartWait
+		time.Sleep(wait - time.Second)
+		if alone.m.cold.Load() || alone.wire.text() != "" {
+			t.Error("tables were written before the wait was over")
+		}
+		time.Sleep(2 * time.Second)
+		if !alone.m.cold.Load() || alone.m.caughtUp.Load() || alone.m.sync.index.Load() < index {
+			t.Errorf("cold %v, caught up %v, index %d of %d", alone.m.cold.Load(), alone.m.caughtUp.Load(), alone.m.sync.index.Load(), index)
+		}
+		if _, err := alone.try(3*time.Second, state.Tick{}); !errors.Is(err, raft.ErrUnanswered) {
+			t.Errorf("one of three answers: %v", err)
+		}
+		f.check("after a cold start", nil, alone)
+		for _, v := range nodes {
+			if v != alone {
+				v.restart()
+			}
+		}
+		for _, v := range nodes {
+			if err := v.waitStage(t.Context(), StageRunning); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tw.agree(nodes...)
+		f.check("when all are back", nil, nodes...)
+	})
+}
