@@ -45,11 +45,12 @@ type Step struct {
 }
 
 const (
-	demoName    = "demo"
-	demoClients = 240
-	demoBound   = 175 * time.Second // "under three minutes"
-	demoCalm    = 3 * time.Second   // of plain traffic first
-	tablePeriod = time.Second
+	demoName      = "demo"
+	demoClients   = 240
+	demoBound     = 175 * time.Second // "under three minutes"
+	demoLossAfter = 3 * time.Second   // a server dies in it, no node does: clients may be quick
+	demoCalm      = 3 * time.Second   // of plain traffic first
+	tablePeriod   = time.Second
 )
 
 // demoSteps are drills with the names that the verdict gives them.
@@ -88,18 +89,26 @@ func Demo(ctx context.Context, o DemoOptions) (v Verdict, err error) {
 		return v, err
 	}
 	screen := newScreen(o.Progress, o.Terminal)
-	l, err := Up(ctx, Options{Name: o.Name, Binary: o.Binary, Clients: o.Clients, Out: screen})
+	l, err := Up(ctx, Options{Name: o.Name, Binary: o.Binary, Clients: o.Clients, LossAfter: demoLossAfter, Out: screen})
 	if err != nil {
-		return v, errors.Join(err, context.Cause(ctx))
+		return v, early(ctx, err)
 	}
 	screen.say("everything stands after %s: %d clients through 3 nodes to 3 servers", time.Since(start).Round(time.Second), o.Clients)
 	v, err = l.demo(ctx, screen)
 	err = errors.Join(err, l.Down(ctx))
 	if err != nil {
-		return v, errors.Join(err, context.Cause(ctx))
+		return v, early(ctx, err)
 	}
 	screen.say("everything removed again; it took %s", time.Since(start).Round(time.Second))
 	return v, v.print(o)
+}
+
+// early says why a demo ended before its time: what then failed is no news.
+func early(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("the demo was broken off and removed: %w", cause)
+	}
+	return err
 }
 
 func (l *Lab) demo(ctx context.Context, screen *screen) (Verdict, error) {

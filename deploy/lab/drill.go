@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vpnlb/vpnlb/deploy/lab/peer"
 	"github.com/vpnlb/vpnlb/node/admin"
 )
 
@@ -41,6 +42,8 @@ func drillKinds() []drillKind {
 		{DrillInfo{"leader-kill", "kill -9 the leader's daemon and start it again"}, (*drill).leaderKill},
 		{DrillInfo{"all-daemons-kill", "kill -9 all daemons at once, let traffic run without them, start them again"}, (*drill).allDaemonsKill},
 		{DrillInfo{"node-death", "cut both links of a node that owns a gateway, heal them later"}, (*drill).nodeDeath},
+		{DrillInfo{"outside-death", "cut the outside link alone of a node that owns a gateway"}, (*drill).outsideDeath},
+		{DrillInfo{"inside-death", "cut the inside link alone of a node that owns a gateway"}, (*drill).insideDeath},
 		{DrillInfo{"drain", "drain a server: known clients stay, new ones go elsewhere"}, (*drill).drain},
 		{DrillInfo{"offline", "take a server offline: tunnels stay, clients move at their next login"}, (*drill).offline},
 		{DrillInfo{"backend-kill", "kill a server: its clients are served by others, nobody else notices"}, (*drill).backendKill},
@@ -221,9 +224,9 @@ func (d *drill) sameState(ctx context.Context) error {
 // comparison is what happened to the clients between two snapshots.
 type comparison struct {
 	lost       int64
-	lostOthers int64 // of clients that did not move
-	losers     int   // clients that did not move and lost something
-	longest    time.Duration
+	lostOthers int64         // of clients that did not move
+	losers     int           // clients that did not move and lost something
+	longest    time.Duration // without an echo, of a client that did not move
 	rehomed    []netip.Addr
 	moved      []netip.Addr
 	relogins   int
@@ -243,6 +246,9 @@ func (s snapshot) compare(after snapshot, permits map[int]time.Time) (c comparis
 		for _, x := range now.Sessions {
 			if !x.From.After(s.At) {
 				continue
+			}
+			if server == x.Server && x.Cause == peer.CauseLoss {
+				c.longest = max(c.longest, x.Gap)
 			}
 			if server != 0 && x.Server != server {
 				since, permitted := permits[server]

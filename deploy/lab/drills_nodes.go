@@ -157,13 +157,26 @@ func (d *drill) allDaemonsKill(ctx context.Context) error {
 }
 
 func (d *drill) nodeDeath(ctx context.Context) error {
+	return d.cut(ctx, "both links", true, true)
+}
+
+func (d *drill) outsideDeath(ctx context.Context) error {
+	return d.cut(ctx, "the outside link", true, false)
+}
+
+func (d *drill) insideDeath(ctx context.Context) error {
+	return d.cut(ctx, "the inside link", false, true)
+}
+
+// cut cuts links of a node that owns a gateway, judges, and heals them.
+func (d *drill) cut(ctx context.Context, what string, outside, inside bool) error {
 	node, err := d.l.gatewayOwner(ctx)
 	if err != nil {
 		return err
 	}
-	d.l.say("  cutting both links of %s", node)
+	d.l.say("  cutting %s of %s", what, node)
 	start := time.Now()
-	if err := d.l.setPorts(node, false); err != nil {
+	if err := d.l.setPorts(node, outside, inside, false); err != nil {
 		return err
 	}
 	moved, err := d.gatewaysLeave(ctx, node, start)
@@ -186,9 +199,14 @@ func (d *drill) nodeDeath(ctx context.Context) error {
 	d.notef("%d of %d clients lost %d packets", v.losers, len(s.Clients), v.lost)
 	d.within("longest window of losses", v.longest, lossLimit)
 	d.converged(v.longest)
+	return d.heal(ctx, node, s)
+}
+
+// heal sets all links of a node up again: that may cost nothing.
+func (d *drill) heal(ctx context.Context, node string, s snapshot) error {
 	d.l.say("  healing the links of %s", node)
-	start = time.Now()
-	if err := d.l.setPorts(node, true); err != nil {
+	start := time.Now()
+	if err := d.l.setPorts(node, true, true, true); err != nil {
 		return err
 	}
 	if err := d.l.waitECMP(ctx, healBound); err != nil {

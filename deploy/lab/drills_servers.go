@@ -16,10 +16,10 @@ import (
 
 // Pass criteria of drills on servers, and their sizes.
 const (
-	verdictLimit  = 5 * time.Second  // from a server's death to its verdict
-	serviceLimit  = 12 * time.Second // without service: dead peer detection (3 s) included
-	newClients    = 24               // that come while a server drains
-	relogins      = 12               // known clients that are told to log in again
+	verdictLimit  = 5 * time.Second // from a server's death to its verdict
+	serviceLimit  = time.Second     // without service, beyond the later of verdict and dead peer detection
+	newClients    = 24              // that come while a server drains
+	relogins      = 12              // known clients that are told to log in again
 	spoofPackets  = 24000
 	spoofRate     = 8000 // a second
 	changeBound   = 10 * time.Second
@@ -229,7 +229,7 @@ func (d *drill) backendKill(ctx context.Context) error {
 	}
 	v := d.before.compare(s, d.permits)
 	d.notef("%d clients are served by others", len(v.moved))
-	d.within("longest time without service", v.longestGap, serviceLimit)
+	d.within("longest time without service", v.longestGap, max(verdictLimit, d.l.st.Options.LossAfter)+serviceLimit)
 	if v.lostOthers > 0 {
 		d.failf("%d packets of %d clients of other servers lost", v.lostOthers, v.losers)
 	}

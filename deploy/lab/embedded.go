@@ -141,7 +141,7 @@ func (e *embeddedPeers) snapshot(ctx context.Context) (snapshot, error) {
 		v := clientView{Up: c.Up, Logins: c.Logins, Login: strconv.FormatInt(c.Logins, 10), Sent: c.Sent, Lost: c.Lost}
 		for _, x := range c.Sessions {
 			v.Server = int(x.Server)
-			v.Sessions = append(v.Sessions, session{Server: int(x.Server), From: x.From, Gap: time.Duration(x.Gap * float64(time.Second))})
+			v.Sessions = append(v.Sessions, session{Server: int(x.Server), From: x.From, Cause: x.Cause, Gap: time.Duration(x.Gap * float64(time.Second))})
 		}
 		for _, w := range c.Windows {
 			v.Windows = append(v.Windows, window(w))

@@ -29,7 +29,8 @@ type Options struct {
 	Peers   PeerKind `json:"peers"`   // default Embedded
 	Rate    int      `json:"rate"`    // data packets of each embedded client a second; default 10
 	// LossAfter is how long an embedded client goes without an echo before it
-	// logs in again, as dead peer detection would make it; default 3 s.
+	// logs in again, as dead peer detection would make it; default 5 s: more
+	// than any drill on nodes may cost, so that a loss shows as what it is.
 	LossAfter time.Duration `json:"loss_after"`
 	// Out gets one plain line for each thing done; nil: nothing.
 	Out io.Writer `json:"-"`
@@ -63,7 +64,7 @@ func (o Options) withDefaults() (Options, error) {
 	def(&o.Clients, 200)
 	def(&o.Rate, 10)
 	if o.LossAfter == 0 {
-		o.LossAfter = 3 * time.Second
+		o.LossAfter = 5 * time.Second
 	}
 	if o.Out == nil {
 		o.Out = io.Discard

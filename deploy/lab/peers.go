@@ -39,7 +39,8 @@ type clientView struct {
 type session struct {
 	Server int
 	From   time.Time
-	Gap    time.Duration // without service before it
+	Gap    time.Duration // without service before it; real clients do not tell
+	Cause  string        // peer.CauseLoss and so on; real clients do not tell
 }
 
 type window struct {

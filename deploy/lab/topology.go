@@ -267,13 +267,16 @@ func addLoopback(addrs []netip.Addr) error {
 	return nil
 }
 
-// setPorts cuts or heals the links of a node at their far ends: the node sees
-// its carrier go, its addresses and routes stay.
-func (l *Lab) setPorts(node string, up bool) error {
-	for _, p := range [][2]string{{roleRouter, outsidePort(node)}, {roleInside, insidePort(node)}} {
-		if err := l.setPort(p[0], p[1], up); err != nil {
+// setPorts cuts or heals links of a node at their far ends: the node sees its
+// carrier go, its addresses and routes stay.
+func (l *Lab) setPorts(node string, outside, inside, up bool) error {
+	if outside {
+		if err := l.setPort(roleRouter, outsidePort(node), up); err != nil {
 			return err
 		}
+	}
+	if inside {
+		return l.setPort(roleInside, insidePort(node), up)
 	}
 	return nil
 }
