@@ -42,7 +42,8 @@ type syncer struct {
 	full       atomic.Bool // the affinity table had no room for everything
 	failure    atomic.Pointer[string]
 
-	spec *state.Spec // as of index; the syncer's goroutine only
+	spec  *state.Spec // as of index; the syncer's goroutine only
+	whole time.Time   // of the last write of everything; the syncer's goroutine only
 }
 
 func newSyncer(p planeWriter, view func() *state.View, log *slog.Logger, done func()) *syncer {
@@ -52,6 +53,10 @@ func newSyncer(p planeWriter, view func() *state.View, log *slog.Logger, done fu
 // resyncBackoff is the pause after a failed write: the kernel's refusals do
 // not go away within microseconds.
 const resyncBackoff = 500 * time.Millisecond
+
+// fullRetry is how often everything is written again while the table is full:
+// an entry that had no room is in no later delta, and room comes by expiry.
+const fullRetry = time.Minute
 
 // run writes until ctx ends. Whatever fails, the answer is the same: take the
 // whole view again and write the difference.
@@ -81,7 +86,7 @@ func (s *syncer) run(ctx context.Context, source deltaSource) error {
 			}
 			return fmt.Errorf("watch the agreed state: %w", err)
 		}
-		if resync = again; resync {
+		if resync = again || s.full.Load() && time.Since(s.whole) >= fullRetry; resync {
 			continue
 		}
 		if d.Index <= s.index.Load() {
@@ -115,10 +120,12 @@ func (s *syncer) resync() error {
 		}
 	}
 	err := s.plane.Resync(Render(spec), entries)
-	if err = s.room(err); err != nil {
+	full := errors.Is(err, dataplane.ErrFull)
+	if err != nil && !full {
 		return err
 	}
-	s.spec = spec
+	s.setFull(full)
+	s.spec, s.whole = spec, time.Now()
 	s.wrote(view.Index(), spec.Generation)
 	return nil
 }
@@ -142,24 +149,22 @@ func (s *syncer) apply(d state.Delta) error {
 	for _, k := range d.Delete {
 		out.Delete = append(out.Delete, tableKey(k))
 	}
-	if err := s.room(s.plane.Apply(out)); err != nil {
+	switch err := s.plane.Apply(out); {
+	case errors.Is(err, dataplane.ErrFull):
+		s.setFull(true)
+	case err != nil:
 		return err
 	}
 	s.wrote(d.Index, s.spec.Generation)
 	return nil
 }
 
-// room turns "table full" into an alarm: the clients without a record go by
-// Maglev, as unknown ones do.
-func (s *syncer) room(err error) error {
-	full := errors.Is(err, dataplane.ErrFull)
+// setFull raises or ends the alarm that entries had no room: their clients go
+// by Maglev, as unknown ones do. Only a write of everything ends it.
+func (s *syncer) setFull(full bool) {
 	if s.full.Swap(full) != full {
 		s.log.Warn("affinity table of the data plane", "full", full)
 	}
-	if full {
-		return nil
-	}
-	return err
 }
 
 func (s *syncer) wrote(index, generation uint64) {

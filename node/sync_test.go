@@ -222,11 +222,29 @@ func TestSyncFullIsAnAlarm(t *testing.T) {
 		if !b.full.Load() || b.failure.Load() != nil || b.index.Load() != 3 {
 			t.Errorf("full %v, failure %v, index %d", b.full.Load(), b.failure.Load(), b.index.Load())
 		}
-		b.src.c <- sourced{resync: true}
-		synctest.Wait()
+		// That the next change fits says nothing of what had no room before it.
+		b.give(b.rig.do(state.Tick{}))
+		b.want("apply 4 set=false +0 -0")
+		if !b.full.Load() {
+			t.Error("the alarm ended although entries are missing")
+		}
+		// Now and then everything is written again, for room may have come.
+		time.Sleep(fullRetry)
+		b.plane.fail(dataplane.ErrFull)
+		b.give(b.rig.do(state.Tick{}))
+		b.want("resync 5 entries=0")
+		if !b.full.Load() {
+			t.Error("the alarm ended although there is no room yet")
+		}
+		time.Sleep(fullRetry)
+		b.give(b.rig.do(state.Tick{}), b.rig.do(state.Tick{}))
+		b.want("resync 7 entries=0")
 		if b.full.Load() {
 			t.Error("the alarm stays although everything was written")
 		}
+		time.Sleep(fullRetry)
+		b.give(b.rig.do(state.Tick{}))
+		b.want("apply 8 set=false +0 -0")
 	})
 }
 
