@@ -41,7 +41,7 @@ func TestStanceNumbers(t *testing.T) {
 		t.Error("the agreement may hold more than the data plane can")
 	}
 	if n := state.MaxMembers*state.MaxAddrs + state.MaxGateways + state.MaxPrefixes; n > table.MaxPrefixes {
-		t.Logf("limits allow %d prefixes that are no clients, the data plane takes %d", n, table.MaxPrefixes)
+		t.Errorf("limits allow %d prefixes that are no clients, the data plane takes %d", n, table.MaxPrefixes)
 	}
 }
 

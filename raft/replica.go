@@ -180,7 +180,8 @@ func (r *Replica) stop(wg *sync.WaitGroup) {
 	r.endOffice()
 	stopped := true
 	if rt != nil {
-		stopped = bounded(stopWait, func() { _ = rt.Shutdown().Error() })
+		// Replication may sit in a dial to a peer that is gone.
+		stopped = bounded(stopWait+r.cfg.RPCTimeout, func() { _ = rt.Shutdown().Error() })
 	}
 	r.mu.Lock()
 	r.running = false

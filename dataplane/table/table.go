@@ -23,9 +23,11 @@ type Slot uint16
 
 // Limits of one set.
 const (
-	MaxVIPs     = 16
-	MaxSlots    = 255
-	MaxPrefixes = 1024 // NotReturn: members' addresses, gateways, inside prefixes
+	MaxVIPs  = 16
+	MaxSlots = 255
+	// MaxPrefixes bounds NotReturn: 32 members with 64 addresses each, 16
+	// gateways and 256 inside prefixes fit.
+	MaxPrefixes = 2560
 )
 
 // Stance is what may be done with a backend of one class.

@@ -5,6 +5,7 @@
 package admin
 
 import (
+	"log/slog"
 	"net/netip"
 	"time"
 )
@@ -250,6 +251,11 @@ type JoinRequest struct {
 	Addr   string `json:"addr"`
 	Token  string `json:"token"`
 	CAHash string `json:"ca_hash"`
+}
+
+// LogValue leaves the token out of the log.
+func (r JoinRequest) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("addr", r.Addr), slog.String("ca_hash", r.CAHash))
 }
 
 // LeaveRequest makes this node leave.

@@ -50,7 +50,7 @@ func Post[In any](s *Server, path string, fn func(context.Context, In) (any, err
 			return
 		}
 		v, err := fn(r.Context(), in)
-		s.audit(r, err)
+		s.audit(r, in, err)
 		reply(w, v, err)
 	})
 }
@@ -73,7 +73,7 @@ func Stream[In any](s *Server, path string, fn func(in In, step func(string)) er
 			flush.Flush()
 		}
 		err := fn(in, func(step string) { send(Progress{Step: step}) })
-		s.audit(r, err)
+		s.audit(r, in, err)
 		if err != nil {
 			send(Progress{Error: err.Error()})
 			return
@@ -106,12 +106,14 @@ func reply(w http.ResponseWriter, v any, err error) {
 
 type peerKey struct{}
 
-func (s *Server) audit(r *http.Request, err error) {
+// audit writes who changed what; secrets in a request hide themselves
+// (LogValue).
+func (s *Server) audit(r *http.Request, in any, err error) {
 	uid := "unknown"
 	if cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred); ok {
 		uid = fmt.Sprint(cred.Uid)
 	}
-	attrs := []any{"request", r.URL.Path, "uid", uid}
+	attrs := []any{"request", r.URL.Path, "uid", uid, "change", in}
 	if err != nil {
 		attrs = append(attrs, "error", err.Error())
 	}
@@ -134,14 +136,11 @@ func (s *Server) Run(ctx context.Context, ready chan<- struct{}) error {
 	if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the old admin socket: %w", err)
 	}
-	ln, err := net.Listen("unix", s.path)
+	ln, err := listen(s.path)
 	if err != nil {
-		return fmt.Errorf("listen on the admin socket: %w", err)
+		return err
 	}
-	if err := os.Chmod(s.path, 0o660); err != nil {
-		ln.Close()
-		return fmt.Errorf("set the admin socket's mode: %w", err)
-	}
+	defer os.Remove(s.path)
 	close(ready)
 	srv := &http.Server{Handler: s.mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ConnContext: peerCredentials}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
@@ -150,6 +149,29 @@ func (s *Server) Run(ctx context.Context, ready chan<- struct{}) error {
 		return fmt.Errorf("serve the admin socket: %w", err)
 	}
 	return nil
+}
+
+// listen makes the socket under another name and gives it its own only when
+// its mode is right: nobody can connect in between.
+func listen(path string) (net.Listener, error) {
+	fresh := path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove an unfinished admin socket: %w", err)
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen on the admin socket: %w", err)
+	}
+	ln.SetUnlinkOnClose(false)
+	if err = os.Chmod(fresh, 0o660); err == nil {
+		err = os.Rename(fresh, path)
+	}
+	if err != nil {
+		ln.Close()
+		os.Remove(fresh)
+		return nil, fmt.Errorf("set the admin socket's mode and name: %w", err)
+	}
+	return ln, nil
 }
 
 // peerCredentials notes who is at the other end (SO_PEERCRED, unix(7)).
