@@ -34,7 +34,8 @@ type NodeStatus struct {
 	Draining     bool
 	Demoted      bool
 	PlaneHealthy bool
-	OutsideDead  bool // its arm towards the routers is dead: no gateway should be here
+	ArmDead      bool // one of its arms is dead: no gateway should be here
+	RaftOff      bool // consensus is parked: it answers, but does not vote
 	Plane        PlaneMode
 	Announced    []state.VIPID     // announced to at least one router
 	Willing      []state.VIPID     // would be announced by its own judgement, whatever the others do
@@ -63,7 +64,8 @@ const (
 	flagDraining
 	flagDemoted
 	flagPlaneHealthy
-	flagOutsideDead
+	flagArmDead
+	flagRaftOff
 )
 
 // maxID is the largest identifier (VIPID, BackendID, GatewayID).
@@ -87,7 +89,8 @@ func (s *NodeStatus) encode() []byte {
 	var flags byte
 	for bit, on := range map[byte]bool{
 		flagQuorum: s.Quorum, flagCaughtUp: s.CaughtUp, flagDraining: s.Draining,
-		flagDemoted: s.Demoted, flagPlaneHealthy: s.PlaneHealthy, flagOutsideDead: s.OutsideDead,
+		flagDemoted: s.Demoted, flagPlaneHealthy: s.PlaneHealthy, flagArmDead: s.ArmDead,
+		flagRaftOff: s.RaftOff,
 	} {
 		if on {
 			flags |= bit
@@ -127,7 +130,7 @@ func decodeStatus(b []byte, boot uint64) (*NodeStatus, error) {
 	flags := r.byte()
 	s.Quorum, s.CaughtUp = flags&flagQuorum != 0, flags&flagCaughtUp != 0
 	s.Draining, s.Demoted = flags&flagDraining != 0, flags&flagDemoted != 0
-	s.PlaneHealthy, s.OutsideDead = flags&flagPlaneHealthy != 0, flags&flagOutsideDead != 0
+	s.PlaneHealthy, s.ArmDead, s.RaftOff = flags&flagPlaneHealthy != 0, flags&flagArmDead != 0, flags&flagRaftOff != 0
 	copy(s.Leader[:], r.take(uint64(len(s.Leader))))
 	s.Format = uint16(r.bounded(1<<16 - 1))
 	for _, v := range []*uint64{&s.Applied, &s.PlaneApplied, &s.Generation, &s.RaftTerm, &s.RaftLast} {

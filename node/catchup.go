@@ -36,8 +36,12 @@ func (m *member) runCatchUp(ctx context.Context) error {
 	var wanted uint64
 	known := false
 	for {
-		if index, err := m.leaderIndex(ctx); err == nil {
-			wanted, known = index, true
+		if !known {
+			// The first answer is the one to reach: under load a later one would
+			// always be a step ahead.
+			if index, err := m.leaderIndex(ctx); err == nil {
+				wanted, known = index, true
+			}
 		}
 		switch {
 		case known && m.view().Index() >= max(wanted, m.pinned.Index):

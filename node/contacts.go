@@ -73,6 +73,32 @@ func (c *contacts) keep(members []state.Member) {
 	}
 }
 
+// unwell remembers since when a member says that it hears no leader, has not
+// caught up, or that its data plane fails.
+type unwell struct {
+	mu    sync.Mutex
+	since map[state.NodeID]time.Time
+}
+
+func newUnwell() *unwell { return &unwell{since: make(map[state.NodeID]time.Time)} }
+
+func (u *unwell) note(id state.NodeID, well bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if well {
+		delete(u.since, id)
+	} else if _, ok := u.since[id]; !ok {
+		u.since[id] = time.Now()
+	}
+}
+
+func (u *unwell) longerThan(id state.NodeID, d time.Duration) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	t, ok := u.since[id]
+	return ok && time.Since(t) > d
+}
+
 // runContacts keeps one loop per member; each exchanges hint bundles.
 func (m *member) runContacts(ctx context.Context) error {
 	type peer struct {
@@ -117,6 +143,9 @@ func (m *member) followMembers(spec *state.Spec) {
 	ids := make([]state.NodeID, 0, len(spec.Members))
 	for i := range spec.Members {
 		ids = append(ids, spec.Members[i].ID)
+	}
+	for _, s := range m.replica.Status().Servers {
+		ids = append(ids, s.ID)
 	}
 	if slices.Equal(ids, m.lastMembers) {
 		return

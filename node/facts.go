@@ -26,15 +26,30 @@ func (m *member) quorum(st *raft.Status) bool { return st.Quorum(m.cfg.Cluster.H
 // quorumLost is how long there has been no leader that a majority stands
 // behind; 0 = there is one.
 func (m *member) quorumLost() time.Duration {
-	st := m.replica.Status()
-	if m.quorum(&st) {
+	if m.noteQuorum() {
 		return 0
 	}
-	if st.LastContact >= 0 {
-		return max(st.LastContact, time.Nanosecond)
+	since := m.started
+	if t := m.lastQuorum.Load(); t != nil {
+		since = *t
 	}
-	return max(time.Since(m.started), time.Nanosecond)
+	return max(time.Since(since), time.Nanosecond)
 }
+
+// noteQuorum remembers when there was a leader last. Raft's own last contact
+// would not do: a vote that was granted refreshes it.
+func (m *member) noteQuorum() bool {
+	st := m.replica.Status()
+	if !m.quorum(&st) {
+		return false
+	}
+	now := time.Now()
+	m.lastQuorum.Store(&now)
+	return true
+}
+
+// armDead reports whether an arm of this node is dead.
+func (m *member) armDead() bool { return m.outsideDead.Load() || m.insideDead.Load() }
 
 // leaseGap: the process stood still and no leader has been heard since.
 func (m *member) leaseGap() bool {
@@ -142,6 +157,12 @@ func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 
 func (m *member) nodeFacts() bgp.NodeFacts {
 	st := m.replica.Status()
+	lost := m.quorumLost()
+	if m.cold.Load() {
+		// A leader has just appeared, and this node has not caught up with it
+		// yet: its route stays as it is until it has.
+		lost = max(lost, m.limits.ColdStartWait)
+	}
 	return bgp.NodeFacts{
 		Stage:          m.stage(),
 		Removed:        m.removed.Load() != nil,
@@ -149,7 +170,7 @@ func (m *member) nodeFacts() bgp.NodeFacts {
 		PlaneAttached:  m.planeMode() != cluster.PlaneNone && (m.sync.index.Load() > 0),
 		PlaneSelfCheck: m.sync.failure.Load() == nil && !m.insideDead.Load(),
 		CaughtUp:       m.caughtUp.Load(),
-		QuorumLost:     m.quorumLost(),
+		QuorumLost:     lost,
 		LeaseGap:       m.leaseGap(),
 		SpecStored:     m.specStored(),
 		StateAge:       m.stateAge(),
@@ -197,7 +218,7 @@ func (m *member) agreement() gateway.Agreement {
 	out := gateway.Agreement{
 		CaughtUp: m.caughtUp.Load() || m.cold.Load(),
 		Gateways: spec.Gateways,
-		Unfit:    m.stage() != bgp.StageServing || m.outsideDead.Load(),
+		Unfit:    m.stage() != bgp.StageServing || m.armDead(),
 	}
 	st := m.replica.Status()
 	switch {

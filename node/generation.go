@@ -27,6 +27,8 @@ func waitsForGeneration(cmd state.Command) bool {
 		return c.Admin != state.AdminOffline
 	case state.SetHealth:
 		return c.Verdict == state.VerdictUp
+	case state.VoidBackend:
+		return true
 	}
 	return false
 }
@@ -38,21 +40,43 @@ const generationPatience = 10 * time.Second
 // proposeQuiet proposes a change of tables, on the leader, after the one
 // before has reached every live member. One at a time.
 func (m *member) proposeQuiet(ctx context.Context, cmd state.Command) (state.Outcome, error) {
-	m.generation.Lock()
-	defer m.generation.Unlock()
 	wait, cancel := context.WithTimeout(ctx, generationPatience)
 	defer cancel()
+	select {
+	case m.generation <- struct{}{}:
+		defer func() { <-m.generation }()
+	case <-wait.Done():
+		return state.Outcome{}, &admin.Error{Status: http.StatusServiceUnavailable, Message: "other changes are waiting for their turn: nothing was changed, try again"}
+	}
 	for m.lagging(m.spec()) > 0 {
 		if !pause(wait, 20*time.Millisecond) {
 			return state.Outcome{}, &admin.Error{Status: http.StatusServiceUnavailable,
 				Message: fmt.Sprintf("a live member has not applied the change before this one within %s, so nothing was changed: 'vpnlb cluster members' shows whose data plane lags", generationPatience)}
 		}
 	}
+	if st := m.replica.Status(); st.Role != raft.RoleLeader {
+		return state.Outcome{}, &raft.NotLeaderError{ID: st.LeaderID, Addr: st.LeaderAddr} // the new leader has its own queue
+	}
 	outcomes, err := m.replica.Propose(ctx, cmd)
 	if err != nil {
 		return state.Outcome{}, err
 	}
 	return outcomes[0], nil
+}
+
+// turn takes the leader's token for a verdict, without waiting. The caller
+// gives it back.
+func (m *member) turn(judged *state.Spec) bool {
+	select {
+	case m.generation <- struct{}{}:
+	default:
+		return false
+	}
+	if spec := m.spec(); spec.Generation != judged.Generation || m.lagging(spec) > 0 {
+		<-m.generation
+		return false
+	}
+	return true
 }
 
 // proposeChange proposes one command of an administrator, by the leader where
@@ -66,9 +90,12 @@ func (m *member) proposeChange(ctx context.Context, cmd state.Command) (state.Ou
 		return outcomes[0], nil
 	}
 	body := state.EncodeBatch(state.Batch{Envelopes: []state.Envelope{{Origin: m.self, Command: cmd}}})
-	for {
+	for try := 0; ; try++ {
 		if m.replica.Status().Role == raft.RoleLeader {
-			return m.proposeQuiet(ctx, cmd)
+			outcome, err := m.proposeQuiet(ctx, cmd)
+			if !errors.Is(err, raft.ErrNotLeader) {
+				return repeated(outcome, try), err
+			}
 		}
 		var out []byte
 		err := m.callLeader(ctx, pathChange, body, &out)
@@ -79,7 +106,7 @@ func (m *member) proposeChange(ctx context.Context, cmd state.Command) (state.Ou
 			if err != nil || len(outcomes) != 1 {
 				return state.Outcome{}, fmt.Errorf("read the leader's answer: %w", err)
 			}
-			return outcomes[0], nil
+			return repeated(outcomes[0], try), nil
 		case errors.As(err, &refused) && refused.Code != http.StatusMisdirectedRequest:
 			return state.Outcome{}, &admin.Error{Status: refused.Code, Message: refused.Reason}
 		}
@@ -89,6 +116,15 @@ func (m *member) proposeChange(ctx context.Context, cmd state.Command) (state.Ou
 			return state.Outcome{}, ctx.Err()
 		}
 	}
+}
+
+// repeated says in a refusal that an earlier try, whose answer was lost, may
+// be what stands in the way.
+func repeated(o state.Outcome, tries int) state.Outcome {
+	if o.Code == state.Conflict && tries > 0 {
+		o.Detail += " (this very command may have been applied already: its first answer was lost)"
+	}
+	return o
 }
 
 // serveChange is the leader's side of proposeChange.

@@ -156,6 +156,7 @@ func (m *member) runStatus(ctx context.Context) error {
 	for {
 		m.alive.beat()
 		m.mendKernel()
+		m.noteQuorum()
 		observed := m.observation()
 		if g := m.gossip.Load(); g != nil {
 			if err := g.SetStatus(m.nodeStatus()); err != nil {
@@ -183,7 +184,7 @@ func (m *member) nodeStatus() cluster.NodeStatus {
 		RaftTerm: st.Term, RaftLast: st.LastIndex, Leader: st.LeaderID,
 		Quorum: m.quorum(&st), CaughtUp: m.caughtUp.Load(),
 		Draining: m.stage() != bgp.StageServing, PlaneHealthy: m.planeHealthy(), Plane: m.planeMode(),
-		OutsideDead: m.outsideDead.Load(),
+		ArmDead: m.armDead(), RaftOff: st.Parked != "" || m.removed.Load() != nil,
 	}
 	spec := m.spec()
 	if m.announcer != nil {
@@ -249,6 +250,9 @@ func (m *member) planeHealthy() bool {
 // collect hands what the others observed to the tally's collector.
 func (m *member) collect(g *cluster.Membership) {
 	for _, h := range g.Hints() {
+		if h.Node != m.self && h.Status != nil && h.StatusAge <= hintFresh {
+			m.unwell.note(h.Node, h.Status.Quorum && h.Status.CaughtUp && h.Status.PlaneHealthy)
+		}
 		if h.Observations == nil || h.Node == m.self || h.ObservationsAge > hintFresh {
 			continue
 		}

@@ -51,7 +51,7 @@ func (n *Node) describe(id transport.Identity) (joinRequest, error) {
 	if err != nil {
 		return joinRequest{}, err
 	}
-	addrs, err := ownAddresses()
+	addrs, err := ownAddresses(func(netip.Addr) bool { return false })
 	return joinRequest{
 		CSR: csr, Name: n.cfg.Name, Cluster: n.cfg.Cluster.Address.String(), Gossip: n.cfg.Cluster.Gossip.String(),
 		Addrs: addrs, Format: commandFormat,
@@ -65,10 +65,10 @@ func (r *joinRequest) member(csr transport.CSR) state.Member {
 	}
 }
 
-// ownAddresses lists every unicast address of this host's interfaces but
-// loopback: replies to these are for the node itself. Floating ones (/32) are
-// left out: they move.
-func ownAddresses() ([]netip.Addr, error) {
+// ownAddresses lists every unicast address of this host's interfaces: replies
+// to these are for the node itself. Those of the cluster (VIPs, gateways) are
+// left out: they are everybody's, or move.
+func ownAddresses(shared func(netip.Addr) bool) ([]netip.Addr, error) {
 	nets, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("list own addresses: %w", err)
@@ -76,7 +76,7 @@ func ownAddresses() ([]netip.Addr, error) {
 	var out []netip.Addr
 	for _, a := range nets {
 		p, err := netip.ParsePrefix(a.String())
-		if err != nil || p.Addr().IsLoopback() || p.Addr().IsLinkLocalUnicast() || p.Bits() == p.Addr().BitLen() {
+		if err != nil || p.Addr().IsLoopback() || p.Addr().IsLinkLocalUnicast() || shared(p.Addr().Unmap()) {
 			continue
 		}
 		out = append(out, p.Addr().Unmap())
@@ -202,6 +202,7 @@ func (n *Node) joinCluster(in admin.JoinRequest, step func(string)) error {
 
 func (n *Node) askAdmission(ctx context.Context, in admin.JoinRequest, hash transport.CAHash, step func(string)) error {
 	ids := n.ids.Load()
+	n.forgetFirst() // of an init that was cut short
 	req, err := n.describe(ids.Identity())
 	if err != nil {
 		return err

@@ -67,21 +67,22 @@ func (m *member) judge(ctx context.Context, office time.Duration) {
 		if !ok {
 			continue
 		}
-		if waitsForGeneration(d.Command) {
-			if !m.generation.TryLock() {
-				continue // an administrator's change is on its way; the next turn judges anew
-			}
-			defer m.generation.Unlock()
+		if waitsForGeneration(d.Command) && !m.turn(spec) {
+			continue // another change is on its way; the next turn judges anew
 		}
 		m.log.Info("verdict", "backend", b.Name, "class", d.Class.String(), "reason", string(d.Reason), "up", d.Votes.Up, "down", d.Votes.Down, "members", d.Votes.Members)
 		m.propose(ctx, d.Command)
+		if waitsForGeneration(d.Command) {
+			<-m.generation
+		}
 	}
 }
 
 // lagging counts live members whose data plane has not reached the present
 // generation: changes that are not urgent wait for them, so that two
-// generations at most are in use at once. A member that has been silent longer
-// than it takes to demote does not count: it gets no traffic.
+// generations at most are in use at once. A member that has been silent, or
+// unwell by its own word, longer than it takes to demote does not count: it is
+// the last choice of the routers, and must not hold up everybody else.
 func (m *member) lagging(spec *state.Spec) int {
 	n := 0
 	patience := spec.Settings.Demote + 2*time.Second
@@ -91,7 +92,7 @@ func (m *member) lagging(spec *state.Spec) int {
 		if other.Role != state.RoleNode || other.ID == m.self {
 			continue
 		}
-		if !m.contacts.ever(other.ID) || m.contacts.silence(other.ID) > patience {
+		if !m.contacts.ever(other.ID) || m.contacts.silence(other.ID) > patience || m.unwell.longerThan(other.ID, patience) {
 			continue
 		}
 		at := uint64(0)
@@ -113,8 +114,8 @@ func (m *member) lagging(spec *state.Spec) int {
 // assignGateways moves gateways whose owner is gone or unfit.
 func (m *member) assignGateways(ctx context.Context) {
 	spec := m.spec()
-	if len(spec.Gateways) == 0 {
-		return
+	if len(spec.Gateways) == 0 || time.Since(m.alive.gapSince()) < silentAfter {
+		return // after a standstill everybody seems silent
 	}
 	var fit []state.NodeID
 	for i := range spec.Members {
@@ -138,28 +139,30 @@ func (m *member) assignGateways(ctx context.Context) {
 func (m *member) fitForGateway(ctx context.Context, spec *state.Spec, other *state.Member) bool {
 	owns := slices.ContainsFunc(spec.Gateways, func(g state.Gateway) bool { return g.Owner == other.ID })
 	if other.ID == m.self {
-		return (m.caughtUp.Load() || owns) && !m.outsideDead.Load()
+		return (m.caughtUp.Load() || owns) && !m.armDead()
 	}
 	if m.contacts.silence(other.ID) > silentAfter {
 		return owns && !m.deathConfirmed(ctx, spec, other.ID)
 	}
 	for _, h := range m.hints() {
 		if h.Node == other.ID {
-			return !h.Status.OutsideDead && (owns || h.Status.CaughtUp && h.Status.PlaneHealthy && !h.Status.Draining)
+			return !h.Status.ArmDead && (owns || h.Status.CaughtUp && h.Status.PlaneHealthy && !h.Status.Draining)
 		}
 	}
 	return owns
 }
 
-// deathConfirmed asks the other live members whether they hear it. In a
-// cluster without another live member this node's own word must do.
+// deathConfirmed asks the other members whether they hear it. Only where there
+// is no other one, or all have long been dead, does this node's own word do: a
+// leader that stood still itself hears nobody for a moment.
 func (m *member) deathConfirmed(ctx context.Context, spec *state.Spec, suspect state.NodeID) bool {
-	asked := false
+	witnesses := 0
 	for i := range spec.Members {
 		witness := &spec.Members[i]
-		if witness.ID == m.self || witness.ID == suspect || m.contacts.silence(witness.ID) > silentAfter {
+		if witness.ID == m.self || witness.ID == suspect || m.contacts.silence(witness.ID) > spec.Settings.Demote+2*time.Second {
 			continue
 		}
+		witnesses++
 		call, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 		var out silenceAnswer
 		err := m.transport.Call(call, transport.Target{Addr: witness.Cluster, Node: witness.ID}, pathSilence, silenceRequest{Node: suspect}, &out)
@@ -167,12 +170,11 @@ func (m *member) deathConfirmed(ctx context.Context, spec *state.Spec, suspect s
 		if err != nil {
 			continue
 		}
-		asked = true
 		if time.Duration(out.Millis)*time.Millisecond > silentAfter*3/4 {
 			return true
 		}
 	}
-	return !asked
+	return witnesses == 0
 }
 
 // keepServers makes raft's configuration what the member list says: joiners

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/vpnlb/vpnlb/bgp"
@@ -27,25 +28,30 @@ const (
 
 // leave takes this node out, step by step; each step does nothing where it was
 // done before, so running it again resumes.
-func (m *member) leave(in admin.LeaveRequest, step func(string)) error {
+func (m *member) leave(in admin.LeaveRequest, step func(string)) (err error) {
 	if !m.leaving.TryLock() {
 		return &admin.Error{Status: http.StatusConflict, Message: "this node is leaving already"}
 	}
 	defer m.leaving.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
-	if m.removed.Load() != nil {
-		step("this node was removed from the cluster already: setting its identity and store aside")
-		close(m.left)
+	if m.removed.Load() != nil || m.quarantined.Load() {
+		step("this node is out of the cluster already: setting its identity and store aside")
+		m.depart()
 		return nil
 	}
 	if err := m.mayLeave(in.Force); err != nil {
 		return err
 	}
 	m.node.setStage(StageLeaving, "")
+	defer func() {
+		if err != nil { // serve again: the command can be repeated
+			m.draining.Store(int32(bgp.StageServing))
+			m.node.setStage(StageRunning, "the last leave failed: "+err.Error())
+		}
+	}()
 	step("marking the node as leaving")
 	if err := m.markDraining(ctx); err != nil && !in.Force {
-		m.node.setStage(StageRunning, "")
 		return err
 	}
 	step("handing its gateways over")
@@ -75,7 +81,7 @@ func (m *member) leave(in admin.LeaveRequest, step func(string)) error {
 		}
 	}
 	step("left; the data plane is being detached")
-	close(m.left)
+	m.depart()
 	return nil
 }
 
@@ -102,11 +108,28 @@ func (m *member) votersWithout(without state.NodeID) (voters, live int) {
 			continue
 		}
 		voters++
-		if s.ID == m.self || m.contacts.silence(s.ID) < silentAfter {
+		if m.liveVoter(s.ID) {
 			live++
 		}
 	}
 	return voters, live
+}
+
+// liveVoter reports whether a voter is heard and takes part: one whose
+// consensus is parked answers calls all the same.
+func (m *member) liveVoter(id state.NodeID) bool {
+	if id == m.self {
+		return m.replica.Status().Parked == "" && m.removed.Load() == nil
+	}
+	if m.contacts.silence(id) >= silentAfter {
+		return false
+	}
+	for _, h := range m.hints() {
+		if h.Node == id {
+			return !h.Status.RaftOff
+		}
+	}
+	return true
 }
 
 func (m *member) markDraining(ctx context.Context) error {
@@ -139,13 +162,25 @@ func (m *member) waitGateways(ctx context.Context) error {
 				candidates++
 			}
 		}
-		if owned == 0 || candidates == 0 {
+		if candidates == 0 || owned == 0 && m.heldElsewhere(spec) {
 			return nil
 		}
 		if !pause(ctx, 50*time.Millisecond) {
-			return fmt.Errorf("%d gateways are still owned by this node after %s; nothing was withdrawn, run the command again", owned, leaveGateways)
+			return fmt.Errorf("%d gateways are still owned by this node, or their new owners have not taken them, after %s; nothing was withdrawn, run the command again", owned, leaveGateways)
 		}
 	}
+}
+
+// heldElsewhere reports whether every gateway's owner says that it holds it.
+func (m *member) heldElsewhere(spec *state.Spec) bool {
+	hints := m.hints()
+	for i := range spec.Gateways {
+		g := &spec.Gateways[i]
+		if !slices.ContainsFunc(hints, func(h cluster.Hints) bool { return slices.Contains(h.Status.Gateways, g.ID) }) {
+			return false
+		}
+	}
+	return true
 }
 
 func (m *member) waitWithdrawn(ctx context.Context) {
@@ -159,9 +194,10 @@ func (m *member) waitWithdrawn(ctx context.Context) {
 func (m *member) waitQuiet(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leaveQuiet)
 	defer cancel()
-	last, since := m.forwarded(), time.Now()
+	last, _ := m.forwarded()
+	since := time.Now()
 	for pause(ctx, 50*time.Millisecond) {
-		if n := m.forwarded(); n != last {
+		if n, ok := m.forwarded(); n != last || !ok {
 			last, since = n, time.Now()
 		} else if time.Since(since) > 500*time.Millisecond {
 			return
@@ -170,15 +206,15 @@ func (m *member) waitQuiet(ctx context.Context) {
 }
 
 // forwarded counts packets that this node sent on.
-func (m *member) forwarded() (n uint64) {
+func (m *member) forwarded() (n uint64, ok bool) {
 	counters, err := m.plane.Counters()
 	if err != nil {
-		return 0
+		return 0, false
 	}
 	for r := table.ForwardAffinity; r <= table.ForwardReturnUnknown; r++ {
 		n += counters.Reasons[r].Packets
 	}
-	return n + counters.Reasons[table.PassNoNeighbour].Packets
+	return n + counters.Reasons[table.PassNoNeighbour].Packets, true
 }
 
 func (m *member) handOver(ctx context.Context, step func(string)) error {
@@ -211,19 +247,16 @@ func (m *member) removeSelf(ctx context.Context) error {
 			return err
 		}
 	}
-	wait, cancel := context.WithTimeout(ctx, 5*time.Second)
+	wait, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	for {
-		st := m.replica.Status()
-		// Once removed, nobody talks to this node any more, so the last
-		// configuration it saw may still name it; the leader's silence tells.
-		if !st.Member || st.LastContact > 2*time.Second || st.LeaderAddr == "" {
-			return nil
-		}
+	// Until raft's configuration has followed, this node's vote may be needed.
+	// Then the others refuse its calls and say why; or it saw the change itself.
+	for m.replica.Status().Member && m.removed.Load() == nil {
 		if !pause(wait, 20*time.Millisecond) {
-			return nil
+			return errors.New("raft's configuration still names this node: run the command again")
 		}
 	}
+	return nil
 }
 
 // removeMember removes another member for good, at an administrator's word.

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -64,26 +63,30 @@ type member struct {
 	metrics   *prometheus.Registry // of this membership; the admin API shows it
 	limits    bgp.Limits
 
-	pinned   dataplane.Pinned
-	first    *firstMember // set on the node that initialises, until bootstrapped
-	started  time.Time
-	alive    heartbeat // notices when the process stood still
-	caughtUp atomic.Bool
-	cold     atomic.Bool // cold start: forwards from the stored state
-	draining atomic.Int32
-	removed  atomic.Pointer[transport.Removal]
-	parked   atomic.Bool
-	raftOff  context.Context // ends when this node was removed: its raft has nobody to talk to
-	stopRaft context.CancelFunc
-	left     chan struct{} // closed when leave has done everything but stop
-	leaving  sync.Mutex
-	storedAt time.Time // when the store was last written before this start
+	pinned      dataplane.Pinned
+	first       *firstMember // set on the node that initialises, until bootstrapped
+	started     time.Time
+	alive       heartbeat // notices when the process stood still
+	caughtUp    atomic.Bool
+	cold        atomic.Bool // cold start: forwards from the stored state
+	draining    atomic.Int32
+	removed     atomic.Pointer[transport.Removal]
+	parked      atomic.Bool
+	raftOff     context.Context // ends when this node was removed: its raft has nobody to talk to
+	stopRaft    context.CancelFunc
+	leftOnce    sync.Once
+	quarantined atomic.Bool // the store was set aside: the parts do not run any more
+	lastQuorum  atomic.Pointer[time.Time]
+	unwell      *unwell
+	left        chan struct{} // closed when leave has done everything but stop
+	leaving     sync.Mutex
+	storedAt    time.Time // when the store was last written before this start
 
 	lastMembers             []state.NodeID // the contacts goroutine's
 	outsideDead, insideDead atomic.Bool
 	sessionSeen             time.Time                 // the facts goroutine's: when a router was last in session
 	kernelFault             atomic.Pointer[string]    // of the last mending of sysctls
-	generation              sync.Mutex                // one change of tables at a time, on the leader
+	generation              chan struct{}             // holds a token while one change of tables is on its way, on the leader
 	tookOffice              atomic.Pointer[time.Time] // of the present leadership
 	keysSeen                uint64                    // the leader duty's: version of the gossip keys, and since when
 	keysSince               time.Time
@@ -95,14 +98,16 @@ func newMember(n *Node, ad admission) (*member, error) {
 	id := ids.Identity()
 	m := &member{
 		node: n, cfg: &n.cfg, ids: ids, self: id.Node,
-		log:      n.log.With("id", id.Node.String()),
-		first:    ad.first,
-		started:  time.Now(),
-		contacts: newContacts(),
-		metrics:  prometheus.NewRegistry(),
-		limits:   bgp.DefaultLimits(),
-		left:     make(chan struct{}),
-		storedAt: lastWrite(n.storeDir()),
+		log:        n.log.With("id", id.Node.String()),
+		first:      ad.first,
+		started:    time.Now(),
+		contacts:   newContacts(),
+		metrics:    prometheus.NewRegistry(),
+		limits:     bgp.DefaultLimits(),
+		left:       make(chan struct{}),
+		generation: make(chan struct{}, 1),
+		unwell:     newUnwell(),
+		storedAt:   lastWrite(n.storeDir()),
 	}
 	m.raftOff, m.stopRaft = context.WithCancel(context.Background())
 	return m, errors.Join(m.makeTransport(), m.makePlane(), m.makeHealth(), m.makeRoutes())
@@ -229,37 +234,6 @@ func (m *member) makeRoutes() error {
 func (m *member) view() *state.View { return m.replica.View() }
 func (m *member) spec() *state.Spec { return m.view().Spec() }
 
-// authorize asks the agreement whether a node is a member under this key. A
-// blank node (joining, its log still empty) knows no members yet: it believes
-// whoever the CA vouched for, as it must to be sent its first log entry.
-func (m *member) authorize(id state.NodeID, key []byte) error {
-	spec := m.spec()
-	if spec.ClusterID.IsZero() {
-		return nil
-	}
-	if r, ok := spec.RemovedByID(id); ok {
-		return fmt.Errorf("node %s was removed at log index %d", id, r.Index)
-	}
-	member, ok := spec.MemberByID(id)
-	switch {
-	case !ok:
-		return m.authorizeBehind(id)
-	case !ed25519.PublicKey(member.PublicKey).Equal(ed25519.PublicKey(key)):
-		return fmt.Errorf("node %s showed another key than the one it was admitted with", id)
-	}
-	return nil
-}
-
-// authorizeBehind lets a node through that this node's log does not know yet
-// while the log may be behind: else a member that was away could never hear
-// from a leader that joined meanwhile. The certificate was checked already.
-func (m *member) authorizeBehind(id state.NodeID) error {
-	if !m.caughtUp.Load() {
-		return nil
-	}
-	return fmt.Errorf("node %s is no member", id)
-}
-
 // run runs the membership until ctx ends, the node has left, or a part fails.
 func (m *member) run(ctx context.Context) error {
 	m.progress(StageStarting, "opening the store")
@@ -312,7 +286,7 @@ func (m *member) run(ctx context.Context) error {
 	parts.Wait()
 	closeErr := m.plane.Close()
 	if errors.Is(err, errLeft) {
-		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.kernel.Restore())
+		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.dropAddresses(), m.kernel.Restore())
 	}
 	var quarantine *raft.QuarantineError
 	if errors.As(err, &quarantine) {
@@ -450,6 +424,28 @@ func (m *member) runKeeper(ctx context.Context) error {
 		}
 	}
 }
+
+// dropAddresses removes the VIPs and gateways of the cluster that was left: a
+// host that is no node must not answer for them.
+func (m *member) dropAddresses() error {
+	addrs, err := gateway.OpenAddresses(m.cfg.Dataplane.Inside)
+	if err != nil {
+		return err
+	}
+	defer addrs.Close()
+	gateways, vips, err := addrs.Ours()
+	errs := []error{err}
+	for _, a := range gateways {
+		errs = append(errs, addrs.Remove(a, false))
+	}
+	for _, a := range vips {
+		errs = append(errs, addrs.Remove(a, true))
+	}
+	return errors.Join(errs...)
+}
+
+// depart ends the membership; everything but the stop is done.
+func (m *member) depart() { m.leftOnce.Do(func() { close(m.left) }) }
 
 // stopPatience bounds the wait for another node to announce: in a rolling
 // restart the one before this may still be on its way up.

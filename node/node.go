@@ -163,7 +163,7 @@ func (n *Node) live(ctx context.Context) error {
 			}
 		}
 		if ad.first == nil {
-			first, err := n.readFirst()
+			first, err := n.firstOf(n.ids.Load().Identity().Cluster())
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
@@ -25,6 +26,17 @@ const filePeers = "peers.json"
 // in between must not leave a node that belongs to a cluster without a log.
 const fileFirst = "init.batch"
 
+// fileFresh holds the new node ID that a node without its store has asked for:
+// the answer may be lost, and asking again must name the same one.
+const fileFresh = "fresh-id"
+
+// peersFile is what is remembered, and under which node ID: a store that is
+// blank although this node has been a member under this ID was lost.
+type peersFile struct {
+	Self  state.NodeID `json:"self"`
+	Peers []knownPeer  `json:"peers"`
+}
+
 // knownPeer is one member as this node last knew it.
 type knownPeer struct {
 	ID   state.NodeID `json:"id"`
@@ -35,17 +47,17 @@ type knownPeer struct {
 func (n *Node) peersPath() string { return filepath.Join(n.identityDir(), filePeers) }
 func (n *Node) firstPath() string { return filepath.Join(n.identityDir(), fileFirst) }
 
-func (n *Node) readPeers() ([]knownPeer, error) {
+func (n *Node) readPeers() (peersFile, error) {
 	b, err := os.ReadFile(n.peersPath())
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return peersFile{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the known peers: %w", err)
+		return peersFile{}, fmt.Errorf("read the known peers: %w", err)
 	}
-	var out []knownPeer
+	var out peersFile
 	if err := json.Unmarshal(b, &out); err != nil {
-		return nil, fmt.Errorf("read the known peers in %s: %w", n.peersPath(), err)
+		return peersFile{}, fmt.Errorf("read the known peers in %s: %w", n.peersPath(), err)
 	}
 	return out, nil
 }
@@ -64,7 +76,7 @@ func (m *member) rememberPeers(ctx context.Context) error {
 		}
 		same := slices.EqualFunc(now, written, func(a, b knownPeer) bool { return a.ID == b.ID && a.Addr == b.Addr })
 		if !same && m.caughtUp.Load() {
-			b, err := json.Marshal(now)
+			b, err := json.Marshal(peersFile{Self: m.self, Peers: now})
 			if err != nil {
 				return err
 			}
@@ -99,22 +111,32 @@ func (m *member) tellMark(ctx context.Context, peers []knownPeer) {
 
 // tellAddresses keeps the member list's addresses of this node true: replies
 // to an address that is missing there would be taken for return traffic.
+//
+// It also takes back the mark of a leave that was given up.
 func (m *member) tellAddresses(ctx context.Context, spec *state.Spec) {
+	if !m.leaving.TryLock() {
+		return
+	}
+	defer m.leaving.Unlock()
 	self, ok := spec.MemberByID(m.self)
-	now, err := ownAddresses()
+	now, err := ownAddresses(func(a netip.Addr) bool {
+		_, gateway := spec.GatewayByAddr(a)
+		_, vip := spec.VIPByAddr(a)
+		return gateway || vip
+	})
 	if !ok || err != nil || !m.caughtUp.Load() || len(now) == 0 {
 		return
 	}
 	slices.SortFunc(now, netip.Addr.Compare)
 	known := slices.Clone(self.Addrs)
 	slices.SortFunc(known, netip.Addr.Compare)
-	if slices.Equal(now, known) {
+	if slices.Equal(now, known) && !self.Draining {
 		return
 	}
 	changed := *self
-	changed.Addrs = now
+	changed.Addrs, changed.Draining = now, false
 	if m.propose(ctx, state.UpdateMember{Member: changed}) {
-		m.log.Info("own addresses changed in the member list", "addresses", now)
+		m.log.Info("own entry in the member list changed", "addresses", now)
 	}
 }
 
@@ -125,18 +147,23 @@ const vetTime = 2 * time.Second
 // vetStore asks the peers, before raft starts, how far they remember this
 // node's store: a reverted virtual machine must not vote twice in one term.
 func (m *member) vetStore(ctx context.Context, own raft.Mark) bool {
-	peers, err := m.node.readPeers()
+	known, err := m.node.readPeers()
 	if err != nil {
 		m.log.Warn("vet the store", "error", err.Error())
 	}
+	if own == (raft.Mark{}) && known.Self == m.self {
+		m.log.Error("the store is blank, but this node was a member under this ID")
+		return false
+	}
+	peers := known.Peers
 	ctx, cancel := context.WithTimeout(ctx, vetTime)
 	defer cancel()
 	answers := make(chan bool, len(peers))
 	for _, p := range peers {
 		go func() {
-			var known raft.Mark
-			err := m.transport.Call(ctx, transport.Target{Addr: p.Addr, Node: p.ID}, pathMark, own, &known)
-			answers <- err == nil && own.Before(known)
+			var told raft.Mark
+			err := m.transport.Call(ctx, transport.Target{Addr: p.Addr, Node: p.ID}, pathMark, own, &told)
+			answers <- err == nil && own.Before(told)
 		}()
 	}
 	for range peers {
@@ -159,15 +186,19 @@ func (m *member) afterQuarantine(ctx context.Context, q *raft.QuarantineError) e
 	m.log.Error("store quarantined", "path", q.Path, "cause", q.Cause.Error())
 	m.node.setStage(StageParked, q.Error())
 	m.node.notify.ready()
-	peers, err := m.node.readPeers()
+	m.quarantined.Store(true)
+	known, err := m.node.readPeers()
 	if err != nil {
 		return err
 	}
-	if len(peers) == 0 {
+	if len(known.Peers) == 0 {
 		return fmt.Errorf("%w; no other member is known to rejoin at: restore the store from %s, or move %s away and join again", q, q.Path, m.node.identityDir())
 	}
 	id := m.ids.Identity()
-	fresh := state.NewNodeID()
+	fresh, err := m.freshID()
+	if err != nil {
+		return err
+	}
 	req, err := m.node.describe(id)
 	if err != nil {
 		return err
@@ -181,7 +212,7 @@ func (m *member) afterQuarantine(ctx context.Context, q *raft.QuarantineError) e
 	}
 	defer stop()
 	for {
-		for _, p := range peers {
+		for _, p := range known.Peers {
 			var out joinAnswer
 			err := caller.Call(ctx, transport.Target{Addr: p.Addr, Node: p.ID}, pathReplace, req, &out)
 			if err == nil && len(out.Secret) == 32 {
@@ -189,13 +220,69 @@ func (m *member) afterQuarantine(ctx context.Context, q *raft.QuarantineError) e
 				if err := m.ids.Adopt(adm); err != nil {
 					return err
 				}
+				if err := os.Remove(m.freshPath()); err != nil {
+					m.log.Warn("remove the file of the new node ID", "error", err.Error())
+				}
 				return fmt.Errorf("%w: new ID %s: %w", errRejoin, fresh, q)
+			}
+			if m.toldRemoved(err, known.Peers) {
+				return m.awaitLeave(ctx)
 			}
 			m.log.Warn("ask for a new node ID", "peer", p.Addr, "error", fmt.Sprint(err))
 		}
-		if !pause(ctx, 2*time.Second) {
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-m.left:
+			return errLeft
+		case <-time.After(2 * time.Second):
 		}
+	}
+}
+
+func (m *member) freshPath() string { return filepath.Join(m.node.identityDir(), fileFresh) }
+
+// freshID is the new node ID to ask for, the same in every try.
+func (m *member) freshID() (state.NodeID, error) {
+	b, err := os.ReadFile(m.freshPath())
+	if err == nil {
+		return state.ParseNodeID(strings.TrimSpace(string(b)))
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return state.NodeID{}, fmt.Errorf("read the new node ID: %w", err)
+	}
+	id := state.NewNodeID()
+	return id, transport.WriteFileAtomic(m.freshPath(), []byte(id.String()+"\n"), 0o600)
+}
+
+// toldRemoved reports whether a refusal says, signed by a known peer, that this
+// node was removed.
+func (m *member) toldRemoved(err error, peers []knownPeer) bool {
+	var told *transport.RemovedError
+	if !errors.As(err, &told) {
+		return false
+	}
+	r, err := transport.VerifyRemoval(told.Statement, func(id state.NodeID) (ed25519.PublicKey, bool) {
+		for _, p := range peers {
+			if p.ID == id {
+				return p.Key, true
+			}
+		}
+		return nil, false
+	})
+	if err != nil || r.Node != m.self || r.Cluster != m.ids.Identity().Cluster() {
+		return false
+	}
+	m.park(fmt.Sprintf("the store was set aside, and the node was removed from the cluster at log index %d; 'vpnlb cluster leave' clears it for a new join", r.Index))
+	return true
+}
+
+func (m *member) awaitLeave(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-m.left:
+		return errLeft
 	}
 }
 
@@ -278,6 +365,17 @@ func (n *Node) forgetFirst() {
 	if err := os.Remove(n.firstPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		n.log.Warn("remove the init file", "error", err.Error())
 	}
+}
+
+// firstOf reads what to bootstrap this cluster with; nil: nothing, or an init
+// of another cluster that was cut short, which is forgotten.
+func (n *Node) firstOf(cluster state.ClusterID) (*firstMember, error) {
+	first, err := n.readFirst()
+	if err == nil && first != nil && first.init.ClusterID != cluster {
+		n.forgetFirst()
+		first = nil
+	}
+	return first, err
 }
 
 func (n *Node) readFirst() (*firstMember, error) {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/dataplane/table"
@@ -53,8 +54,14 @@ func notReturn(spec *state.Spec) []netip.Prefix {
 	var out []netip.Prefix
 	host := func(a netip.Addr) { out = append(out, netip.PrefixFrom(a, a.BitLen())) }
 	for i := range spec.Members {
-		for _, a := range spec.Members[i].Addrs {
+		member := &spec.Members[i]
+		for _, a := range member.Addrs {
 			host(a)
+		}
+		for _, at := range []string{member.Cluster, member.Gossip} {
+			if p, err := netip.ParseAddrPort(at); err == nil && !slices.Contains(member.Addrs, p.Addr()) && !slices.Contains(out, netip.PrefixFrom(p.Addr(), p.Addr().BitLen())) {
+				host(p.Addr())
+			}
 		}
 	}
 	for i := range spec.Gateways {

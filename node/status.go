@@ -57,7 +57,7 @@ func (m *member) fillAgreement(st *admin.Status) {
 			continue
 		}
 		st.Voters++
-		if s.ID == m.self || m.contacts.silence(s.ID) < silentAfter {
+		if m.liveVoter(s.ID) {
 			st.LiveVoters++
 		}
 	}
