@@ -9,6 +9,7 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/health"
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/dataplane/forward"
 	"github.com/vpnlb/vpnlb/raft"
 )
 
@@ -28,6 +29,39 @@ func (m *member) runProber(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// policyInterval is how often the forward policy is looked at: somebody who
+// flushes the rules of the host opens this node for that long at most.
+const policyInterval = 2 * time.Second
+
+// runForwardPolicy keeps the kernel from forwarding what the cluster does not
+// want. It begins when the agreed state is known.
+func (m *member) runForwardPolicy(ctx context.Context) error {
+	var keeper forward.Keeper
+	for pause(ctx, policyInterval) {
+		if !m.caughtUp.Load() && !m.cold.Load() {
+			continue
+		}
+		spec := m.spec()
+		policy := forward.Policy{Outside: m.cfg.Dataplane.Outside, Inside: m.cfg.Dataplane.Inside, Prefixes: spec.Settings.ForwardPrefixes}
+		for i := range spec.Backends {
+			policy.Servers = append(policy.Servers, spec.Backends[i].Addr)
+		}
+		changed, err := keeper.Mend(policy)
+		if changed {
+			m.log.Info("forward policy written", "servers", len(policy.Servers), "prefixes", len(policy.Prefixes))
+		}
+		var text *string
+		if err != nil {
+			s := err.Error()
+			text = &s
+		}
+		if old := m.policyFault.Swap(text); text != nil && (old == nil || *old != *text) {
+			m.log.Warn("forward policy", "error", *text)
+		}
+	}
+	return nil
 }
 
 // observation is what this node's own probes and counters say now. It goes to

@@ -22,6 +22,7 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/dataplane"
+	"github.com/vpnlb/vpnlb/dataplane/forward"
 	"github.com/vpnlb/vpnlb/dataplane/gateway"
 	"github.com/vpnlb/vpnlb/dataplane/sysctl"
 	"github.com/vpnlb/vpnlb/dataplane/table"
@@ -85,6 +86,7 @@ type member struct {
 	lastMembers             []state.NodeID // the contacts goroutine's
 	outsideDead, insideDead atomic.Bool
 	sessionSeen             time.Time                 // the facts goroutine's: when a router was last in session
+	policyFault             atomic.Pointer[string]    // of the last mending of the forward policy
 	kernelFault             atomic.Pointer[string]    // of the last mending of sysctls
 	generation              chan struct{}             // holds a token while one change of tables is on its way, on the leader
 	tookOffice              atomic.Pointer[time.Time] // of the present leadership
@@ -267,6 +269,7 @@ func (m *member) run(ctx context.Context) error {
 	start("affinity learning", m.runLearning)
 	start("gateways", m.runKeeper)
 	start("leader duties", m.runLeader)
+	start("forward policy", m.runForwardPolicy)
 	start("status", m.runStatus)
 	start("peers", m.rememberPeers)
 	if m.announcer != nil {
@@ -286,7 +289,7 @@ func (m *member) run(ctx context.Context) error {
 	parts.Wait()
 	closeErr := m.plane.Close()
 	if errors.Is(err, errLeft) {
-		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.dropAddresses(), m.kernel.Restore())
+		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.dropAddresses(), forward.Remove(), m.kernel.Restore())
 	}
 	var quarantine *raft.QuarantineError
 	if errors.As(err, &quarantine) {

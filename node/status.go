@@ -196,6 +196,9 @@ func (m *member) warnings(st *admin.Status) []string {
 	if f := m.kernelFault.Load(); f != nil {
 		add("kernel settings: %s", *f)
 	}
+	if f := m.policyFault.Load(); f != nil {
+		add("the node forwards whatever reaches it: %s", *f)
+	}
 	if m.sync.full.Load() {
 		add("the affinity table is full (%d entries): clients without a record are forwarded by Maglev; raise dataplane.max_clients", st.MaxClients)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vpnlb/vpnlb/dataplane"
+	"github.com/vpnlb/vpnlb/dataplane/forward"
 	"github.com/vpnlb/vpnlb/node"
 	"github.com/vpnlb/vpnlb/node/config"
 )
@@ -102,6 +103,9 @@ func (c *cli) plane() *cobra.Command {
 				return err
 			}
 			if err := dataplane.Detach(node.PlaneConfig(cfg)); err != nil {
+				return err
+			}
+			if err := forward.Remove(); err != nil {
 				return err
 			}
 			if err := node.KernelSettings(cfg).Restore(); err != nil {

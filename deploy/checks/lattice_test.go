@@ -40,6 +40,7 @@ var homes = map[string][]string{
 	"github.com/cilium/ebpf":          {"dataplane"},
 	"github.com/vishvananda/netlink":  {"dataplane"},
 	"github.com/vishvananda/netns":    {"dataplane"},
+	"github.com/google/nftables":      {"dataplane"},
 	"github.com/osrg/gobgp":           {"bgp"},
 	"github.com/spf13/cobra":          {"cmd"},
 	"github.com/hashicorp/go-hclog":   {"raft"},
