@@ -28,6 +28,7 @@ var broadcast = [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 // thread that opened it.
 type ARPSegment struct {
 	file    *os.File
+	name    string
 	index   int
 	mac     [6]byte
 	answers chan SegmentAnswer
@@ -51,7 +52,7 @@ func OpenSegment(name string) (*ARPSegment, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("bind packet socket to %s: %w", name, err)
 	}
-	return &ARPSegment{file: os.NewFile(uintptr(fd), "arp "+name), index: link.Index, mac: [6]byte(link.HardwareAddr),
+	return &ARPSegment{file: os.NewFile(uintptr(fd), "arp "+name), name: name, index: link.Index, mac: [6]byte(link.HardwareAddr),
 		answers: make(chan SegmentAnswer, answerQueue)}, nil
 }
 
@@ -64,6 +65,28 @@ func networkOrder(v uint16) uint16 {
 
 // MAC is the interface's own.
 func (s *ARPSegment) MAC() [6]byte { return s.mac }
+
+// Check asks the kernel what the socket is bound to (packet(7)): nothing, once
+// the interface is gone, even if one of its name was made again; and with which
+// MAC.
+func (s *ARPSegment) Check() error {
+	conn, err := s.file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("look at the packet socket: %w", err)
+	}
+	var sa unix.Sockaddr
+	if cerr := conn.Control(func(fd uintptr) { sa, err = unix.Getsockname(int(fd)) }); cerr != nil || err != nil {
+		return fmt.Errorf("look at the packet socket: %w", errors.Join(cerr, err))
+	}
+	at, ok := sa.(*unix.SockaddrLinklayer)
+	switch {
+	case !ok || at.Ifindex != s.index:
+		return fmt.Errorf("interface %s is gone or was made again", s.name)
+	case [6]byte(at.Addr[:6]) != s.mac:
+		return fmt.Errorf("interface %s has another MAC now", s.name)
+	}
+	return nil
+}
 
 // Answers delivers replies, and announcements of others.
 func (s *ARPSegment) Answers() <-chan SegmentAnswer { return s.answers }

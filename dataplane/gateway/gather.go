@@ -86,7 +86,7 @@ func (k *Keeper) ask(a *Agreement, f *Facts, now time.Time) {
 	question := func(addr netip.Addr, every time.Duration) {
 		keep[addr] = true
 		if addr.Is4() && k.watch.due(addr, every, now) {
-			if err := k.deps.Segment.Ask(addr); err != nil {
+			if err := k.segment.Ask(addr); err != nil {
 				k.deps.Log.Debug("ask for an address", "addr", addr, "err", err)
 				k.watch.of(addr).open = time.Time{} // not asked: silence proves nothing
 			}

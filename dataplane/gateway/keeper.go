@@ -50,6 +50,9 @@ type Segment interface {
 	Ask(netip.Addr) error      // asks who has it
 	Answers() <-chan SegmentAnswer
 	Run(context.Context) error // reads answers until ctx ends
+	// Check says whether the segment is still the one that was opened: an
+	// interface that was made again, or has another MAC, needs a new one.
+	Check() error
 }
 
 // SegmentAnswer is one answer on the segment.
@@ -75,6 +78,8 @@ type Keeper struct {
 	status atomic.Pointer[Status]
 
 	// The rest is Run's alone.
+	addresses Addresses
+	segment   Segment
 	watch     *segmentWatch
 	announced map[netip.Addr]*announcement
 	claimed   map[netip.Addr]bool
@@ -116,30 +121,39 @@ func New(cfg Config, deps Deps) (*Keeper, error) {
 // stopping node hands them over through the log first, and a killed one must
 // not take the servers' gateway away. It returns nil when ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
-	if err := k.open(); err != nil {
+	done, err := k.open()
+	if err != nil {
 		return fmt.Errorf("keep gateways: %w", err)
 	}
+	defer done()
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	reading := make(chan error, 1)
-	go func() { reading <- k.deps.Segment.Run(ctx) }()
-	k.watch.own = k.deps.Segment.MAC()
+	go func() { reading <- k.segment.Run(ctx) }()
+	defer func() { cancel(); <-reading }()
+	k.watch.own = k.segment.MAC()
 	k.started = time.Now()
 	k.last = k.started
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			<-reading
 			return nil
 		case err := <-reading:
+			reading <- err // for the deferred wait
 			if ctx.Err() != nil {
 				return nil
 			}
 			return fmt.Errorf("read the segment: %w", err)
-		case a := <-k.deps.Segment.Answers():
+		case a := <-k.segment.Answers():
 			k.watch.heard(a, time.Now())
+			continue
+		case <-look.C:
+			if err := k.segment.Check(); err != nil {
+				return fmt.Errorf("keep gateways: %w", err)
+			}
 			continue
 		case <-tick.C:
 		case <-k.kick:
@@ -148,22 +162,29 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-func (k *Keeper) open() error {
-	if k.deps.Addresses == nil {
+// open opens what was not injected, anew for each Run: a socket that ended, or
+// whose interface was made again, is of no more use.
+func (k *Keeper) open() (done func(), err error) {
+	done = func() {}
+	k.addresses, k.segment = k.deps.Addresses, k.deps.Segment
+	if k.addresses == nil {
 		a, err := OpenAddresses(k.cfg.Inside)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		k.deps.Addresses = a
+		k.addresses, done = a, a.Close
 	}
-	if k.deps.Segment == nil {
+	if k.segment == nil {
 		s, err := OpenSegment(k.cfg.Inside)
 		if err != nil {
-			return err
+			done()
+			return nil, err
 		}
-		k.deps.Segment = s
+		k.segment = s
 	}
-	return nil
+	// What was said and heard before was on another socket.
+	clear(k.announced)
+	return done, nil
 }
 
 // Kick makes the Keeper decide at once instead of at its next step.
@@ -180,7 +201,7 @@ func (k *Keeper) Status() Status { return *k.status.Load() }
 // step compares what should be with what is, and mends it.
 func (k *Keeper) step(now time.Time) {
 	a := k.deps.Agreement()
-	gateways, vips, err := k.deps.Addresses.Ours()
+	gateways, vips, err := k.addresses.Ours()
 	if err != nil { // nothing is known of the interface: change nothing
 		k.status.Store(&Status{CaughtUp: a.CaughtUp, Err: err.Error(), Facts: k.Status().Facts, Plan: k.Status().Plan})
 		k.last = now
@@ -221,7 +242,7 @@ func (k *Keeper) mend(p Plan, gateways, vips []netip.Addr, now time.Time) error 
 			k.announced[s.Addr] = said
 		}
 		if said.due(now) {
-			errs = append(errs, k.deps.Segment.Announce(s.Addr))
+			errs = append(errs, k.segment.Announce(s.Addr))
 		}
 	}
 	k.forgetRemoved(p)
@@ -236,12 +257,12 @@ func (k *Keeper) mendKind(steps []Step, held []netip.Addr, vip bool) []error {
 	var errs []error
 	for _, s := range steps {
 		if s.Hold && !has[s.Addr] {
-			errs = append(errs, k.deps.Addresses.Add(s.Addr, vip))
+			errs = append(errs, k.addresses.Add(s.Addr, vip))
 		}
 	}
 	for _, s := range steps {
 		if !s.Hold && has[s.Addr] {
-			errs = append(errs, k.deps.Addresses.Remove(s.Addr, vip))
+			errs = append(errs, k.addresses.Remove(s.Addr, vip))
 		}
 	}
 	return errs

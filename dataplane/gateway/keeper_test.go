@@ -34,6 +34,7 @@ func newSegment() *segment {
 func (s *segment) MAC() [6]byte                  { return s.own }
 func (s *segment) Answers() <-chan SegmentAnswer { return s.answers }
 func (s *segment) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (s *segment) Check() error                  { return nil }
 
 func (s *segment) Announce(a netip.Addr) error {
 	s.mu.Lock()

@@ -318,3 +318,61 @@ func TestParseARP(t *testing.T) {
 		}
 	}
 }
+
+// An interface that is made again, or gets another MAC, needs another socket:
+// the segment says so, and a Keeper can be run again afterwards.
+func TestSegmentNoticesItsInterface(t *testing.T) {
+	ns, _ := lan(t)
+	open := func() *ARPSegment {
+		return in(t, ns, func() (*ARPSegment, error) { return OpenSegment("eth1") })
+	}
+	link := func() netlink.Link {
+		return in(t, ns, func() (netlink.Link, error) { return netlink.LinkByName("eth1") })
+	}
+	s := open()
+	defer s.file.Close()
+	if err := s.Check(); err != nil {
+		t.Fatalf("fresh: %v", err)
+	}
+	l := link()
+	in(t, ns, func() (any, error) {
+		return nil, netlink.LinkSetHardwareAddr(l, net.HardwareAddr{2, 9, 9, 9, 9, 9})
+	})
+	if err := s.Check(); err == nil {
+		t.Error("another MAC was not noticed")
+	}
+	again := open()
+	defer again.file.Close()
+	if err := again.Check(); err != nil {
+		t.Errorf("opened anew: %v", err)
+	}
+	in(t, ns, func() (any, error) { return nil, netlink.LinkDel(l) })
+	in(t, ns, func() (any, error) {
+		return nil, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1"}, PeerName: "eth9"})
+	})
+	if err := again.Check(); err == nil {
+		t.Error("an interface that was made again was not noticed")
+	}
+}
+
+// Run opens anew each time: what ended once is of no more use.
+func TestKeeperRunsAgain(t *testing.T) {
+	ns, _ := lan(t)
+	k, err := New(Config{Self: state.NewNodeID(), Inside: "eth1"}, Deps{Agreement: func() Agreement { return Agreement{} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		in(t, ns, func() (any, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+			defer cancel()
+			if err := k.Run(ctx); err != nil {
+				return nil, fmt.Errorf("run %d: %w", i+1, err)
+			}
+			return nil, nil
+		})
+		if e := k.Status().Err; e != "" {
+			t.Errorf("run %d: %s", i+1, e)
+		}
+	}
+}
