@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -24,6 +25,10 @@ const (
 	retellAfter = 5 * time.Second
 	// quietTime is how long a refused client is not heard of.
 	quietTime = 10 * time.Second
+	// settleTime is how long a client is not heard of whose record is agreed but
+	// not in the kernel's table: the writer is on its way, or the table is full.
+	// Without it his every packet would tell the same again.
+	settleTime = 2 * time.Second
 	// evidenceBatch bounds one delivery.
 	evidenceBatch = 1024
 )
@@ -41,6 +46,8 @@ type proofs struct {
 	m     *ebpf.Map
 	clock *clock
 	out   chan []table.Evidence
+
+	again atomic.Bool // something was put back: scan at once
 
 	mu   sync.Mutex
 	told map[bpf.PlanePendingKey]told
@@ -125,8 +132,9 @@ func (p *proofs) deliver(batch []table.Evidence) {
 }
 
 // answer closes a pending proof, unless it has become stronger than what was
-// answered: then it stays and is told again.
-func (p *proofs) answer(k table.Key, e table.Evidence, a table.Answer) error {
+// answered: then it stays and is told again. quiet keeps the client unheard of
+// for that long; 0 does not.
+func (p *proofs) answer(k table.Key, e table.Evidence, quiet time.Duration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := pendingKey(k)
@@ -142,12 +150,14 @@ func (p *proofs) answer(k table.Key, e table.Evidence, a table.Answer) error {
 	grown := table.Slot(v.Slot) != e.Slot || table.Slot(v.Saw) != e.Saw ||
 		table.Confirmation(v.Level) > e.Level || v.Opening != 0 && !e.Opening
 	if !grown {
-		if a != table.Refused {
+		if quiet == 0 {
 			return nil
 		}
-		if v.QuietUntil, err = p.clock.after(quietTime); err != nil {
+		if v.QuietUntil, err = p.clock.after(quiet); err != nil {
 			return err
 		}
+	} else {
+		p.again.Store(true)
 	}
 	// If the program wrote meanwhile, its word is newer.
 	if err := p.m.Update(&key, &v, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
@@ -164,7 +174,7 @@ func (p *Plane) pollPending(ctx context.Context) {
 	var scanned time.Time
 	for {
 		now := time.Now()
-		if s := p.control.pendingSerial(); s != serial || now.Sub(scanned) >= rescanInterval {
+		if s := p.control.pendingSerial(); s != serial || p.proofs.again.Swap(false) || now.Sub(scanned) >= rescanInterval {
 			serial, scanned = s, now
 			if err := p.proofs.scan(ctx, now); err != nil && ctx.Err() == nil {
 				p.log.Warn("cannot read pending evidence", "error", err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync/atomic"
 	"unsafe"
 
@@ -145,20 +146,35 @@ func (c *controlWords) Close() error { return unix.Munmap(c.page) }
 // Detach removes the program from all interfaces and all pinned maps under
 // cfg.PinDir, of any cluster and schema version. Forwarding ends. Files that
 // this package did not pin stay.
-func Detach(cfg Config) error {
-	names, err := os.ReadDir(cfg.PinDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+func Detach(cfg Config) error { return unpin(cfg.PinDir, nil) }
+
+// pinsIn lists what this package pinned in a folder.
+func pinsIn(dir string) (map[string]bool, error) {
+	names, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read pin directory: %w", err)
 	}
+	pins := make(map[string]bool)
+	for _, n := range names {
+		if pinName.MatchString(n.Name()) {
+			pins[n.Name()] = true
+		}
+	}
+	return pins, nil
+}
+
+// unpin removes what this package pinned, but what is to be kept.
+func unpin(dir string, keep map[string]bool) error {
+	pins, err := pinsIn(dir)
 	if err != nil {
-		return fmt.Errorf("read pin directory: %w", err)
+		return err
 	}
 	var faults []error
 	// Links first: a program must not run on maps that are half gone.
 	for _, links := range []bool{true, false} {
-		for _, n := range names {
-			if pinName.MatchString(n.Name()) && (n.Name()[:5] == "link_") == links {
-				faults = append(faults, os.Remove(filepath.Join(cfg.PinDir, n.Name())))
+		for name := range pins {
+			if !keep[name] && strings.HasPrefix(name, "link_") == links {
+				faults = append(faults, os.Remove(filepath.Join(dir, name)))
 			}
 		}
 	}
@@ -166,8 +182,8 @@ func Detach(cfg Config) error {
 		return fmt.Errorf("remove pins: %w", err)
 	}
 	// The folder itself goes if nothing else is in it.
-	if left, err := os.ReadDir(cfg.PinDir); err == nil && len(left) == 0 {
-		os.Remove(cfg.PinDir)
+	if left, err := os.ReadDir(dir); err == nil && len(left) == 0 {
+		os.Remove(dir)
 	}
 	return nil
 }

@@ -53,6 +53,7 @@ type Plane struct {
 	control *controlWords
 	proofs  *proofs
 
+	reading  sync.RWMutex // readers against Close
 	attached atomic.Bool
 	set      atomic.Pointer[table.Set] // what the maps hold; nil before Resync
 	full     atomic.Uint64
@@ -113,12 +114,14 @@ func (p *Plane) Attach(clusterID [16]byte) (Pinned, error) {
 		return Pinned{}, fmt.Errorf("pins in %s, cluster %x: %w", p.cfg.PinDir, meta.ClusterId, ErrForeign)
 	}
 	out := Pinned{Found: found, Index: meta.Index, Generation: meta.Generation}
+	before, err := pinsIn(p.cfg.PinDir)
+	if err != nil {
+		return Pinned{}, err
+	}
 	if err := p.open(clusterID, &out); err != nil {
 		p.release()
-		if !found { // what was made now; nothing else was there
-			err = errors.Join(err, Detach(p.cfg))
-		}
-		return Pinned{}, err
+		// What was made now goes; what was there forwards on.
+		return Pinned{}, errors.Join(err, unpin(p.cfg.PinDir, before))
 	}
 	out.Entries = p.affinities.count
 	p.attached.Store(true)
@@ -324,12 +327,29 @@ func (p *Plane) Evidence() <-chan []table.Evidence { return p.evidence }
 // Answer closes a pending evidence. Evidence that grew stronger since it was
 // delivered stays pending and is delivered again.
 func (p *Plane) Answer(k table.Key, e table.Evidence, a table.Answer) {
+	p.reading.RLock()
+	defer p.reading.RUnlock()
 	if !p.attached.Load() {
 		return
 	}
-	if err := p.proofs.answer(k, e, a); err != nil {
+	quiet := time.Duration(0)
+	if a == table.Refused {
+		quiet = quietTime
+	} else if v, found, err := p.affinities.lookup(k); err == nil && !p.answered(e, v, found) {
+		quiet = settleTime
+	}
+	if err := p.proofs.answer(k, e, quiet); err != nil {
 		p.log.Warn("cannot answer evidence", "error", err)
 	}
+}
+
+// answered reports whether the kernel's record leaves nothing to learn from
+// this evidence, so that the program will not tell it again.
+func (p *Plane) answered(e table.Evidence, v bpf.PlaneAffinity, found bool) bool {
+	if !found {
+		return false
+	}
+	return table.Slot(v.Slot) != e.Slot || table.Confirmation(v.State) >= e.Level
 }
 
 // Activity delivers, once per sweep interval and in bounded batches, the records
@@ -339,6 +359,8 @@ func (p *Plane) Activity() <-chan []table.Activity { return p.activity }
 
 // Status tells what is attached and what the maps hold.
 func (p *Plane) Status() Status {
+	p.reading.RLock()
+	defer p.reading.RUnlock()
 	if !p.attached.Load() {
 		return Status{}
 	}
@@ -355,6 +377,8 @@ func (p *Plane) Dump() *table.Set { return p.set.Load() }
 
 // LookupEntry reads one affinity record from the kernel's map.
 func (p *Plane) LookupEntry(k table.Key) (table.Entry, bool) {
+	p.reading.RLock()
+	defer p.reading.RUnlock()
 	if !p.attached.Load() {
 		return table.Entry{}, false
 	}
@@ -369,6 +393,8 @@ func (p *Plane) LookupEntry(k table.Key) (table.Entry, bool) {
 // comes last. Order is the map's; concurrent changes may be missed.
 func (p *Plane) Entries() iter.Seq2[table.Entry, error] {
 	return func(yield func(table.Entry, error) bool) {
+		p.reading.RLock()
+		defer p.reading.RUnlock()
 		if !p.attached.Load() {
 			yield(table.Entry{}, ErrNotSynced)
 			return
@@ -404,6 +430,8 @@ func (p *Plane) InterfaceIndex(name string) uint32 {
 // Close closes this process's handles, after Run has ended. Pins stay:
 // forwarding goes on.
 func (p *Plane) Close() error {
+	p.reading.Lock()
+	defer p.reading.Unlock()
 	if !p.attached.Swap(false) {
 		return nil
 	}

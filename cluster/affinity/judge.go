@@ -35,6 +35,10 @@ func Judge(v View, e table.Evidence) (state.Learned, table.Answer) {
 	case r.Backend == id: // raise
 		want.Replaces = r.Index
 		return want, 0
+	case e.Saw == 0 && !sameVIP(spec, r.Backend, id):
+		// A client of two VIPs has one record. The program never sees it at the
+		// other VIP and would ask again with every packet.
+		return state.Learned{}, table.Refused
 	case e.Saw == 0: // somebody else was first
 		return state.Learned{}, table.Superseded
 	}
@@ -44,4 +48,10 @@ func Judge(v View, e table.Evidence) (state.Learned, table.Answer) {
 	}
 	want.Replaces = r.Index
 	return want, 0
+}
+
+func sameVIP(spec *state.Spec, a, b state.BackendID) bool {
+	x, okX := spec.BackendByID(a)
+	y, okY := spec.BackendByID(b)
+	return okX && okY && x.VIP == y.VIP
 }
