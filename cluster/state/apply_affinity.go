@@ -145,6 +145,7 @@ func (m *Machine) count(r *record, d int32) {
 	b := &m.spec.Backends[m.spec.backendAt(r.backend)]
 	full := b.Full()
 	b.Entries[r.class-1] += uint32(d)
+	b.fill()
 	if b.Full() != full || b.Admin == AdminRemoved && b.Entries == [len(Classes)]uint32{} {
 		m.unsettled = true
 	}

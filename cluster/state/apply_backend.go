@@ -47,6 +47,7 @@ func (m *Machine) changeBackend(old, b *Backend, expect uint64) Outcome {
 		return refusal(Invalid, "backend name %s is taken: choose another", b.Name)
 	}
 	old.Name, old.Weight, old.Limit = b.Name, b.Weight, b.Limit
+	old.fill()
 	old.Version = m.index
 	m.changed, m.unsettled = true, true
 	return done(uint64(old.ID))
@@ -120,6 +121,7 @@ func (m *Machine) revive(old, b *Backend) Outcome {
 		m.dropAll(old.ID)
 	}
 	old.Name, old.Weight, old.Limit = b.Name, b.Weight, b.Limit
+	old.fill()
 	old.Admin, old.Purged, old.Version = AdminEnabled, false, m.index
 	m.changed, m.unsettled = true, true
 	return done(uint64(old.ID))

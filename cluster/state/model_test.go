@@ -38,6 +38,13 @@ func (m *model) recount() {
 				b.Entries[a.Class-1]++
 			}
 		}
+		// Full from the limit on, until a twentieth is gone.
+		switch n := int64(b.Entries[0]); {
+		case b.Limit == 0 || n <= int64(b.Limit)-max(1, int64(b.Limit)/20):
+			b.Filled = false
+		case n >= int64(b.Limit):
+			b.Filled = true
+		}
 	}
 }
 

@@ -217,6 +217,7 @@ func appendWholeBackend(b []byte, v *Backend) []byte {
 	b = appendBackend(b, v)
 	b = appendUints(b, uint64(v.Slot), uint64(v.Admin), v.Version)
 	b = appendBool(b, v.Purged)
+	b = appendBool(b, v.Filled)
 	for _, h := range v.Health {
 		b = appendUints(b, uint64(h.Verdict), h.Index, uint64(h.Since), uint64(h.UpSince), h.Voided)
 	}
@@ -227,6 +228,7 @@ func (r *reader) wholeBackend() Backend {
 	v := r.backend()
 	v.Slot, v.Admin, v.Version = Slot(r.uint16()), AdminState(r.uint(255)), r.uint64()
 	v.Purged = r.bool()
+	v.Filled = r.bool()
 	for i := range v.Health {
 		v.Health[i] = Health{
 			Verdict: Verdict(r.uint(255)), Index: r.uint64(),

@@ -16,8 +16,21 @@ func (s *Spec) Serves(id VIPID, c Class) bool {
 	return c == ClassIKE || c == ClassTCP && v.SSTP != SSTPOff
 }
 
-// Full reports whether the backend holds as many clients as its Limit allows.
-func (b *Backend) Full() bool { return b.Limit > 0 && b.Entries[ClassIKE-1] >= b.Limit }
+// Full reports whether the backend holds as many clients as its Limit allows. It
+// stays full until a twentieth of them (one at least) is gone: a client that
+// comes and goes at the limit must not change everybody's tables each time.
+func (b *Backend) Full() bool { return b.Limit > 0 && b.Filled }
+
+// fill brings Filled up to date with Entries and Limit.
+func (b *Backend) fill() {
+	n := b.Entries[ClassIKE-1]
+	switch {
+	case b.Limit == 0, n <= b.Limit-max(1, b.Limit/20):
+		b.Filled = false
+	case n >= b.Limit:
+		b.Filled = true
+	}
+}
 
 // candidate reports whether the never-empty rule may count b as up.
 func (b *Backend) candidate() bool { return b.Admin == AdminEnabled && b.Weight > 0 }

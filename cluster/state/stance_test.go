@@ -29,7 +29,7 @@ func TestStance(t *testing.T) {
 	removed := with(func(b *Backend) { b.Admin = AdminRemoved })
 	purged := with(func(b *Backend) { b.Admin, b.Purged = AdminRemoved, true })
 	light := with(func(b *Backend) { b.Weight = 0 })
-	full := with(func(b *Backend) { b.Limit, b.Entries[0] = 5, 5 })
+	full := with(func(b *Backend) { b.Limit, b.Entries[0], b.Filled = 5, 5, true })
 	roomy := with(func(b *Backend) { b.Limit, b.Entries[0] = 5, 4 })
 	voided := with(func(b *Backend) { b.Health[0].Voided = 7 })
 	tests := []struct {
