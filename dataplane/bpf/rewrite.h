@@ -77,8 +77,10 @@ static __always_inline int next_hop_ask(struct flow *f, const struct way *w)
 	return next_hop_learn(f->ctx, w->hop, &q, *(volatile __u32 *)&f->control->next_hop_serial, f->jiffies);
 }
 
-/* rewrite changes one address and the checksums. */
-static __always_inline void rewrite(struct flow *f, __be32 *address, __be32 to, __u32 delta)
+/* rewrite changes one address and the checksums. A frame that is passed to the
+ * kernel (blocked) keeps its mark, so a partial sum is completed there and must
+ * stay the pseudo-header's; one that is redirected loses the mark. */
+static __always_inline void rewrite(struct flow *f, const struct way *w, __u32 blocked)
 {
 	struct packet *p = &f->packet;
 	struct udphdr *udp;
@@ -86,21 +88,23 @@ static __always_inline void rewrite(struct flow *f, __be32 *address, __be32 to, 
 	if (p->protocol == IPPROTO_UDP && !p->offset) {
 		udp = at(p, p->l4_offset, sizeof(*udp));
 		if (udp && udp->check) {
-			if (f->in->flags & INTERFACE_PARTIAL && csum_is_partial(p->ip, udp)) {
+			if (!(f->in->flags & INTERFACE_PARTIAL) || !csum_is_partial(p->ip, udp)) {
+				__u16 check = csum_change(udp->check, w->delta);
+
+				udp->check = check ? check : 0xffff;
+			} else if (blocked) {
+				udp->check = csum_fold(udp->check + w->delta);
+			} else {
 				struct events *e = events_here();
 
 				udp->check = 0; /* legal in IPv4 only, RFC 768 */
 				if (e)
 					e->partial_repaired++;
-			} else {
-				__u16 check = csum_change(udp->check, delta);
-
-				udp->check = check ? check : 0xffff;
 			}
 		}
 	}
-	*address = to;
-	p->ip->check = csum_change(p->ip->check, delta);
+	*w->address = w->to;
+	p->ip->check = csum_change(p->ip->check, w->delta);
 }
 
 /* transmit makes the rewritten frame a forwarded one: TTL, MACs, exit. What is
@@ -154,7 +158,7 @@ static __always_inline __u32 forward(struct flow *f, const struct way *w, __u32 
 	}
 	if (!blocked && !(n->flags & INTERFACE_TRANSMIT))
 		blocked = PASS_CANNOT_TRANSMIT;
-	rewrite(f, w->address, w->to, w->delta);
+	rewrite(f, w, blocked);
 	if (blocked)
 		return done(f, XDP_PASS, blocked);
 	transmit(f, n);

@@ -66,7 +66,9 @@
 //     checksum that is not 0, the UDP checksum (RFC 1624, equation 3; a result of 0
 //     is written as 0xffff). On an interface that may hand over partial sums a UDP
 //     checksum that equals the folded, not complemented sum of the pseudo-header
-//     (with the UDP length field) is written as 0, which IPv4 allows (RFC 768).
+//     (with the UDP length field) is written as 0, which IPv4 allows (RFC 768); where
+//     step 4 passes the packet it stays the pseudo-header's sum, of the new address,
+//     because the kernel completes it.
 //  4. No neighbour: PassNoNeighbour. The exit cannot transmit: PassCannotTransmit.
 //     The kernel forwards these, so it takes one off the TTL: the program does
 //     not, else a TTL of 2 would make the kernel answer the wrong host.

@@ -26,13 +26,15 @@ func forward(d Decision, p *packet, reason table.Reason, addr netip.Addr, source
 	}
 	d.Verdict, d.Reason = Pass, reason
 	d.Out = append([]byte(nil), p.frame...)
-	p.rewrite(d.Out[ethernetLen:], addr, source)
 	switch {
 	case hop.State == NoNeighbour:
 		d.Reason = table.PassNoNeighbour
-		return d
 	case !t.interfaces[hop.Interface].CanTransmit:
 		d.Reason = table.PassCannotTransmit
+	}
+	blocked := d.Reason != reason
+	p.rewrite(d.Out[ethernetLen:], addr, source, blocked)
+	if blocked {
 		return d
 	}
 	takeTTL(d.Out[ethernetLen:])
@@ -43,7 +45,8 @@ func forward(d Decision, p *packet, reason table.Reason, addr netip.Addr, source
 }
 
 // rewrite puts addr into the IP packet out, a copy of p's, and mends the sums.
-func (p *packet) rewrite(out []byte, addr netip.Addr, source bool) {
+// blocked: the kernel gets it.
+func (p *packet) rewrite(out []byte, addr netip.Addr, source, blocked bool) {
 	at := 16
 	if source {
 		at = 12
@@ -51,19 +54,22 @@ func (p *packet) rewrite(out []byte, addr netip.Addr, source bool) {
 	old, now := [4]byte(out[at:at+4]), addr.As4()
 	if p.protocol == protoUDP && !p.later() {
 		header := int(out[0]&0x0f) * 4
-		p.rewriteUDP(out[header:], old, now)
+		p.rewriteUDP(out[header:], old, now, blocked)
 	}
 	copy(out[at:], now[:])
 	sum := change(binary.BigEndian.Uint16(out[10:]), old[:], now[:])
 	binary.BigEndian.PutUint16(out[10:], sum)
 }
 
-func (p *packet) rewriteUDP(udp []byte, old, now [4]byte) {
+func (p *packet) rewriteUDP(udp []byte, old, now [4]byte, blocked bool) {
 	sum := binary.BigEndian.Uint16(udp[6:])
+	partial := sum != 0 && p.in.Partial && sum == p.pseudoSum(binary.BigEndian.Uint16(udp[4:]))
 	switch {
 	case sum == 0: // no checksum, RFC 768
 		return
-	case p.in.Partial && sum == p.pseudoSum(binary.BigEndian.Uint16(udp[4:])):
+	case partial && blocked: // the kernel completes it, and must find the new pseudo-header's sum
+		sum = ^change(^sum, old[:], now[:])
+	case partial:
 		sum = 0
 	default:
 		if sum = change(sum, old[:], now[:]); sum == 0 {
