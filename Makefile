@@ -14,7 +14,7 @@ help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build bin/vpnlb
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o $(BIN) ./cmd/vpnlb
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o $(BIN) ./cmd/vpnlb
 
 demo: build ## Run the demo on embedded parts alone (root; DEMO=json prints the verdict as JSON)
 	@$(BIN) lab demo $(if $(filter json,$(DEMO)),-o json)
