@@ -41,20 +41,23 @@ type told struct {
 	at    time.Time
 }
 
-// proofs is user space's half of the pending map.
+// proofs is user space's half of pending_proofs, and of the silences.
 type proofs struct {
-	m     *ebpf.Map
-	clock *clock
-	out   chan []table.Evidence
+	pending  *ebpf.Map
+	silences *ebpf.Map
+	clock    *clock
+	out      chan []table.Evidence
 
 	again atomic.Bool // something was put back: scan at once
 
-	mu   sync.Mutex
-	told map[bpf.PlanePendingKey]told
+	mu     sync.Mutex
+	told   map[bpf.PlanePendingKey]told
+	silent time.Time // last look for silences that are over
 }
 
-func newProofs(m *ebpf.Map, c *clock, out chan []table.Evidence) *proofs {
-	return &proofs{m: m, clock: c, out: out, told: make(map[bpf.PlanePendingKey]told)}
+func newProofs(coll *ebpf.Collection, c *clock, out chan []table.Evidence) *proofs {
+	return &proofs{pending: coll.Maps["pending_proofs"], silences: coll.Maps["silences"], clock: c, out: out,
+		told: make(map[bpf.PlanePendingKey]told)}
 }
 
 func pendingKey(k table.Key) bpf.PlanePendingKey {
@@ -64,26 +67,22 @@ func pendingKey(k table.Key) bpf.PlanePendingKey {
 // scan walks pending and delivers what has not been told. What finds no room in
 // the channel is told by the next scan.
 func (p *proofs) scan(ctx context.Context, now time.Time) error {
-	jiffies, err := p.clock.now()
-	if err != nil {
-		return err
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if now.Sub(p.silent) >= rescanInterval {
+		p.silent = now
+		if err := p.endSilences(); err != nil {
+			return err
+		}
+	}
 	seen := make(map[bpf.PlanePendingKey]bool)
 	var batch []table.Evidence
-	for b := range mapBatches[bpf.PlanePendingKey, bpf.PlanePending](p.m) {
+	for b := range mapBatches[bpf.PlanePendingKey, bpf.PlanePending](p.pending) {
 		if b.err != nil {
 			return b.err
 		}
 		for i, k := range b.keys {
 			v := b.values[i]
-			if v.QuietUntil != 0 {
-				if int32(jiffies-v.QuietUntil) >= 0 {
-					p.endSilence(k)
-				}
-				continue
-			}
 			seen[k] = true
 			if t, ok := p.told[k]; ok && t.value == v && now.Sub(t.at) < retellAfter {
 				continue
@@ -104,13 +103,26 @@ func (p *proofs) scan(ctx context.Context, now time.Time) error {
 	return ctx.Err()
 }
 
-// endSilence forgets a refusal whose time is over, unless the program has just
-// written something new in its place.
-func (p *proofs) endSilence(k bpf.PlanePendingKey) {
-	var v bpf.PlanePending
-	if err := p.m.LookupAndDelete(&k, &v); err == nil && v.QuietUntil == 0 {
-		_ = p.m.Update(&k, &v, ebpf.UpdateNoExist) // exists: the program was faster
+// endSilences forgets those that are over, because their time is half a word of
+// jiffies: after weeks it would seem to lie ahead again.
+func (p *proofs) endSilences() error {
+	jiffies, err := p.clock.now()
+	if err != nil {
+		return err
 	}
+	for b := range mapBatches[bpf.PlanePendingKey, bpf.PlanePending](p.silences) {
+		if b.err != nil {
+			return b.err
+		}
+		for i, k := range b.keys {
+			if int32(jiffies-b.values[i].QuietUntil) >= 0 {
+				if err := p.silences.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+					return fmt.Errorf("end a silence: %w", err)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func evidenceOf(k bpf.PlanePendingKey, v bpf.PlanePending) table.Evidence {
@@ -139,31 +151,82 @@ func (p *proofs) answer(k table.Key, e table.Evidence, quiet time.Duration) erro
 	defer p.mu.Unlock()
 	key := pendingKey(k)
 	delete(p.told, key)
-	var v bpf.PlanePending
-	err := p.m.LookupAndDelete(&key, &v)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil
+	if quiet != 0 { // before the proof goes, else the next packet tells it again
+		if err := p.silence(key, e, quiet); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("take pending proof: %w", err)
+	v, found, err := p.take(key)
+	if err != nil || !found {
+		return err
 	}
 	grown := table.Slot(v.Slot) != e.Slot || table.Slot(v.Saw) != e.Saw ||
 		table.Confirmation(v.Level) > e.Level || v.Opening != 0 && !e.Opening
 	if !grown {
-		if quiet == 0 {
+		return nil
+	}
+	p.again.Store(true)
+	return p.putBack(key, v)
+}
+
+func (p *proofs) silence(key bpf.PlanePendingKey, e table.Evidence, quiet time.Duration) error {
+	until, err := p.clock.after(quiet)
+	if err != nil {
+		return err
+	}
+	v := bpf.PlanePending{Slot: uint16(e.Slot), Saw: uint16(e.Saw), Level: uint8(e.Level), QuietUntil: until}
+	if e.Opening {
+		v.Opening = 1
+	}
+	if err := p.silences.Put(&key, &v); err != nil {
+		return fmt.Errorf("silence a proof: %w", err)
+	}
+	return nil
+}
+
+func (p *proofs) take(key bpf.PlanePendingKey) (v bpf.PlanePending, found bool, err error) {
+	err = p.pending.LookupAndDelete(&key, &v)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return v, false, nil
+	}
+	if err != nil {
+		return v, false, fmt.Errorf("take pending proof: %w", err)
+	}
+	return v, true, nil
+}
+
+// putBack returns what was taken. What the program wrote meanwhile is taken too
+// and put together with it, as the program does itself.
+func (p *proofs) putBack(key bpf.PlanePendingKey, v bpf.PlanePending) error {
+	for range 8 { // the program writes only what has grown: it ends before
+		err := p.pending.Update(&key, &v, ebpf.UpdateNoExist)
+		if err == nil {
 			return nil
 		}
-		if v.QuietUntil, err = p.clock.after(quiet); err != nil {
+		if !errors.Is(err, ebpf.ErrKeyExist) {
+			return fmt.Errorf("keep pending proof: %w", err)
+		}
+		newer, found, err := p.take(key)
+		if err != nil {
 			return err
 		}
-	} else {
-		p.again.Store(true)
+		if found {
+			v = merge(v, newer)
+		}
 	}
-	// If the program wrote meanwhile, its word is newer.
-	if err := p.m.Update(&key, &v, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+	if err := p.pending.Put(&key, &v); err != nil {
 		return fmt.Errorf("keep pending proof: %w", err)
 	}
 	return nil
+}
+
+// merge adds what an older proof of the same server said to a newer one.
+func merge(older, newer bpf.PlanePending) bpf.PlanePending {
+	if older.Slot == newer.Slot {
+		newer.Level = max(newer.Level, older.Level)
+		newer.Opening |= older.Opening
+	}
+	return newer
 }
 
 // pollPending scans when the program says that there is news, and every second.

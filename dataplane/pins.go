@@ -29,7 +29,7 @@ const bpffsMagic = 0xcafe4a11
 var unpinned = map[string]bool{"next_hop_by_slot": true, "next_hop_by_client": true}
 
 // pinName matches what this package pins, of any schema version.
-var pinName = regexp.MustCompile(`^(link_.+|(plane_control|plane_meta|plane_rules|backends|servers|maglev|not_return|affinity4|pending_proofs|interfaces|counters|returns|event_counters|fragments)_v[0-9]+)$`)
+var pinName = regexp.MustCompile(`^(link_.+|(plane_control|plane_meta|plane_rules|backends|servers|maglev|not_return|affinity4|pending_proofs|silences|interfaces|counters|returns|event_counters|fragments)_v[0-9]+)$`)
 
 func (p *Plane) mapPin(name string) string {
 	return filepath.Join(p.cfg.PinDir, fmt.Sprintf("%s_v%d", name, schema))

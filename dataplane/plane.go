@@ -153,7 +153,7 @@ func (p *Plane) open(clusterID [16]byte, out *Pinned) (err error) {
 		p.affinities.count += len(b.keys)
 	}
 	p.publish()
-	p.proofs = newProofs(p.coll.Maps["pending_proofs"], p.clock, p.evidence)
+	p.proofs = newProofs(p.coll, p.clock, p.evidence)
 	if err := p.readInterfaces(); err != nil {
 		return err
 	}
@@ -349,7 +349,10 @@ func (p *Plane) answered(e table.Evidence, v bpf.PlaneAffinity, found bool) bool
 	if !found {
 		return false
 	}
-	return table.Slot(v.Slot) != e.Slot || table.Confirmation(v.State) >= e.Level
+	if table.Slot(v.Slot) == e.Slot {
+		return table.Confirmation(v.State) >= e.Level
+	}
+	return table.Slot(v.Slot) != e.Saw // as seen: the change is still on its way
 }
 
 // Activity delivers, once per sweep interval and in bounded batches, the records

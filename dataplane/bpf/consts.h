@@ -56,6 +56,7 @@
 #define INTERFACES 1024 /* by ifindex modulo; a collision means "cannot transmit" */
 #define NEXT_HOPS_BY_CLIENT 4096
 #define MAX_PENDING 65536
+#define MAX_SILENCES 65536
 #define MAX_FRAGMENTS 16384
 #define MAX_NOT_RETURN 6144 /* two generations of table.MaxPrefixes, VIPs and backends, and room to change */
 #define MAX_CLIENTS 1000000 /* default; user space sets its own */

@@ -41,13 +41,18 @@ static __always_inline void count_return(__u32 slot, const struct proof *proof)
 		c->sk++;
 }
 
-/* news: is there something about this client that pending does not say yet? A
- * refused proof stays quiet for its time unless it has grown. */
-static __always_inline int news(const struct pending *had, const struct pending *now, __u32 jiffies)
+/* grown: does a proof say something about this client that had does not? */
+static __always_inline int grown(const struct pending *had, const struct pending *now)
 {
-	if (had->slot != now->slot || had->saw != now->saw || now->level > had->level || now->opening > had->opening)
-		return 1;
-	return had->quiet_until && (__s32)(jiffies - had->quiet_until) >= 0;
+	return had->slot != now->slot || had->saw != now->saw || now->level > had->level || now->opening > had->opening;
+}
+
+/* silenced: is this what user space does not want to hear for its time? */
+static __always_inline int silenced(struct pending_key *key, const struct pending *now, __u32 jiffies)
+{
+	const struct pending *s = bpf_map_lookup_elem(&silences, key);
+
+	return s && !grown(s, now) && (__s32)(jiffies - s->quiet_until) < 0;
 }
 
 /* tell_user writes the proof into pending, level-triggered: an element stays
@@ -62,7 +67,7 @@ static __noinline int tell_user(struct pending_key *key, struct pending *now, __
 	if (!key || !now)
 		return 0;
 	had = bpf_map_lookup_elem(&pending_proofs, key);
-	if (had && !news(had, now, jiffies))
+	if (had ? !grown(had, now) : silenced(key, now, jiffies))
 		return 0;
 	if (had && had->slot == now->slot) {
 		now->level = had->level > now->level ? had->level : now->level;

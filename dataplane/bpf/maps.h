@@ -48,7 +48,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } affinity4 SEC(".maps");
 
-/* The program inserts and raises, user space deletes and silences. */
+/* Proofs without an answer. The program inserts and raises, user space deletes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct pending_key);
@@ -56,6 +56,16 @@ struct {
 	__uint(max_entries, MAX_PENDING);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } pending_proofs SEC(".maps");
+
+/* User space: proofs that the program keeps to itself for a while. Apart from
+ * pending_proofs, so that refusals in plenty leave room for what counts; an
+ * eviction only ends a silence early. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct pending_key);
+	__type(value, struct pending);
+	__uint(max_entries, MAX_SILENCES);
+} silences SEC(".maps");
 
 /* User space: what netlink says of each interface, by ifindex modulo. */
 ARRAY(interfaces, BPF_MAP_TYPE_ARRAY, struct interface, INTERFACES);

@@ -190,6 +190,7 @@ const (
 	PlaneMapPlaneRules      = "plane_rules"
 	PlaneMapReturns         = "returns"
 	PlaneMapServers         = "servers"
+	PlaneMapSilences        = "silences"
 	PlaneProgVpnlb          = "vpnlb"
 	PlaneVarNextHopJiffies  = "next_hop_jiffies"
 	PlaneVarTickShift       = "tick_shift"
@@ -260,6 +261,7 @@ type PlaneMapSpecs struct {
 	PlaneRules      *ebpf.MapSpec `ebpf:"plane_rules"`
 	Returns         *ebpf.MapSpec `ebpf:"returns"`
 	Servers         *ebpf.MapSpec `ebpf:"servers"`
+	Silences        *ebpf.MapSpec `ebpf:"silences"`
 }
 
 // PlaneVariableSpecs contains global variables before they are loaded into the kernel.
@@ -306,6 +308,7 @@ type PlaneMaps struct {
 	PlaneRules      *ebpf.Map `ebpf:"plane_rules"`
 	Returns         *ebpf.Map `ebpf:"returns"`
 	Servers         *ebpf.Map `ebpf:"servers"`
+	Silences        *ebpf.Map `ebpf:"silences"`
 }
 
 func (m *PlaneMaps) Close() error {
@@ -326,6 +329,7 @@ func (m *PlaneMaps) Close() error {
 		m.PlaneRules,
 		m.Returns,
 		m.Servers,
+		m.Silences,
 	)
 }
 

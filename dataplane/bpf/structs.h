@@ -99,7 +99,7 @@ struct pending {
 	__u8 level;
 	__u8 opening;
 	__u16 unused;
-	__u32 quiet_until; /* low half of jiffies; 0 = not refused */
+	__u32 quiet_until; /* low half of jiffies; in silences only */
 	__u32 unused2;
 };
 _Static_assert(sizeof(struct pending) == 16, "shared with Go");
