@@ -220,19 +220,25 @@ func (t *Toucher) Deleted(keys []state.Key) {
 	cluster := t.clock.now(view.Spec(), now)
 	for _, key := range keys {
 		k := tableKey(key)
-		s := t.shard(k)
-		h, ok := s[k]
-		if !ok {
-			continue
-		}
-		delete(s, k)
-		t.count--
-		if len(t.relearn) < MaxPending && again(&view.Spec().Settings, h, cluster, now.Sub(h.at)) {
-			t.relearn = append(t.relearn, state.Learned{Key: key, Backend: h.backend, State: state.Confirmed})
+		if h, ok := t.shard(k)[k]; ok {
+			t.gone(key, h, view.Spec(), cluster, now)
 		}
 	}
 	t.metrics.held.Set(float64(t.count))
 	poke(t.wake)
+}
+
+// gone decides about activity whose record is not there any more.
+func (t *Toucher) gone(key state.Key, h held, spec *state.Spec, cluster state.Time, now time.Time) {
+	t.drop(tableKey(key))
+	if len(t.relearn) < MaxPending && again(&spec.Settings, h, cluster, now.Sub(h.at)) {
+		t.relearn = append(t.relearn, state.Learned{Key: key, Backend: h.backend, State: state.Confirmed})
+	}
+}
+
+func (t *Toucher) drop(k table.Key) {
+	delete(t.shard(k), k)
+	t.count--
 }
 
 // again reports whether a removed record should be proposed again: it had
@@ -276,21 +282,23 @@ func (t *Toucher) isFailing() bool {
 	return t.failing
 }
 
-// look considers all of one shard: activity of clients that fell silent.
+// look considers all of one shard: activity of clients that fell silent, and of
+// records that are gone although Deleted was not told: after a snapshot there are
+// no deltas of what happened meanwhile.
 func (t *Toucher) look(i int) {
 	view := t.deps.View()
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	cluster := t.clock.now(view.Spec(), now)
-	for k := range t.shards[i] {
+	for k, h := range t.shards[i] {
 		r, ok := view.Affinity(stateKey(k))
-		if !ok || r.Backend != t.shards[i][k].backend {
-			// Deleted decides about an expired one; a bound for what it missed.
-			if now.Sub(t.shards[i][k].at) > view.Spec().Settings.AffinityTimeout || ok {
-				delete(t.shards[i], k)
-				t.count--
-			}
+		if !ok {
+			t.gone(stateKey(k), h, view.Spec(), cluster, now)
+			continue
+		}
+		if r.Backend != h.backend {
+			t.drop(k)
 			continue
 		}
 		t.consider(k, view.Spec(), r, now, cluster)

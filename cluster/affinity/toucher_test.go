@@ -179,6 +179,32 @@ func TestToucherLearnsAgain(t *testing.T) {
 	})
 }
 
+// TestToucherLearnsAgainUntold: the same where Deleted is never called, because
+// a snapshot took the place of the deltas.
+func TestToucherLearnsAgainUntold(t *testing.T) {
+	touching(t, 0, func(a *agreement, x *Toucher) {
+		a.set(func() { a.onDelta = nil })
+		a.learn(1, 1, state.Confirmed)
+		a.learn(2, 2, state.Confirmed)
+		time.Sleep(30 * time.Second)
+		a.set(func() { a.fails = true })
+		traffic(x, 1, 1, true, time.Hour)
+		r, _ := a.record(1)
+		a.apply(state.Expire{Records: []state.Expired{{Key: r.Key, Index: r.Index, Seen: r.Seen}}})
+		a.holds(1, 0)
+		a.set(func() { a.fails = false })
+		a.learn(2, 2, state.Confirmed)
+		traffic(x, 2, 2, true, time.Minute)
+		a.must(state.Forget{Keys: []state.Key{{Client: client(2), Class: state.ClassIKE}}})
+		time.Sleep(2 * time.Minute)
+		a.holds(1, 1)
+		a.holds(2, 0) // forgotten, not expired
+		if x.Held() != 0 {
+			t.Errorf("%d held", x.Held())
+		}
+	})
+}
+
 func TestToucherIsBounded(t *testing.T) {
 	touching(t, 100, func(a *agreement, x *Toucher) {
 		a.set(func() { a.fails = true })
