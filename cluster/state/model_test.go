@@ -38,9 +38,10 @@ func (m *model) recount() {
 				b.Entries[a.Class-1]++
 			}
 		}
-		// Full from the limit on, until a twentieth is gone.
+		// Full from the limit on, until a twentieth, two at least, or all are gone.
+		gone := int64(b.Limit) - int64(b.Entries[0])
 		switch n := int64(b.Entries[0]); {
-		case b.Limit == 0 || n <= int64(b.Limit)-max(1, int64(b.Limit)/20):
+		case b.Limit == 0 || n == 0 || gone >= 2 && gone >= int64(b.Limit)/20:
 			b.Filled = false
 		case n >= int64(b.Limit):
 			b.Filled = true
@@ -168,7 +169,7 @@ func (m *model) apply(origin NodeID, index uint64, c Command) (learns []LearnRes
 // TestModel: the Machine's records are those of the dumb model after every
 // single command; and invariant A: a record changes its server by permit only.
 func TestModel(t *testing.T) {
-	moved := 0
+	moved, between := 0, 0
 	for seed := range uint64(10) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			r := newRig(t)
@@ -182,6 +183,7 @@ func TestModel(t *testing.T) {
 				id := fmt.Sprint(e.Origin, e.Sequence)
 				after := r.m.View()
 				consistent(t, after)
+				between += stillFull(after.Spec())
 				moved += permitted(t, before, after, e.Command)
 				if done[id] || applied.Outcomes[0].Index != r.index {
 					if before.Len() != after.Len() {
@@ -209,12 +211,22 @@ func TestModel(t *testing.T) {
 	if moved == 0 {
 		t.Error("no record was ever replaced: the test is too tame")
 	}
+	if between == 0 {
+		t.Error("no backend was ever full below its limit: the test is too tame")
+	}
 }
 
 func compare(t *testing.T, m *model, before, after *View, d Delta) {
 	t.Helper()
 	if len(m.records) != after.Len() {
 		t.Fatalf("%d records, the model has %d", after.Len(), len(m.records))
+	}
+	m.recount()
+	for i := range m.spec.Backends {
+		want := &m.spec.Backends[i]
+		if got, ok := after.Spec().BackendByID(want.ID); !ok || got.Filled != want.Filled || got.Entries != want.Entries {
+			t.Fatalf("backend %+v, the model has %+v", got, want)
+		}
 	}
 	changed := map[Key]Affinity{}
 	for _, a := range d.Upsert {

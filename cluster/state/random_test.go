@@ -187,6 +187,7 @@ func (c *chaos) batch() int {
 // TestReplicas: apply = snapshot + restore + apply, and two replicas are equal
 // to the byte, in what they answer and say of themselves too.
 func TestReplicas(t *testing.T) {
+	between := 0
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			r := newRig(t)
@@ -214,6 +215,7 @@ func TestReplicas(t *testing.T) {
 					if err := reborn.Restore(bytes.NewReader(r.snapshot())); err != nil {
 						t.Fatalf("entry %d: %v", r.index, err)
 					}
+					between += stillFull(reborn.View().Spec())
 					if n%21 == 0 && (twin.View().Hash() != r.m.View().Hash() || reborn.View().Hash() != r.m.View().Hash()) {
 						t.Fatalf("entry %d: hashes differ", r.index)
 					}
@@ -223,6 +225,9 @@ func TestReplicas(t *testing.T) {
 				t.Errorf("%d records, %d backends: the test is too tame", got, len(r.spec().Backends))
 			}
 		})
+	}
+	if between == 0 {
+		t.Error("no restored backend was full below its limit: the test is too tame")
 	}
 }
 
@@ -245,6 +250,10 @@ func consistent(t *testing.T, v *View) {
 		if b.Entries != entries[b.ID] {
 			t.Fatalf("backend %d counts %v entries, has %v", b.ID, b.Entries, entries[b.ID])
 		}
+		latch := *b
+		if latch.fill(); latch.Filled != b.Filled {
+			t.Fatalf("backend %+v is not what its counts say", b)
+		}
 		delete(entries, b.ID)
 		if slots[b.Slot] || b.Slot == 0 {
 			t.Fatalf("slot %d is used twice", b.Slot)
@@ -262,4 +271,14 @@ func consistent(t *testing.T, v *View) {
 	if s.Affinities != v.Len() {
 		t.Fatalf("%d records, the spec says %d", v.Len(), s.Affinities)
 	}
+}
+
+// stillFull counts the backends that only the latch keeps full.
+func stillFull(s *Spec) (n int) {
+	for i := range s.Backends {
+		if b := &s.Backends[i]; b.Full() && b.Entries[ClassIKE-1] < b.Limit {
+			n++
+		}
+	}
+	return n
 }

@@ -189,6 +189,9 @@ func readSnapshot(r io.Reader) (core, error) {
 		return core{}, errors.New("something follows the checksum")
 	}
 	c.spec.Affinities = c.records.count
+	if err := c.checkFilled(); err != nil {
+		return core{}, err
+	}
 	c.marks = c.spec.marks()
 	return c, nil
 }
@@ -304,6 +307,18 @@ func (s *source) record() (r record, err error) {
 		r.proposer = b[24]
 	}
 	return r, nil
+}
+
+// checkFilled refuses what no command leads to. Between its bounds Filled may be
+// either: that is why it is in the snapshot.
+func (c *core) checkFilled() error {
+	for _, b := range c.spec.Backends { // copies
+		told := b.Filled
+		if b.fill(); b.Filled != told {
+			return fmt.Errorf("backend %d with %d of %d records is told to be filled: %t", b.ID, b.Entries[ClassIKE-1], b.Limit, told)
+		}
+	}
+	return nil
 }
 
 // adopt counts a restored record.

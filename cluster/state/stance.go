@@ -17,20 +17,26 @@ func (s *Spec) Serves(id VIPID, c Class) bool {
 }
 
 // Full reports whether the backend holds as many clients as its Limit allows. It
-// stays full until a twentieth of them (one at least) is gone: a client that
-// comes and goes at the limit must not change everybody's tables each time.
+// stays full until some of them are gone: a client that comes and goes at the
+// limit must not change everybody's tables each time.
 func (b *Backend) Full() bool { return b.Limit > 0 && b.Filled }
 
-// fill brings Filled up to date with Entries and Limit.
+// fill brings Filled up to date with Entries and Limit: whoever changes one of
+// them calls it.
 func (b *Backend) fill() {
 	n := b.Entries[ClassIKE-1]
 	switch {
-	case b.Limit == 0, n <= b.Limit-max(1, b.Limit/20):
+	case b.Limit == 0, n <= b.Limit-b.slack():
 		b.Filled = false
 	case n >= b.Limit:
 		b.Filled = true
 	}
 }
+
+// slack is how many records below its Limit a full backend takes clients again:
+// a twentieth, but two at least. With one the first client to go would end it,
+// and the next to come begin it.
+func (b *Backend) slack() uint32 { return min(b.Limit, max(2, b.Limit/20)) }
 
 // candidate reports whether the never-empty rule may count b as up.
 func (b *Backend) candidate() bool { return b.Admin == AdminEnabled && b.Weight > 0 }

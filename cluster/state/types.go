@@ -220,7 +220,7 @@ type Backend struct {
 	Slot    Slot
 	Weight  uint16 // share of new clients, 0..MaxWeight; 0 = none
 	Limit   uint32 // affinities of class IKE from which it is full; 0 = no limit
-	Filled  bool   // it reached its Limit, and has not fallen well below it since; see Full
+	Filled  bool   // it reached its Limit, and has not fallen its slack below it since; see Full
 	Admin   AdminState
 	Health  [len(Classes)]Health // by Class-1
 	Entries [len(Classes)]uint32 // affinities that name it, by Class-1
