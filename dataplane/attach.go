@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -184,7 +185,8 @@ func (p *Plane) adopt() error {
 	return p.dropLeftovers()
 }
 
-// dropLeftovers takes the program off interfaces that are no longer configured.
+// dropLeftovers takes the program off interfaces that are no longer configured,
+// and removes the maps of other schemas: no program of theirs is left.
 func (p *Plane) dropLeftovers() error {
 	names, err := os.ReadDir(p.cfg.PinDir)
 	if err != nil {
@@ -199,6 +201,14 @@ func (p *Plane) dropLeftovers() error {
 			return fmt.Errorf("take program off %s: %w", name, err)
 		}
 		p.log.Info("took the program off an interface that is not configured", "interface", name)
+	}
+	for _, n := range names {
+		if !pinName.MatchString(n.Name()) || strings.HasPrefix(n.Name(), "link_") || strings.HasSuffix(n.Name(), schemaSuffix) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(p.cfg.PinDir, n.Name())); err != nil {
+			return fmt.Errorf("remove a map of another schema: %w", err)
+		}
 	}
 	return nil
 }

@@ -1,13 +1,16 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
-// Counters reads the per-CPU counters. It costs a few hundred system calls.
+// Counters reads the per-CPU counters. It costs some tens of system calls.
 func (p *Plane) Counters() (Counters, error) {
 	var c Counters
 	p.reading.RLock()
@@ -25,15 +28,8 @@ func (p *Plane) Counters() (Counters, error) {
 			c.Reasons[r].Bytes += v.Bytes
 		}
 	}
-	for _, slot := range p.countedSlots() {
-		var perCPU []bpf.PlaneReturnCount
-		if err := p.coll.Maps["returns"].Lookup(uint32(slot), &perCPU); err != nil {
-			return c, fmt.Errorf("read return counters: %w", err)
-		}
-		for _, v := range perCPU {
-			c.Returns[slot].ESP += v.Esp
-			c.Returns[slot].SK += v.Sk
-		}
+	if err := p.readReturns(&c); err != nil {
+		return c, err
 	}
 	var events []bpf.PlaneEvents
 	if err := p.coll.Maps["event_counters"].Lookup(uint32(0), &events); err != nil {
@@ -49,19 +45,27 @@ func (p *Plane) Counters() (Counters, error) {
 	return c, nil
 }
 
-// countedSlots lists the slots whose return counters are read: those of the
-// set, or all while it is not known yet. A taken-over total must not seem to be
-// 0 first and fresh traffic then: it is evidence that a server lives.
-func (p *Plane) countedSlots() []table.Slot {
-	var slots []table.Slot
-	if set := p.set.Load(); set != nil {
-		for _, b := range set.Backends {
-			slots = append(slots, b.Slot)
+// readReturns reads all slots, not only those of the set: a total that was there
+// must not seem to be 0 first and fresh traffic then, whether it was taken over
+// or belongs to a slot that is used again. It is evidence that a server lives.
+func (p *Plane) readReturns(c *Counters) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("count processors: %w", err)
+	}
+	m := p.coll.Maps["returns"]
+	keys := make([]uint32, m.MaxEntries())
+	values := make([]bpf.PlaneReturnCount, len(keys)*cpus)
+	var cursor ebpf.MapBatchCursor
+	n, err := m.BatchLookup(&cursor, keys, values, nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which says: that was all
+		return fmt.Errorf("read return counters: %w", err)
+	}
+	for i, slot := range keys[:n] {
+		for _, v := range values[i*cpus : (i+1)*cpus] {
+			c.Returns[slot].ESP += v.Esp
+			c.Returns[slot].SK += v.Sk
 		}
-		return slots
 	}
-	for s := table.Slot(1); s <= table.MaxSlots; s++ {
-		slots = append(slots, s)
-	}
-	return slots
+	return nil
 }

@@ -1,12 +1,16 @@
 package dataplane
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
+	"github.com/vpnlb/vpnlb/dataplane/bpf"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
@@ -48,6 +52,12 @@ func TestReturnCountersSurviveARestart(t *testing.T) {
 	if after := allCounts(t, again).Returns[1]; after != before {
 		t.Errorf("before the first set %+v, want %+v", after, before)
 	}
+	without := farm(t, 101) // a slot that is free may be used again
+	without.Backends = without.Backends[1:]
+	mustResync(t, again, without, nil)
+	if after := allCounts(t, again).Returns[1]; after != before {
+		t.Errorf("in a free slot %+v, want %+v", after, before)
+	}
 }
 
 // Readers (status, metrics) may come while the node closes the plane.
@@ -56,11 +66,17 @@ func TestCloseUnderReaders(t *testing.T) {
 	mustResync(t, p, farm(t, 100), entries(100, 1))
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
-	started := make(chan struct{}, 3)
+	started := make(chan struct{}, 6)
 	for _, read := range []func(){
 		func() { p.Counters() }, // an error after Close is right
 		func() { p.Status() },
 		func() { p.LookupEntry(clientKey(1)) },
+		func() { p.InterfaceIndex("leg") },
+		func() {
+			for range p.Entries() {
+			}
+		},
+		func() { p.Apply(table.Delta{Index: 100, Upsert: entries(1, 1)}) },
 	} {
 		readers.Go(func() {
 			started <- struct{}{}
@@ -74,7 +90,7 @@ func TestCloseUnderReaders(t *testing.T) {
 			}
 		})
 	}
-	for range 3 {
+	for range 6 {
 		<-started
 	}
 	if err := p.Close(); err != nil {
@@ -116,5 +132,47 @@ func TestFailedAttachKeepsOldPins(t *testing.T) {
 				}
 			}))
 		}
+	}
+}
+
+// Pins of another cluster are refused, whatever schema they are of; the own ones
+// of another schema go when this binary's program is in force.
+func TestPinsOfAnotherSchema(t *testing.T) {
+	newNamespace(t)
+	newVeth(t, "leg", "legp", [6]byte{2, 0, 0, 0, 1, 1})
+	dir := newBPFFS(t)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	meta := bpf.PlaneMeta{Schema: 9, ClusterId: [16]byte{7}}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 48, MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	write := func() {
+		b := make([]byte, 48)
+		copy(b[24:], meta.ClusterId[:])
+		if err := m.Put(uint32(0), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	if err := m.Pin(dir + "/plane_meta_v9"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newPlane(t, dir, "leg").Attach(testCluster); !errors.Is(err, ErrForeign) {
+		t.Fatalf("foreign pins of another schema: %v", err)
+	}
+	meta.ClusterId = testCluster
+	write()
+	p := newPlane(t, dir, "leg")
+	attachPlane(t, p)
+	if _, err := os.Stat(dir + "/plane_meta_v9"); err != nil {
+		t.Errorf("gone before anything was agreed: %v", err)
+	}
+	mustResync(t, p, farm(t, 100), nil)
+	if _, err := os.Stat(dir + "/plane_meta_v9"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("still there: %v", err)
 	}
 }

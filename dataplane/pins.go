@@ -22,6 +22,8 @@ import (
 // map's type or size, needs a new one.
 const schema = 1
 
+var schemaSuffix = fmt.Sprintf("_v%d", schema)
+
 // bpffsMagic is the type of a bpffs, from the kernel's magic.h.
 const bpffsMagic = 0xcafe4a11
 
@@ -32,7 +34,7 @@ var unpinned = map[string]bool{"next_hop_by_slot": true, "next_hop_by_client": t
 var pinName = regexp.MustCompile(`^(link_.+|(plane_control|plane_meta|plane_rules|backends|servers|maglev|not_return|affinity4|pending_proofs|silences|interfaces|counters|returns|event_counters|fragments)_v[0-9]+)$`)
 
 func (p *Plane) mapPin(name string) string {
-	return filepath.Join(p.cfg.PinDir, fmt.Sprintf("%s_v%d", name, schema))
+	return filepath.Join(p.cfg.PinDir, name+schemaSuffix)
 }
 
 func (p *Plane) linkPin(name string) string {
@@ -68,6 +70,33 @@ func (p *Plane) readMeta() (meta bpf.PlaneMeta, found bool, err error) {
 		return meta, false, fmt.Errorf("read pinned meta map: %w", err)
 	}
 	return meta, meta.ClusterId != [16]byte{}, nil
+}
+
+// checkOwner refuses the pins of another cluster, of whatever schema: a struct
+// meta begins with the same 40 bytes in all of them, the ID last.
+func (p *Plane) checkOwner(pins map[string]bool, clusterID [16]byte) error {
+	for name := range pins {
+		if !strings.HasPrefix(name, "plane_meta_") {
+			continue
+		}
+		m, err := ebpf.LoadPinnedMap(filepath.Join(p.cfg.PinDir, name), nil)
+		if err != nil {
+			return fmt.Errorf("open pinned %s: %w", name, err)
+		}
+		b, err := m.LookupBytes(uint32(0))
+		m.Close()
+		if err != nil {
+			return fmt.Errorf("read pinned %s: %w", name, err)
+		}
+		const end = int(unsafe.Sizeof(bpf.PlaneMeta{}))
+		if len(b) < end {
+			return fmt.Errorf("pinned %s in %s: %w", name, p.cfg.PinDir, ErrForeign)
+		}
+		if id := [16]byte(b[end-16 : end]); id != [16]byte{} && id != clusterID {
+			return fmt.Errorf("pins in %s, cluster %x: %w", p.cfg.PinDir, id, ErrForeign)
+		}
+	}
+	return nil
 }
 
 // pinnedMaps opens the maps that are pinned already. The affinity table keeps

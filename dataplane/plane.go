@@ -106,21 +106,24 @@ func (p *Plane) Attach(clusterID [16]byte) (Pinned, error) {
 	if err := preparePinDir(p.cfg.PinDir); err != nil {
 		return Pinned{}, err
 	}
-	meta, found, err := p.readMeta()
-	if err != nil {
-		return Pinned{}, err
-	}
-	if found && meta.ClusterId != clusterID {
-		return Pinned{}, fmt.Errorf("pins in %s, cluster %x: %w", p.cfg.PinDir, meta.ClusterId, ErrForeign)
-	}
-	out := Pinned{Found: found, Index: meta.Index, Generation: meta.Generation}
 	before, err := pinsIn(p.cfg.PinDir)
 	if err != nil {
 		return Pinned{}, err
 	}
+	if err := p.checkOwner(before, clusterID); err != nil {
+		return Pinned{}, err
+	}
+	meta, found, err := p.readMeta()
+	if err != nil {
+		return Pinned{}, err
+	}
+	out := Pinned{Found: found, Index: meta.Index, Generation: meta.Generation}
 	if err := p.open(clusterID, &out); err != nil {
 		p.release()
 		// What was made now goes; what was there forwards on.
+		for _, name := range out.Attached { // in place of a link that was dead
+			delete(before, "link_"+name)
+		}
 		return Pinned{}, errors.Join(err, unpin(p.cfg.PinDir, before))
 	}
 	out.Entries = p.affinities.count
@@ -435,6 +438,8 @@ func (p *Plane) InterfaceIndex(name string) uint32 {
 func (p *Plane) Close() error {
 	p.reading.Lock()
 	defer p.reading.Unlock()
+	p.writer.Lock() // after reading: a writer waits for no reader
+	defer p.writer.Unlock()
 	if !p.attached.Swap(false) {
 		return nil
 	}
@@ -444,6 +449,8 @@ func (p *Plane) Close() error {
 
 // release closes what open opened, whatever it got to.
 func (p *Plane) release() {
+	p.status.Lock()
+	defer p.status.Unlock()
 	for _, a := range p.attachments {
 		if a.link != nil {
 			a.link.Close()
@@ -463,8 +470,10 @@ func (p *Plane) release() {
 	}
 	if p.clock != nil {
 		p.clock.Close()
+		p.clock = nil
 	}
 	if p.ns != nil {
 		p.ns.Close()
+		p.ns = nil
 	}
 }
