@@ -42,8 +42,8 @@ xdp: ## The XDP program against the model, gateways, BGP with real routers (root
 lab-test: build ## The laboratory: embedded drills, then FRR and strongSwan (root)
 	$(GO) test -count=1 -p 1 -timeout 20m -v ./deploy/lab
 
-fuzz: ## Each fuzz target for a few seconds
-	@deploy/checks/fuzz-all 5s
+fuzz: ## Each fuzz target with some tens of thousands of inputs
+	@deploy/checks/fuzz-all 30000x
 
 generate: ## Rebuild generated files (BPF objects need clang-14 and libbpf-dev)
 	$(GO) generate ./...
