@@ -69,6 +69,10 @@ type Backend struct {
 	Addr   netip.Addr
 	Weight uint16
 	Stance [Classes]Stance
+	// DSR: layer 2 direct server return. The frame gets the server's MAC and is
+	// not changed otherwise; the VIP is on the server's loopback and replies
+	// bypass the nodes.
+	DSR bool
 }
 
 // Set is the whole desired set but the affinity records.
@@ -84,6 +88,9 @@ type Set struct {
 	// replies to clients: members, gateways, inside prefixes. VIPs and
 	// backends are added by the plane itself.
 	NotReturn []netip.Prefix
+	// SourceLimit is how many packets a second to our services one client key
+	// may send through this node; 0 = no limit.
+	SourceLimit uint32
 }
 
 // Key names one affinity record: 16-byte client key (IPv4 mapped) and class.
