@@ -272,7 +272,7 @@ func TestHammer(t *testing.T) {
 // keep apart.
 func TestHammerEqualTags(t *testing.T) {
 	var keys []table.Key
-	for _, k := range hammerKeys(IPv6, 60) {
+	for _, k := range hammerKeys(IPv6, 24) {
 		if k.Class == table.TCP {
 			continue
 		}
@@ -282,7 +282,7 @@ func TestHammerEqualTags(t *testing.T) {
 		binary.LittleEndian.PutUint64(twin.Client[8:], sameTag(hash6(hi, lo, testSeed))^(x^x>>30)*mix1)
 		keys = append(keys, k, twin)
 	}
-	h := newHammer(t, IPv6, 6, keys, time.Now)
+	h := newHammer(t, IPv6, 2, keys, time.Now)
 	tags := map[uint64]bool{}
 	for _, k := range keys {
 		s, _ := h.tab.spotOf(k)
