@@ -49,22 +49,22 @@
 //  5. IPv6, a way goes from A to B to C. A run that spans both changes could mix A
 //     and C, which were not compared. Between a way's clearing and its next key
 //     lies the grace period of 100 ms, so such a run would last longer than
-//     that; it takes microseconds and is not preempted between loads. It would
-//     also need equal tags of 32 bits under a secret seed.
+//     that, while it takes microseconds. Where a virtual CPU is held up for so
+//     long between two loads, A and C would also need equal tags: 2^-32, under
+//     a secret seed.
 //  6. IPv6, the same key returns at once: the key's bytes never change. A run that
 //     holds the old word acts on a record that P had.
 //  7. Second bucket: words are compared by whole address, or tag and whole key, so
 //     it does not matter whose first bucket it is. No record ever moves: it stays
 //     where it was put until it is removed, so no run looks for one between two
-//     places. The overflow count goes up before and down after: who sees a record
-//     there without the count would need to have loaded the count first, and
-//     misses it as in 3.
+//     places. The overflow count goes up before and down after; a run that
+//     loaded it before it went up misses the record, as in 3.
 //  8. Stash. The kernel finds an element by its whole key but recycles its memory
 //     at once, so a run may read another record's value. It therefore compares
 //     match and class of the word here too: IPv4 as in 1. IPv6: two stashed
 //     clients with equal tags, one deleted and the other put into the same
 //     element within the nanoseconds between lookup and load: 2^-32 for each
-//     such reuse. This is the one case that rests on odds.
+//     such reuse. This is the one case that rests on odds alone.
 //
 // # What may happen, and is harmless
 //

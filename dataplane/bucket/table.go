@@ -61,10 +61,11 @@ type Table struct {
 }
 
 // New makes a table of mem, which holds buckets of the family, at least 2, and
-// stays the caller's. Records that are there are kept. seed must be the one they
-// were written with: where most of them are not in their place, New changes
-// nothing and gives an error. Otherwise it mends what a writer that died left
-// behind, and clears words that no lookup finds. now is the monotonic time.
+// stays the caller's; it must stay mapped while the table is used. Records that
+// are there are kept. seed must be the one they were written with: where most of
+// them are not in their place, New changes nothing and gives an error. Otherwise
+// it mends what a writer that died left behind, and clears words that no look-up
+// finds. now is monotonic, time.Now but for tests.
 func New(mem []byte, family Family, seed uint64, stash Stash, now func() time.Time) (*Table, error) {
 	if family != IPv4 && family != IPv6 {
 		return nil, fmt.Errorf("open affinity table: family %d is none", family)
