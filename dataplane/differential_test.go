@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"testing"
 
 	"github.com/vpnlb/vpnlb/dataplane/model"
@@ -83,17 +82,28 @@ func (b *bench) world(t *testing.T, rng *rand.Rand, f *fixture.Fixture) bool {
 func (b *bench) settle(t *testing.T, f *fixture.Fixture, frame []byte) bool {
 	b.prepare(t, f, frame)
 	_, dst := addressesOf(frame)
+	kind := binary.BigEndian.Uint16(frame[12:])
+	if (kind == 0x8100 || kind == 0x88a8) && !allResolved(f) {
+		return false
+	}
 	if !dst.IsValid() || f.ToClient.State == model.Resolved {
 		return true
-	}
-	if kind := binary.BigEndian.Uint16(frame[12:]); kind == 0x8100 || kind == 0x88a8 {
-		return false
 	}
 	if dst.Is6() {
 		return !dst.IsMulticast() && !dst.IsLoopback() && !dst.IsUnspecified() && !dst.IsLinkLocalUnicast()
 	}
 	first := dst.As4()[0]
 	return first > 0 && first < 224 && first != 127
+}
+
+// allResolved: the program asks the kernel about no next hop.
+func allResolved(f *fixture.Fixture) bool {
+	for _, s := range f.Set.Backends {
+		if f.ToServer[s.Slot].State != model.Resolved {
+			return false
+		}
+	}
+	return f.ToClient.State == model.Resolved
 }
 
 // difference is compare without the counters, which are summed by world.
