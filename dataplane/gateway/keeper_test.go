@@ -24,11 +24,14 @@ type segment struct {
 	answers   chan SegmentAnswer
 	gateways  []netip.Addr
 	vips      []netip.Addr
+	inside    []netip.Prefix
+	asked     map[netip.Addr][]time.Duration // since start
 	broken    error
 }
 
 func newSegment() *segment {
-	return &segment{own: [6]byte{2, 1}, holders: map[netip.Addr][6]byte{}, started: time.Now(), answers: make(chan SegmentAnswer, 16)}
+	return &segment{own: [6]byte{2, 1}, holders: map[netip.Addr][6]byte{}, asked: map[netip.Addr][]time.Duration{},
+		inside: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, started: time.Now(), answers: make(chan SegmentAnswer, 16)}
 }
 
 func (s *segment) MAC() [6]byte                  { return s.own }
@@ -46,6 +49,7 @@ func (s *segment) Announce(a netip.Addr) error {
 func (s *segment) Ask(a netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.asked[a] = append(s.asked[a], time.Since(s.started))
 	if mac, ok := s.holders[a]; ok {
 		s.answers <- SegmentAnswer{Addr: a, MAC: mac}
 	}
@@ -56,6 +60,12 @@ func (s *segment) Ours() (gateways, vips []netip.Addr, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.gateways), slices.Clone(s.vips), s.broken
+}
+
+func (s *segment) Inside() ([]netip.Prefix, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.inside), nil
 }
 
 func (s *segment) list(vip bool) *[]netip.Addr {
