@@ -31,15 +31,16 @@ const (
 const (
 	questionRate       = 10.0
 	questionRateUrgent = 25.0 // without a leader
-	// questionsPerStep keeps a start, when everything is due, from being a burst.
-	questionsPerStep = 4
+	// questionBurst is how many may go at once after a pause; at a start everything
+	// is due.
+	questionBurst = 4.0
 )
 
 // question is one address that should be asked for again and again.
 type question struct {
 	addr  netip.Addr
 	every time.Duration
-	now   bool // an owner waits for the answer: not slowed down
+	now   bool // an owner waits for the answer: first, and not slowed down
 }
 
 // ask asks the segment what Decide will want to know.
@@ -55,13 +56,18 @@ func (k *Keeper) ask(a *Agreement, f *Facts, now time.Time) {
 		rate = questionRateUrgent
 	}
 	slow(list, rate)
-	for _, q := range k.watch.mostOverdue(list, now) {
+	k.credit = min(k.credit+rate*now.Sub(k.last).Seconds(), questionBurst)
+	for _, q := range k.watch.overdue(list, now) {
+		if k.credit < 1 {
+			break
+		}
 		if err := k.segment.Ask(q.addr); err != nil {
 			k.deps.Log.Debug("ask for an address", "addr", q.addr, "err", err)
 			s := k.watch.of(q.addr)
 			s.asked, s.every, s.open = now, q.every, time.Time{} // not asked: silence proves nothing
 			continue
 		}
+		k.credit--
 		k.watch.asked(q.addr, q.every, now)
 	}
 }
@@ -131,26 +137,23 @@ func slow(list []question, rate float64) {
 	}
 }
 
-// mostOverdue picks the questions of this step.
-func (w *segmentWatch) mostOverdue(list []question, now time.Time) []question {
-	type overdue struct {
-		question
-		by time.Duration
-	}
-	var due []overdue
-	for _, q := range list {
-		asked := time.Time{}
-		if s := w.addrs[q.addr]; s != nil {
-			asked = s.asked
+// overdue gives the questions that are due, those first that are so for longest.
+func (w *segmentWatch) overdue(list []question, now time.Time) []question {
+	by := func(q question) time.Duration {
+		s := w.addrs[q.addr]
+		if s == nil {
+			s = &watched{} // never asked: for ever
 		}
-		if by := now.Sub(asked) - q.every; by >= 0 {
-			due = append(due, overdue{q, by})
+		return now.Sub(s.asked) - q.every
+	}
+	due := slices.DeleteFunc(list, func(q question) bool { return by(q) < 0 })
+	slices.SortStableFunc(due, func(a, b question) int {
+		if a.now != b.now && a.now {
+			return -1
+		} else if a.now != b.now {
+			return 1
 		}
-	}
-	slices.SortStableFunc(due, func(a, b overdue) int { return cmp.Compare(b.by, a.by) })
-	out := make([]question, 0, questionsPerStep)
-	for _, d := range due[:min(len(due), questionsPerStep)] {
-		out = append(out, d.question)
-	}
-	return out
+		return cmp.Compare(by(b), by(a))
+	})
+	return due
 }

@@ -85,6 +85,7 @@ type Keeper struct {
 	segment   Segment
 	inside    []netip.Prefix // subnets of the inside interface
 	watch     *segmentWatch
+	credit    float64 // questions that may be asked now
 	announced map[netip.Addr]*announcement
 	claimed   map[netip.Addr]bool
 	reasons   map[netip.Addr]Reason // as logged last
@@ -189,7 +190,7 @@ func (k *Keeper) open() (done func(), err error) {
 	}
 	// What was said, asked and heard before was on another segment.
 	clear(k.announced)
-	k.watch = newSegmentWatch()
+	k.watch, k.credit = newSegmentWatch(), questionBurst
 	k.watch.own = k.segment.MAC()
 	return done, nil
 }

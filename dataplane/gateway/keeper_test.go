@@ -219,6 +219,26 @@ func TestStrangerIsLeftAlone(t *testing.T) {
 	})
 }
 
+// The same decision for IPv6, whose members are known by either family.
+func TestStrangerIsLeftAlone6(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		w := start(t, ctx, self)
+		w.change(func(w *world) { w.agreed.Gateways = []state.Gateway{{ID: 1, Addr: gw6, Owner: self}} })
+		w.set(gw6, [6]byte{2, 0xee})
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if s := w.step(); s.Reason != ForeignMAC || s.Hold || !s.Alarm || len(w.said()) != 0 {
+			t.Errorf("a stranger has it: %+v, announced %v", s, w.said())
+		}
+		w.set(gw6, [6]byte{2, 2})
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if s := w.step(); s.Reason != Owner || !s.Hold || s.Alarm || len(w.said()) == 0 {
+			t.Errorf("a member has it: %+v, announced %v", s, w.said())
+		}
+	})
+}
+
 func TestLeaderlessClaimAndHealing(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context) {
 		w := start(t, ctx, other)
