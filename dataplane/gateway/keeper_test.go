@@ -24,11 +24,15 @@ type segment struct {
 	answers   chan SegmentAnswer
 	gateways  []netip.Addr
 	vips      []netip.Addr
+	inside    []netip.Prefix
+	asked     map[netip.Addr][]time.Duration // since start
 	broken    error
+	mute      error // of Announce
 }
 
 func newSegment() *segment {
-	return &segment{own: [6]byte{2, 1}, holders: map[netip.Addr][6]byte{}, started: time.Now(), answers: make(chan SegmentAnswer, 16)}
+	return &segment{own: [6]byte{2, 1}, holders: map[netip.Addr][6]byte{}, asked: map[netip.Addr][]time.Duration{},
+		inside: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, started: time.Now(), answers: make(chan SegmentAnswer, 16)}
 }
 
 func (s *segment) MAC() [6]byte                  { return s.own }
@@ -39,6 +43,9 @@ func (s *segment) Check() error                  { return nil }
 func (s *segment) Announce(a netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.mute != nil {
+		return s.mute
+	}
 	s.announced = append(s.announced, time.Since(s.started))
 	return nil
 }
@@ -46,6 +53,7 @@ func (s *segment) Announce(a netip.Addr) error {
 func (s *segment) Ask(a netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.asked[a] = append(s.asked[a], time.Since(s.started))
 	if mac, ok := s.holders[a]; ok {
 		s.answers <- SegmentAnswer{Addr: a, MAC: mac}
 	}
@@ -56,6 +64,12 @@ func (s *segment) Ours() (gateways, vips []netip.Addr, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.gateways), slices.Clone(s.vips), s.broken
+}
+
+func (s *segment) Inside() ([]netip.Prefix, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.inside), nil
 }
 
 func (s *segment) list(vip bool) *[]netip.Addr {
@@ -209,6 +223,26 @@ func TestStrangerIsLeftAlone(t *testing.T) {
 	})
 }
 
+// The same decision for IPv6, whose members are known by either family.
+func TestStrangerIsLeftAlone6(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		w := start(t, ctx, self)
+		w.change(func(w *world) { w.agreed.Gateways = []state.Gateway{{ID: 1, Addr: gw6, Owner: self}} })
+		w.set(gw6, [6]byte{2, 0xee})
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if s := w.step(); s.Reason != ForeignMAC || s.Hold || !s.Alarm || len(w.said()) != 0 {
+			t.Errorf("a stranger has it: %+v, announced %v", s, w.said())
+		}
+		w.set(gw6, [6]byte{2, 2})
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if s := w.step(); s.Reason != Owner || !s.Hold || s.Alarm || len(w.said()) == 0 {
+			t.Errorf("a member has it: %+v, announced %v", s, w.said())
+		}
+	})
+}
+
 func TestLeaderlessClaimAndHealing(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context) {
 		w := start(t, ctx, other)
@@ -304,4 +338,44 @@ func TestNewRefuses(t *testing.T) {
 	if _, err := New(Config{}, Deps{}); err == nil {
 		t.Error("New took nothing")
 	}
+}
+
+// The kernel drops IPv6 addresses when a link goes down; an administrator may
+// take any away. They are put back, and announced as new ones.
+func TestLostAddressIsAnnouncedAnew(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		w := start(t, ctx, self)
+		time.Sleep(5 * time.Second)
+		w.wants(t, true, Owner)
+		before := len(w.said())
+		w.Remove(gw, false)
+		time.Sleep(4 * time.Second)
+		w.wants(t, true, Owner)
+		if n := len(w.said()) - before; n != len(burst) {
+			t.Errorf("announced %d times after the loss, want %d", n, len(burst))
+		}
+	})
+}
+
+// An announcement that could not be sent stays due.
+func TestAnnouncementIsTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		w := start(t, ctx, self)
+		w.segment.mu.Lock()
+		w.mute = errNoLinkLocal
+		w.segment.mu.Unlock()
+		time.Sleep(5 * time.Second)
+		w.wants(t, true, Owner)
+		if s := w.keeper.Status(); s.Err == "" {
+			t.Error("the trouble is not in the status")
+		}
+		w.segment.mu.Lock()
+		w.mute = nil
+		w.segment.mu.Unlock()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := len(w.said()); n != len(burst) {
+			t.Errorf("announced %d times, want %d", n, len(burst))
+		}
+	})
 }
