@@ -187,4 +187,3 @@ func (b *bench) resync(t testing.TB, set *table.Set, entries []table.Entry) {
 		t.Fatal(err)
 	}
 }
-
