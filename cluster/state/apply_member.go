@@ -104,6 +104,9 @@ func (m *Machine) admitMember(c *AdmitMember) Outcome {
 	if fault := m.memberClash(&n, NodeID{}); fault != "" {
 		return refusal(Invalid, "%s", fault)
 	}
+	if lowest := m.spec.Format(); n.Format < lowest {
+		return refusal(NotAllowed, "node %s understands command format %d, and the cluster uses %d: install a newer version there", n.Name, n.Format, lowest)
+	}
 	if len(m.spec.Members) >= MaxMembers {
 		return refusal(Full, "%d nodes are the most a cluster has: remove one first", MaxMembers)
 	}
