@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -156,9 +154,7 @@ func (m *member) makePlane() (err error) {
 func (m *member) makeHealth() (err error) {
 	m.collector, m.returns = health.NewCollector(), health.NewReturns()
 	probe := health.Config{Boot: m.ids.Identity().Boot}
-	if from := insideAddress(m.cfg.Dataplane.Inside); from.Is4() {
-		probe.Local4 = from
-	}
+	probe.Local4, probe.Local6 = ownOn(m.cfg.Dataplane.Inside)
 	m.prober, err = health.NewProber(probe, health.Deps{Log: m.log, Metrics: m.metrics})
 	if err != nil {
 		return err
@@ -181,27 +177,6 @@ func (m *member) makeHealth() (err error) {
 		View: func() affinity.ExpirySource { return m.view() }, Office: m.office, Proposer: m.replica, Log: m.log, Metrics: m.metrics,
 	})
 	return err
-}
-
-// insideAddress is the node's own address on the servers' segment: probes
-// leave from it, so that their answers come straight back. Zero where there is
-// none: the kernel chooses.
-func insideAddress(name string) netip.Addr {
-	i, err := net.InterfaceByName(name)
-	if err != nil {
-		return netip.Addr{}
-	}
-	addrs, err := i.Addrs()
-	if err != nil {
-		return netip.Addr{}
-	}
-	for _, a := range addrs {
-		p, err := netip.ParsePrefix(a.String())
-		if err == nil && p.Addr().Is4() && !p.IsSingleIP() {
-			return p.Addr()
-		}
-	}
-	return netip.Addr{}
 }
 
 func bgpConfig(cfg *config.Config) (bgp.Config, error) {
