@@ -158,6 +158,9 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 					a.Detail = fmt.Sprintf("UDP %d: %s", p.Port, hint)
 				}
 			}
+			if a.TCP != nil && r.SSTP != nil {
+				a.TCP.Local, a.TCP.Detail = r.SSTP.Opinion.String(), r.SSTP.Hint()
+			}
 		}
 		if err == nil {
 			n := counters.Returns[b.Slot]
