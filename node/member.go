@@ -180,10 +180,13 @@ func (m *member) makeHealth() (err error) {
 }
 
 func bgpConfig(cfg *config.Config) (bgp.Config, error) {
-	out := bgp.Config{ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID}
+	out := bgp.Config{ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, NextHop6: cfg.BGP.NextHop6}
+	if !out.NextHop6.IsValid() {
+		_, out.NextHop6 = ownOn(cfg.Dataplane.Outside)
+	}
 	for _, nb := range cfg.BGP.Neighbours {
 		out.Neighbours = append(out.Neighbours, bgp.Neighbour{
-			Address: nb.Address, ASN: nb.ASN, HoldTime: nb.HoldTime, LocalAddress: nb.LocalAddress,
+			Address: nb.Address, ASN: nb.ASN, HoldTime: nb.HoldTime, LocalAddress: nb.LocalAddress, NextHop6: nb.NextHop6,
 			Port: int(nb.Port), Passive: nb.Passive, Password: string(nb.Password), PasswordFile: nb.PasswordFile,
 		})
 	}

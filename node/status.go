@@ -104,7 +104,7 @@ func (m *member) fillRoutes(st *admin.Status) {
 		st.VIPs = append(st.VIPs, admin.VIPStatus{Name: name, Addr: v.VIP, Announce: words[v.Announced], Reason: v.Decision.Reason.String(), Since: ago(time.Since(v.Since))})
 	}
 	for _, nb := range m.speaker.Neighbours() {
-		st.Neighbours = append(st.Neighbours, admin.Neighbour{Addr: nb.Address.String(), ASN: nb.ASN, State: nb.State, Since: ago(nb.Uptime)})
+		st.Neighbours = append(st.Neighbours, admin.Neighbour{Addr: nb.Address.String(), ASN: nb.ASN, State: nb.State, Since: ago(nb.Uptime), Families: nb.Families})
 	}
 }
 

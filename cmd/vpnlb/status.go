@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -58,7 +59,7 @@ func printStatus(w io.Writer, st *admin.Status) {
 		fmt.Fprintf(w, "vip\t%s %s %s: %s\n", v.Name, v.Addr, v.Announce, v.Reason)
 	}
 	for _, n := range st.Neighbours {
-		fmt.Fprintf(w, "bgp\t%s AS%d %s\n", n.Addr, n.ASN, n.State)
+		fmt.Fprintf(w, "bgp\t%s AS%d %s %s\n", n.Addr, n.ASN, n.State, strings.Join(n.Families, " "))
 	}
 	for _, warning := range st.Warnings {
 		fmt.Fprintf(w, "warning\t%s\n", warning)

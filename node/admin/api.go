@@ -113,6 +113,8 @@ type Neighbour struct {
 	ASN   uint32 `json:"asn"`
 	State string `json:"state"`
 	Since string `json:"since,omitempty"`
+	// Families that the session carries: ipv4, ipv6.
+	Families []string `json:"families,omitempty"`
 }
 
 // Counter is packets that left the program for one reason.
