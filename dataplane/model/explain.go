@@ -45,21 +45,22 @@ func Explain(t *Tables, vip, client netip.Addr, class table.Class) (Explanation,
 	case client.Is4() != vip.Is4():
 		return Explanation{}, fmt.Errorf("explain %v: %v is of another family", client, vip)
 	}
+	key := clientKey(v, client)
 	x := Explanation{VIP: vip, Client: client, Class: class, Index: t.set.Index, Generation: t.set.Generation}
-	x.Place = maglev.Index(maglev.Hash(t.set.HashKey, class, client.As16()), t.set.TableSize)
+	x.Place = maglev.Index(maglev.Hash(t.set.HashKey, class, key.As16()), t.set.TableSize)
 	x.Pool = len(Pool(t.set, v.Index, class))
-	x.explainRecord(t, v)
-	x.Unknown = x.fromMaglev(t, v, table.ForwardMaglev, "no record counts")
-	x.Opening, x.Else = x.known(t, v, true), x.known(t, v, false)
+	x.explainRecord(t, v, key)
+	x.Unknown = x.unknown(t, v, key, "no record counts")
+	x.Opening, x.Else = x.known(t, v, key, true), x.known(t, v, key, false)
 	return x, nil
 }
 
-func (x *Explanation) explainRecord(t *Tables, v *table.VIP) {
+func (x *Explanation) explainRecord(t *Tables, v *table.VIP, key netip.Addr) {
 	x.RecordWords = "no record"
 	if t.env.Entry == nil {
 		return
 	}
-	e, ok := t.env.Entry(table.Key{Client: x.Client.As16(), Class: x.Class})
+	e, ok := t.env.Entry(table.Key{Client: key.As16(), Class: x.Class})
 	if !ok {
 		return
 	}
@@ -81,25 +82,43 @@ func (x *Explanation) explainRecord(t *Tables, v *table.VIP) {
 	}
 }
 
-// known says where packets go with the record as it is.
-func (x *Explanation) known(t *Tables, v *table.VIP, opening bool) Choice {
-	reason, slot := t.choose(v, x.Class, x.Client, opening)
+// known says where packets go with the record as it is. TCP cannot be told apart:
+// each of its packets counts as an opening.
+func (x *Explanation) known(t *Tables, v *table.VIP, key netip.Addr, opening bool) Choice {
+	reason, slot := t.choose(v, x.Class, key, opening || x.Class == table.TCP)
 	switch {
 	case reason == table.ForwardAffinity:
 		return Choice{reason, slot, x.RecordWords}
 	case x.RecordCounts:
-		return x.fromMaglev(t, v, table.ForwardReopened, x.RecordWords)
+		return x.fromMaglev(t, v, key, table.ForwardReopened, x.RecordWords)
 	}
-	return x.fromMaglev(t, v, table.ForwardMaglev, x.RecordWords)
+	return x.unknown(t, v, key, x.RecordWords)
 }
 
-func (x *Explanation) fromMaglev(t *Tables, v *table.VIP, reason table.Reason, why string) Choice {
-	slot := t.maglev(v.Index, x.Class, x.Client)
+// unknown says where packets go for which no record of their class counts.
+func (x *Explanation) unknown(t *Tables, v *table.VIP, key netip.Addr, why string) Choice {
+	reason, slot := t.unknown(v, x.Class, key)
+	if reason != table.ForwardOtherClass {
+		return x.fromMaglev(t, v, key, table.ForwardMaglev, why)
+	}
+	return Choice{reason, slot, fmt.Sprintf("%s; the record of his other service (%s) names slot %d, which may take this one too",
+		why, classWords(otherClass(x.Class)), slot)}
+}
+
+func (x *Explanation) fromMaglev(t *Tables, v *table.VIP, key netip.Addr, reason table.Reason, why string) Choice {
+	slot := t.maglev(v.Index, x.Class, key)
 	if slot == 0 {
 		return Choice{table.DropNoBackend, 0, why + "; no server takes unknown clients, so the packet is dropped"}
 	}
 	return Choice{reason, slot, fmt.Sprintf("%s; place %d of %d in the table of generation %d (%d servers) holds slot %d",
 		why, x.Place, t.set.TableSize, x.Generation, x.Pool, slot)}
+}
+
+func classWords(c table.Class) string {
+	if c == table.TCP {
+		return "TCP"
+	}
+	return "IKE"
 }
 
 func stanceWords(s table.Stance) string {

@@ -97,14 +97,14 @@ func TestFromSetReportsEveryFault(t *testing.T) {
 
 func TestFragmentsForgetTheOldest(t *testing.T) {
 	f := model.NewFragments(2)
-	key := func(id uint16) model.FragmentKey { return model.FragmentKey{ID: id, Protocol: 17} }
-	for id := range uint16(3) {
+	key := func(id uint32) model.FragmentKey { return model.FragmentKey{ID: id, Protocol: 17} }
+	for id := range uint32(3) {
 		f.Note(&model.FragmentNote{Key: key(id), Fate: model.FateReturn})
 		f.Note(&model.FragmentNote{Key: key(id), Fate: model.FateOther})
 	}
 	f.Note(nil)
 	for id, want := range []model.Fate{model.FateUnknown, model.FateOther, model.FateOther} {
-		if got := f.Fate(key(uint16(id))); got != want {
+		if got := f.Fate(key(uint32(id))); got != want {
 			t.Errorf("id %d: %v, want %v", id, got, want)
 		}
 	}

@@ -2,10 +2,10 @@ package model
 
 import "net/netip"
 
-// FragmentKey names the pieces of one IP datagram (RFC 791, section 3.2).
+// FragmentKey names the pieces of one IP datagram (RFC 791, section 3.2; RFC 8200, section 4.5).
 type FragmentKey struct {
 	Source, Destination netip.Addr
-	ID                  uint16
+	ID                  uint32 // IPv4: 16 bits
 	Protocol            uint8
 }
 

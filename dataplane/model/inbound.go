@@ -1,61 +1,74 @@
 package model
 
 import (
-	"encoding/binary"
+	"net/netip"
 
-	"github.com/vpnlb/vpnlb/dataplane/ike"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
-func servicePort(port uint16) bool { return port == ike.Port || port == ike.NATPort }
-
-// inbound is a packet to a VIP.
+// inbound is a packet to a VIP, not from a backend.
 func inbound(p *packet, vip *table.VIP, t *Tables) Decision {
-	switch {
-	case p.later() && (p.protocol == protoUDP || p.protocol == protoESP):
-		return steer(p, vip, true, t)
-	case p.later():
-		return pass(table.PassLocalVIP)
-	case p.protocol == protoESP:
-		return steer(p, vip, p.fragment(), t)
-	case p.protocol == protoUDP:
-		return inboundUDP(p, vip, t)
-	case p.quotes(p.dst, true):
-		return drop(table.DropICMPError)
-	}
-	return pass(table.PassLocalVIP)
-}
-
-func inboundUDP(p *packet, vip *table.VIP, t *Tables) Decision {
-	if len(p.payload) < udpLen {
+	s := p.service(vip, false)
+	switch s.kind {
+	case kindOther:
+		return inboundICMP(p, vip, t)
+	case kindBad:
 		return drop(table.DropMalformed)
-	}
-	port := binary.BigEndian.Uint16(p.payload[2:])
-	if !servicePort(port) {
-		return pass(table.PassLocalVIP)
-	}
-	d := ike.Classify(port, p.payload[udpLen:])
-	switch d.Kind {
-	case ike.Malformed:
-		return drop(table.DropMalformed)
-	case ike.Foreign:
+	case kindForeign:
 		return drop(table.DropNotIKEv2)
 	}
-	return steer(p, vip, d.Opening() || p.fragment(), t)
+	client := clientKey(vip, p.src)
+	if t.set.SourceLimit != 0 && t.env.OverLimit != nil && t.env.OverLimit(table.Key{Client: client.As16(), Class: table.IKE}) {
+		return drop(table.DropSourceLimit)
+	}
+	return steer(p, vip, &s, client, t)
 }
 
 // steer sends a client's packet to its server.
-func steer(p *packet, vip *table.VIP, opening bool, t *Tables) Decision {
-	reason, slot := t.choose(vip, table.IKE, p.src, opening)
-	d := Decision{Slot: slot, ClientTick: reason == table.ForwardAffinity}
-	if slot == 0 {
-		d.Verdict, d.Reason = Drop, table.DropNoBackend
-		return d
+func steer(p *packet, vip *table.VIP, s *service, client netip.Addr, t *Tables) Decision {
+	reason, slot := t.choose(vip, s.class, client, s.opening)
+	d := Decision{Slot: slot}
+	if reason == table.ForwardAffinity {
+		d.ClientTick, d.Class = true, s.class
 	}
-	b := t.bySlot[slot]
+	b, why := t.server(slot)
 	if b == nil {
-		d.Verdict, d.Reason = Drop, table.DropTable
-		return d
+		return d.end(why)
 	}
-	return forward(d, p, reason, b.Addr, false, t.toServer(slot), t)
+	if b.DSR {
+		sight(&d, p, b, s, client, t)
+	}
+	return forward(d, p, &way{reason: reason, hop: t.toServer(slot), vip: vip.Addr, addr: b.Addr, dsr: b.DSR}, t)
+}
+
+// inboundICMP is what is no service: an ICMP error about a server's reply goes to
+// that server, all else is the local stack's.
+func inboundICMP(p *packet, vip *table.VIP, t *Tables) Decision {
+	q, ok := p.quote()
+	if !ok || q.src != vip.Addr {
+		return pass(table.PassLocalVIP)
+	}
+	class := q.class(q.from, vip)
+	if class == 0 {
+		return pass(table.PassLocalVIP)
+	}
+	_, slot := t.choose(vip, class, clientKey(vip, q.dst), class == table.TCP)
+	d := Decision{Slot: slot}
+	b, why := t.server(slot)
+	if b == nil {
+		return d.end(why)
+	}
+	return forward(d, p, &way{reason: table.ForwardICMPError, hop: t.toServer(slot), vip: vip.Addr, addr: b.Addr, quote: &q, dsr: b.DSR}, t)
+}
+
+// server is who has the slot, or why nobody has.
+func (t *Tables) server(slot table.Slot) (*table.Backend, table.Reason) {
+	b := t.bySlot[slot]
+	switch {
+	case slot == 0:
+		return nil, table.DropNoBackend
+	case b == nil:
+		return nil, table.DropTable
+	}
+	return b, 0
 }

@@ -15,6 +15,11 @@ type Interface struct {
 	MAC         [6]byte
 	Partial     bool // its driver may hand over partial checksums
 	CanTransmit bool // XDP frames may be sent out of it
+	// Parent is the index of the interface below a VLAN device; 0: a physical one.
+	// Frames of a VLAN device come in and go out on its parent's index, with a tag.
+	// What holds for the parent's driver is said here again.
+	Parent uint32
+	VLAN   uint16 // ID of the tag, where Parent is not 0
 }
 
 // HopState says what is known of a next hop.
@@ -30,8 +35,9 @@ const (
 // Hop is where a rewritten packet goes next.
 type Hop struct {
 	State     HopState
-	Interface uint32 // index of the exit
+	Interface uint32 // index of the exit, which may be a VLAN device
 	MTU       uint32 // of the route, bytes of IP; 0: no limit
+	Direct    bool   // it is the destination itself: no router between
 	MAC       [6]byte
 	SourceMAC [6]byte
 }
@@ -44,6 +50,20 @@ type Env struct {
 	ToServer   func(table.Slot) Hop
 	ToClient   func(netip.Addr) Hop
 	Fragment   func(FragmentKey) Fate // what was remembered
+	// Sighted reports whether there was a sighting of this key and level before, long
+	// enough ago (one to sixty seconds).
+	Sighted func(table.Key, table.Confirmation) bool
+	// OverLimit counts a packet of a client key, and reports whether it is above the
+	// source limit. The class is always IKE: the limit is for all services together.
+	OverLimit func(table.Key) bool
+	// Answers counts an ICMP error of our own, and reports whether the rate allows
+	// it. Nil: it does.
+	Answers func() bool
+}
+
+type vlanKey struct {
+	parent uint32
+	id     uint16
 }
 
 type poolKey struct {
@@ -60,6 +80,7 @@ type Tables struct {
 	bySlot     map[table.Slot]*table.Backend
 	byAddr     map[netip.Addr]*table.Backend
 	interfaces map[uint32]Interface
+	vlans      map[vlanKey]Interface
 	pools      map[poolKey][]table.Slot
 }
 
@@ -70,7 +91,7 @@ func FromSet(set *table.Set, env Env) (*Tables, error) {
 		set: set, env: env,
 		vips: map[netip.Addr]*table.VIP{}, vipByIndex: map[uint8]*table.VIP{},
 		bySlot: map[table.Slot]*table.Backend{}, byAddr: map[netip.Addr]*table.Backend{},
-		interfaces: map[uint32]Interface{}, pools: map[poolKey][]table.Slot{},
+		interfaces: map[uint32]Interface{}, vlans: map[vlanKey]Interface{}, pools: map[poolKey][]table.Slot{},
 	}
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -81,6 +102,9 @@ func FromSet(set *table.Set, env Env) (*Tables, error) {
 		v := &set.VIPs[i]
 		if v.Index >= table.MaxVIPs || t.vipByIndex[v.Index] != nil || t.vips[v.Addr] != nil {
 			fault("vip %v: index %d is out of range or something is named twice", v.Addr, v.Index)
+		}
+		if v.Addr.Is6() && (v.ClientBits == 0 || v.ClientBits > 128) {
+			fault("vip %v: client bits %d are not 1 to 128", v.Addr, v.ClientBits)
 		}
 		t.vips[v.Addr], t.vipByIndex[v.Index] = v, v
 	}
@@ -99,6 +123,9 @@ func FromSet(set *table.Set, env Env) (*Tables, error) {
 	}
 	for _, i := range env.Interfaces {
 		t.interfaces[i.Index] = i
+		if i.Parent != 0 {
+			t.vlans[vlanKey{i.Parent, i.VLAN}] = i
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("build tables of set %d: %w", set.Index, err)

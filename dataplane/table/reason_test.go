@@ -15,7 +15,7 @@ func TestReasonNames(t *testing.T) {
 			t.Errorf("reason %d is called %q, as reason %d is", r, name, other)
 		}
 		seen[name] = r
-		if verb, _, _ := strings.Cut(name, "_"); r != ReasonNone && verb != "pass" && verb != "drop" && verb != "forward" {
+		if verb, _, _ := strings.Cut(name, "_"); r != ReasonNone && verb != "pass" && verb != "drop" && verb != "forward" && verb != "answer" {
 			t.Errorf("reason %q does not begin with what becomes of the packet", name)
 		}
 	}

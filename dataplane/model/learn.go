@@ -1,0 +1,88 @@
+package model
+
+import (
+	"net/netip"
+
+	"github.com/vpnlb/vpnlb/dataplane/ike"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+)
+
+// learn compares what a reply proves with the record, and asks for what is
+// missing: an absent record, a weaker one, or one of a server that may not take
+// openings while this one answered the client's opening.
+func learn(d *Decision, p *packet, from *table.Backend, s *service, t *Tables) {
+	client := clientKey(t.vipByIndex[from.VIP], p.dst)
+	e, recorded := t.record(from.VIP, s.class, client)
+	if recorded == from {
+		d.ServerTick, d.Class = true, s.class
+	}
+	proof := p.proof(s)
+	d.Proof = proof.Level
+	stance := from.Stance[s.class-1]
+	if proof.Level == 0 || !stance.Known() {
+		return
+	}
+	switch {
+	case recorded == nil: // insert
+	case recorded == from: // raise
+		if proof.Level <= e.State {
+			return
+		}
+	default: // replace
+		if !proof.Opening || recorded.Stance[s.class-1] != table.Leave || !stance.MayTake() {
+			return
+		}
+	}
+	d.Class = s.class
+	d.Evidence = &table.Evidence{Key: table.Key{Client: client.As16(), Class: s.class},
+		Slot: from.Slot, Saw: e.Slot, Level: proof.Level, Opening: proof.Opening}
+}
+
+// proof is what a reply proves. A server that sends bytes of TCP has taken the
+// connection; nobody does so without having heard from the client twice.
+func (p *packet) proof(s *service) ike.Proof {
+	switch {
+	case s.kind != kindOurs || p.protocol == protoESP:
+		return ike.Proof{}
+	case p.protocol == protoUDP:
+		return s.datagram.Proof()
+	}
+	header := int(p.payload[12]>>4) * 4
+	if header < tcpLen || len(p.payload) <= header {
+		return ike.Proof{}
+	}
+	return ike.Proof{Level: table.Confirmed, Opening: true}
+}
+
+// sight is learn's counterpart for a DSR server, whose replies are not seen: what
+// the client sends is believed when it was seen before.
+func sight(d *Decision, p *packet, to *table.Backend, s *service, client netip.Addr, t *Tables) {
+	if s.class != table.IKE || s.kind != kindOurs {
+		return
+	}
+	e, recorded := t.record(to.VIP, s.class, client)
+	level := p.sighted(s)
+	switch {
+	case level == 0, recorded != nil && (recorded != to || e.State >= level):
+		return
+	case level == table.Confirmed && recorded != to:
+		return
+	}
+	key := table.Key{Client: client.As16(), Class: s.class}
+	d.Class, d.Sighting = s.class, &Sighting{key, level}
+	if t.env.Sighted != nil && t.env.Sighted(key, level) {
+		d.Evidence = &table.Evidence{Key: key, Slot: to.Slot, Saw: e.Slot, Level: level}
+	}
+}
+
+// sighted is the level that a client's packet speaks for; 0: none.
+func (p *packet) sighted(s *service) table.Confirmation {
+	h := s.datagram.Header
+	switch {
+	case p.protocol == protoESP, s.datagram.Kind == ike.ESP && s.datagram.Len >= ike.MinESPLen:
+		return table.Confirmed
+	case s.datagram.Kind == ike.IKE && h.ResponderSPI != 0 && h.NextPayload.Protected():
+		return table.EarnedSK
+	}
+	return 0
+}
