@@ -362,6 +362,7 @@ type wire struct {
 	set     *table.Set
 	tables  *model.Tables
 	entries map[table.Key]table.Entry
+	sighted map[model.Sighting]time.Time // first, of packets to DSR servers
 }
 
 var mac = [6]byte{2, 0, 0, 0, 0, 1}
@@ -397,13 +398,17 @@ func (w *wire) Apply(d table.Delta) error {
 }
 
 func (w *wire) install(set *table.Set) (err error) {
-	hop := model.Hop{State: model.Resolved, Interface: 1, MTU: 1500, MAC: mac, SourceMAC: mac}
+	hop := model.Hop{State: model.Resolved, Interface: 1, MTU: 1500, MAC: mac, SourceMAC: mac, Direct: true}
 	w.set = set
 	w.tables, err = model.FromSet(set, model.Env{
 		Entry:      func(k table.Key) (table.Entry, bool) { e, ok := w.entries[k]; return e, ok },
 		Interfaces: []model.Interface{{Index: 1, MAC: mac, CanTransmit: true}},
 		ToServer:   func(table.Slot) model.Hop { return hop },
 		ToClient:   func(netip.Addr) model.Hop { return hop },
+		Sighted: func(k table.Key, level table.Confirmation) bool {
+			at, seen := w.sighted[model.Sighting{Key: k, Level: level}]
+			return seen && time.Since(at) >= time.Second
+		},
 	})
 	return err
 }
@@ -432,7 +437,16 @@ func (w *wire) decide(frame []byte) model.Decision {
 	if w.tables == nil {
 		return model.Decision{}
 	}
-	return model.Decide(frame, 1, w.tables)
+	d := model.Decide(frame, 1, w.tables)
+	if d.Sighting != nil {
+		if w.sighted == nil {
+			w.sighted = make(map[model.Sighting]time.Time)
+		}
+		if _, seen := w.sighted[*d.Sighting]; !seen {
+			w.sighted[*d.Sighting] = time.Now()
+		}
+	}
+	return d
 }
 
 // udp makes a frame (RFC 791, RFC 768; no checksums: the model checks none).
