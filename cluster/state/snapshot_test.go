@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -123,6 +124,9 @@ func TestWriteFails(t *testing.T) {
 func FuzzRestore(f *testing.F) {
 	f.Add(settled(f).snapshot())
 	f.Add(newRig(f).snapshot())
+	two := settled(f)
+	two.ok(PutBackend{Backend: Backend{VIP: 1, Name: "d", Mode: ModeDSR, Addr: netip.MustParseAddr("203.0.113.77")}})
+	f.Add(two.snapshot())
 	f.Add((&rig{t: f, m: NewMachine()}).snapshot())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// The sum is mended, or nothing behind it would be reached.
