@@ -2,15 +2,18 @@ package dataplane
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
+	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
+	"github.com/vpnlb/vpnlb/dataplane/bucket"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
@@ -18,104 +21,76 @@ import (
 // most that one Activity or Evidence delivery holds.
 const batchSize = 4096
 
-// staleTicks is the age at which the sweep clears a tick, well before 16 bits
-// wrap; the sweep must come by once in the rest (12 h and more).
-const staleTicks = 1 << 14
+func nativeWord(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }
 
-var mappedPrefix = [12]byte{10: 0xff, 11: 0xff}
-
-// affinities writes the affinity map. Not safe for several goroutines.
+// affinities are the tables of both families, in the memory that the program
+// reads. Writing is for one goroutine at a time, reading for any.
 type affinities struct {
-	m     *ebpf.Map
-	full  uint64 // entries that found no room
-	count int
+	pages    [2][]byte // the mappings
+	tables   [2]*bucket.Table
+	capacity int // records of one family at the fill that is meant
 }
 
-// key4 gives the kernel's key of an IPv4 client; false: another family.
-func key4(k table.Key) (bpf.PlaneAffinity4Key, bool) {
-	if [12]byte(k.Client[:12]) != mappedPrefix {
-		return bpf.PlaneAffinity4Key{}, false
-	}
-	return bpf.PlaneAffinity4Key{Client: nativeWord(k.Client[12:]), Class: uint8(k.Class)}, true
-}
+// affinityMaps are the kernel's arrays, by family.
+var affinityMaps = [2]string{"affinity4", "affinity6"}
 
-func keyOf(k bpf.PlaneAffinity4Key) table.Key {
-	out := table.Key{Class: table.Class(k.Class)}
-	copy(out.Client[:], mappedPrefix[:])
-	putNativeWord(out.Client[12:], k.Client)
-	return out
-}
+var affinityFamilies = [2]bucket.Family{bucket.IPv4, bucket.IPv6}
 
-// lookup reads one record.
-func (a *affinities) lookup(k table.Key) (v bpf.PlaneAffinity, ok bool, err error) {
-	key, is4 := key4(k)
-	if !is4 {
-		return v, false, nil
-	}
-	err = a.m.Lookup(&key, &v)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return v, false, nil
-	}
-	if err != nil {
-		return v, false, fmt.Errorf("read affinity entry: %w", err)
-	}
-	return v, true, nil
-}
-
-// put writes one record. Ticks go on while the server stays; a tick that the
-// program stores between this read and the write is lost, and the client's next
-// packet stores it again.
-func (a *affinities) put(e table.Entry) error {
-	key, is4 := key4(e.Key)
-	if !is4 {
-		return nil
-	}
-	have, found, err := a.lookup(e.Key)
-	if err != nil {
-		return err
-	}
-	want := bpf.PlaneAffinity{Slot: uint16(e.Slot), State: uint8(e.State), ClientTick: have.ClientTick}
-	if found && have.Slot == want.Slot {
-		want.ServerTick = have.ServerTick
-	}
-	if found && have == want {
-		return nil
-	}
-	if err := a.m.Put(&key, &want); err != nil {
-		if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOMEM) {
-			a.full++
-			return ErrFull
+// openAffinities maps the arrays and reads what they hold.
+func openAffinities(coll *ebpf.Collection, seed uint64, now func() time.Time) (*affinities, error) {
+	a := &affinities{}
+	for i, family := range affinityFamilies {
+		m := coll.Maps[affinityMaps[i]]
+		size := int(m.MaxEntries()) * family.BucketBytes()
+		page := os.Getpagesize()
+		memory, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			a.Close()
+			return nil, fmt.Errorf("map %s: %w", affinityMaps[i], err)
 		}
-		return fmt.Errorf("write affinity entry: %w", err)
+		a.pages[i] = memory
+		s := &stash{m: coll.Maps["affinity_stash"], family: family}
+		if a.tables[i], err = bucket.New(memory[:size], family, seed, s, now); err != nil {
+			a.Close()
+			return nil, err
+		}
 	}
-	if !found {
-		a.count++
-	}
-	return nil
+	a.capacity = int(bucket.Capacity(coll.Maps["affinity4"].MaxEntries(), bucket.IPv4))
+	return a, nil
 }
 
-func (a *affinities) remove(k table.Key) error {
-	key, is4 := key4(k)
-	if !is4 {
-		return nil
+func (a *affinities) Close() {
+	for i, memory := range a.pages {
+		if memory != nil {
+			unix.Munmap(memory)
+			a.pages[i] = nil
+		}
 	}
-	err := a.m.Delete(&key)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("delete affinity entry: %w", err)
-	}
-	a.count--
-	return nil
 }
 
-// putAll writes entries; ErrFull does not stop it.
+func (a *affinities) count() int { return a.tables[0].Len() + a.tables[1].Len() }
+
+// full counts the records that found no room.
+func (a *affinities) full() uint64 { return a.tables[0].Full() + a.tables[1].Full() }
+
+// of gives the table that a key belongs to.
+func (a *affinities) of(k table.Key) *bucket.Table {
+	if a.tables[0].Holds(k) {
+		return a.tables[0]
+	}
+	return a.tables[1]
+}
+
+func (a *affinities) lookup(k table.Key) (bucket.Record, bool, error) { return a.of(k).Lookup(k) }
+func (a *affinities) put(e table.Entry) error                         { return a.of(e.Key).Put(e) }
+func (a *affinities) remove(k table.Key) error                        { return a.of(k).Remove(k) }
+
+// putAll writes entries; a full table does not stop it.
 func (a *affinities) putAll(entries iter.Seq[table.Entry]) error {
 	var full error
 	for e := range entries {
 		err := a.put(e)
-		if errors.Is(err, ErrFull) {
+		if errors.Is(err, bucket.ErrFull) {
 			full = ErrFull
 		} else if err != nil {
 			return err
@@ -124,68 +99,33 @@ func (a *affinities) putAll(entries iter.Seq[table.Entry]) error {
 	return full
 }
 
-type mapBatch[K, V any] struct {
-	keys   []K
-	values []V
-	err    error
-}
-
-// mapBatches walks a hash map by batches; an error comes last.
-func mapBatches[K, V any](m *ebpf.Map) iter.Seq[mapBatch[K, V]] {
-	return func(yield func(mapBatch[K, V]) bool) {
-		keys, values := make([]K, batchSize), make([]V, batchSize)
-		var cursor ebpf.MapBatchCursor
-		for {
-			n, err := m.BatchLookup(&cursor, keys, values, nil)
-			end := errors.Is(err, ebpf.ErrKeyNotExist)
-			if n > 0 && !yield(mapBatch[K, V]{keys: keys[:n], values: values[:n]}) {
-				return
-			}
-			if err != nil {
-				if !end {
-					yield(mapBatch[K, V]{err: fmt.Errorf("walk map %s: %w", m.String(), err)})
-				}
-				return
-			}
-		}
-	}
-}
-
-// resync brings the map to entries. It writes now and gives what is to be
+// resync brings both tables to entries. It writes now and gives what is to be
 // deleted, for after the flip.
 func (a *affinities) resync(entries iter.Seq[table.Entry]) (stale []table.Key, err error) {
-	have := make(map[bpf.PlaneAffinity4Key]bpf.PlaneAffinity)
-	for b := range mapBatches[bpf.PlaneAffinity4Key, bpf.PlaneAffinity](a.m) {
-		if b.err != nil {
-			return nil, b.err
-		}
-		for i, k := range b.keys {
-			have[k] = b.values[i]
-		}
-	}
-	a.count = len(have)
-	var full error
-	for e := range entries {
-		key, is4 := key4(e.Key)
-		if !is4 {
-			continue
-		}
-		v, found := have[key]
-		delete(have, key)
-		if found && v.Slot == uint16(e.Slot) && v.State == uint8(e.State) {
-			continue
-		}
-		err := a.put(e)
-		if errors.Is(err, ErrFull) {
-			full = ErrFull
-		} else if err != nil {
+	for _, t := range a.tables {
+		old, err := t.Resync(entries)
+		if err != nil && !errors.Is(err, bucket.ErrFull) {
 			return nil, err
 		}
+		if err != nil {
+			defer func() { err = ErrFull }()
+		}
+		stale = append(stale, old...)
 	}
-	for k := range have {
-		stale = append(stale, keyOf(k))
+	return stale, nil
+}
+
+// all walks the records of both families; an error comes last.
+func (a *affinities) all() iter.Seq2[bucket.Record, error] {
+	return func(yield func(bucket.Record, error) bool) {
+		for _, t := range a.tables {
+			for r, err := range t.All() {
+				if !yield(r, err) {
+					return
+				}
+			}
+		}
 	}
-	return stale, full
 }
 
 // sweeper turns ticks into activity.
@@ -201,85 +141,115 @@ func (p *Plane) sweep(ctx context.Context, s *sweeper) error {
 	if err != nil {
 		return err
 	}
-	window := uint16(staleTicks)
+	window := uint16(bucket.StaleTicks)
 	if s.begun {
-		// One more: the tick in which the last sweep began goes on after it.
-		window = min(now-s.last+1, staleTicks)
+		window = bucket.Window(now, s.last)
 	}
-	var stale []table.Key
-	for b := range mapBatches[bpf.PlaneAffinity4Key, bpf.PlaneAffinity](p.affinities.m) {
-		if b.err != nil {
-			return b.err
-		}
-		active := make([]table.Activity, 0, len(b.keys))
-		for i, k := range b.keys {
-			client, okC := tickAge(now, b.values[i].ClientTick)
-			server, okS := tickAge(now, b.values[i].ServerTick)
-			if okC && client > staleTicks || okS && server > staleTicks {
-				stale = append(stale, keyOf(k))
-			}
-			heard := okS && server < window
-			if !heard && (!okC || client >= window) {
-				continue
-			}
-			age := client
-			if !okC || okS && server < client {
-				age = server
-			}
-			active = append(active, table.Activity{Key: keyOf(k), Slot: table.Slot(b.values[i].Slot),
-				Heard: heard, Age: uint32(p.clock.ticks(age) / time.Second)})
-		}
-		if len(active) == 0 {
-			continue
+	deliver := func(seen []bucket.Seen) error {
+		active := make([]table.Activity, len(seen))
+		for i, r := range seen {
+			active[i] = table.Activity{Key: r.Key, Slot: r.Slot, Heard: r.Heard, Age: uint32(p.clock.ticks(r.Age) / time.Second)}
 		}
 		select {
 		case p.activity <- active:
-		case <-ctx.Done():
 			return nil
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
-	if err := p.clearTicks(stale, now); err != nil {
-		return err
+	for _, t := range p.affinities.tables {
+		if err := t.Sweep(now, window, deliver); err != nil {
+			return err
+		}
 	}
 	s.last, s.begun = now, true
 	return nil
 }
 
-// tickAge gives how long ago a tick was; false: never. A tick of the future is
-// another CPU's, a moment ahead.
-func tickAge(now, tick uint16) (uint16, bool) {
-	if tick == 0 {
-		return 0, false
-	}
-	age := now - tick
-	if age > 1<<16-16 {
-		age = 0
-	}
-	return age, true
+// stash is the kernel's small hash map behind the tables, one family's part.
+type stash struct {
+	m      *ebpf.Map
+	family bucket.Family
 }
 
-// clearTicks forgets ticks that would soon look new again.
-func (p *Plane) clearTicks(keys []table.Key, now uint16) error {
-	p.writer.Lock()
-	defer p.writer.Unlock()
-	for _, k := range keys {
-		v, found, err := p.affinities.lookup(k)
-		if err != nil {
-			return err
+// Lookup implements bucket.Stash.
+func (s *stash) Lookup(k table.Key) (word uint64, ok bool, err error) {
+	key := keyOf(k)
+	err = s.m.Lookup(&key, &word)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, false, nil
+	}
+	return word, err == nil, err
+}
+
+// Put implements bucket.Stash.
+func (s *stash) Put(k table.Key, word uint64) error {
+	key := keyOf(k)
+	err := s.m.Put(&key, word)
+	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOMEM) {
+		return fmt.Errorf("%w: %w", bucket.ErrFull, err)
+	}
+	return err
+}
+
+// Delete implements bucket.Stash.
+func (s *stash) Delete(k table.Key) error {
+	key := keyOf(k)
+	if err := s.m.Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Walk implements bucket.Stash.
+func (s *stash) Walk(f func(table.Key, uint64) bool) error {
+	for b := range mapBatches[bpf.PlaneClientKey, uint64](s.m) {
+		if b.err != nil {
+			return b.err
 		}
-		if !found {
-			continue
-		}
-		if age, ok := tickAge(now, v.ClientTick); ok && age > staleTicks {
-			v.ClientTick = 0
-		}
-		if age, ok := tickAge(now, v.ServerTick); ok && age > staleTicks {
-			v.ServerTick = 0
-		}
-		key, _ := key4(k)
-		if err := p.affinities.m.Update(&key, &v, ebpf.UpdateExist); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("clear ticks: %w", err)
+		for i, k := range b.keys {
+			key := table.Key{Client: k.Client, Class: table.Class(k.Class)}
+			if (s.family == bucket.IPv4) == mapped(key) && !f(key, b.values[i]) {
+				return nil
+			}
 		}
 	}
 	return nil
+}
+
+var mappedPrefix = [12]byte{10: 0xff, 11: 0xff}
+
+// mapped reports whether a key is an IPv4 client's.
+func mapped(k table.Key) bool { return [12]byte(k.Client[:12]) == mappedPrefix }
+
+func keyOf(k table.Key) bpf.PlaneClientKey {
+	return bpf.PlaneClientKey{Client: k.Client, Class: uint8(k.Class)}
+}
+
+type mapBatch[K, V any] struct {
+	keys   []K
+	values []V
+	err    error
+}
+
+// mapBatches walks a hash map by batches; an error comes last.
+func mapBatches[K, V any](m *ebpf.Map) iter.Seq[mapBatch[K, V]] {
+	return func(yield func(mapBatch[K, V]) bool) {
+		size := min(batchSize, int(m.MaxEntries()))
+		keys, values := make([]K, size), make([]V, size)
+		var cursor ebpf.MapBatchCursor
+		for {
+			n, err := m.BatchLookup(&cursor, keys, values, nil)
+			end := errors.Is(err, ebpf.ErrKeyNotExist)
+			if n > 0 && !yield(mapBatch[K, V]{keys: keys[:n], values: values[:n]}) {
+				return
+			}
+			if err != nil {
+				if !end {
+					yield(mapBatch[K, V]{err: fmt.Errorf("walk map %s: %w", m.String(), err)})
+				}
+				return
+			}
+		}
+	}
 }

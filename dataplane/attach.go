@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
+	"github.com/vpnlb/vpnlb/dataplane/bucket"
 )
 
 // attachment is the program's place on one interface.
@@ -49,23 +50,30 @@ func probe() error {
 }
 
 // load opens the pinned maps, makes the missing ones, and loads the program.
-func (p *Plane) load(clusterID [16]byte, found bool) error {
+func (p *Plane) load(found bool) error {
 	spec, err := bpf.LoadPlane()
 	if err != nil {
 		return fmt.Errorf("read program: %w", err)
 	}
-	spec.Maps["affinity4"].MaxEntries = p.cfg.MaxClients
-	if err := spec.Variables["tick_shift"].Set(p.clock.shift); err != nil {
-		return fmt.Errorf("set tick: %w", err)
+	p.prune(spec)
+	for i, family := range affinityFamilies {
+		spec.Maps[affinityMaps[i]].MaxEntries = bucket.Buckets(p.cfg.MaxClients, family)
 	}
-	if err := spec.Variables["next_hop_jiffies"].Set(max(p.clock.hz*256/1000, 1)); err != nil {
-		return fmt.Errorf("set next hop life: %w", err)
-	}
+	spec.Maps["affinity_stash"].MaxEntries = 2 * bucket.StashCapacity(p.cfg.MaxClients)
 	have, err := p.pinnedMaps(spec)
 	if err != nil {
 		return err
 	}
 	defer closeMaps(have)
+	for name, value := range map[string]any{
+		"hz": p.clock.hz, "tick_shift": p.clock.shift, "next_hop_jiffies": max(p.clock.hz*256/1000, 1),
+		"answers_per_second": p.cfg.answersPerSecond(), "affinity_seed": p.meta.AffinitySeed,
+		"buckets4": spec.Maps["affinity4"].MaxEntries, "buckets6": spec.Maps["affinity6"].MaxEntries,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set %s of the program: %w", name, err)
+		}
+	}
 	p.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: have})
 	if err != nil {
 		return fmt.Errorf("load program: %w", err)
@@ -77,9 +85,17 @@ func (p *Plane) load(clusterID [16]byte, found bool) error {
 		return err
 	}
 	if !found {
-		return p.writeMeta(bpf.PlaneMeta{Schema: schema, ClusterId: clusterID})
+		return p.writeMeta(p.meta)
 	}
 	return nil
+}
+
+// prune leaves out what only tests load.
+func (p *Plane) prune(spec *ebpf.CollectionSpec) {
+	if !p.cfg.bench {
+		delete(spec.Programs, "vpnlb_bench")
+		delete(spec.Maps, "bench_plans")
+	}
 }
 
 func (p *Plane) writeMeta(m bpf.PlaneMeta) error {

@@ -8,11 +8,13 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
+	"github.com/vpnlb/vpnlb/dataplane/bucket"
 )
 
 // clock reads the kernel's jiffies, the time base of the program.
 type clock struct {
 	jiffies  *ebpf.Program
+	high     *ebpf.Program // their upper half
 	hz       uint32
 	hzSource string
 	shift    uint32 // jiffies >> shift = ticks
@@ -57,7 +59,7 @@ func (c *clock) load() error {
 		}
 		defer coll.Close()
 	}
-	c.jiffies = coll.DetachProgram("jiffies")
+	c.jiffies, c.high = coll.DetachProgram("jiffies"), coll.DetachProgram("jiffies_high")
 	return nil
 }
 
@@ -105,10 +107,27 @@ func tickShift(hz uint32) uint32 { return uint32(bits.Len32(hz - 1)) }
 // now is the low half of jiffies.
 func (c *clock) now() (uint32, error) { return runClock(c.jiffies) }
 
+// whole is all of jiffies. It wraps nowhere: read again where the low half did.
+func (c *clock) whole() (uint64, error) {
+	for {
+		high, err := runClock(c.high)
+		if err != nil {
+			return 0, err
+		}
+		low, err := runClock(c.jiffies)
+		if err != nil {
+			return 0, err
+		}
+		if again, err := runClock(c.high); err != nil || again == high {
+			return uint64(high)<<32 | uint64(low), err
+		}
+	}
+}
+
 // tick is the coarse time that the program stores; never 0.
 func (c *clock) tick() (uint16, error) {
-	j, err := c.now()
-	return max(uint16(j>>c.shift), 1), err
+	j, err := c.whole()
+	return bucket.Tick(j >> c.shift), err
 }
 
 // ticks converts a number of ticks to time.
@@ -125,5 +144,8 @@ func (c *clock) after(d time.Duration) (uint32, error) {
 func (c *clock) Close() {
 	if c.jiffies != nil {
 		c.jiffies.Close()
+	}
+	if c.high != nil {
+		c.high.Close()
 	}
 }

@@ -54,10 +54,10 @@ const (
 	// MaxInterfaces bounds Config.Interfaces: an inside and an outside arm, and
 	// room for pairs of each.
 	MaxInterfaces = 8
-	// DefaultMaxClients is the capacity of the affinity table. Elements are
-	// allocated when used (about 80 bytes each), so a high number costs only
-	// the bucket array (16 bytes each).
-	DefaultMaxClients = 1_000_000
+	// DefaultMaxClients is the capacity of the affinity table of each family: 7 MB
+	// of kernel memory for IPv4 and 19 MB for IPv6 (27 and 74 bytes a client), there from the
+	// start. Twenty servers carry some 30 000 clients.
+	DefaultMaxClients = 250_000
 	// MaxTableSize is the largest Maglev table a pool may have. It fixes the
 	// size of a pinned map, so that a larger spec needs no new map.
 	MaxTableSize = 65537
@@ -73,14 +73,28 @@ type Config struct {
 	PinDir string
 	// Interfaces get the program: outside and inside, once if they are the same.
 	Interfaces []InterfaceConfig
-	// MaxClients is the capacity of the affinity table, 0 = DefaultMaxClients.
-	// A table that is pinned already keeps its capacity.
+	// MaxClients is the capacity of the affinity table of each family, 0 =
+	// DefaultMaxClients. Tables that are pinned already keep theirs.
 	MaxClients uint32
 	Mode       Mode
 	// SweepInterval is the time between two sweeps of the affinity table for
 	// activity, 0 = DefaultSweepInterval. Shorter costs CPU with many clients
 	// (about 0.2 s for a million), longer makes touches late.
 	SweepInterval time.Duration
+
+	bench   bool   // load the benchmark's program too
+	answers uint32 // ICMP errors of our own per second and CPU; 0 = default
+}
+
+// defaultAnswers is how many ICMP errors of our own a CPU sends in a second: enough
+// for path MTU discovery of a mass login, far too few to be worth provoking.
+const defaultAnswers = 100
+
+func (c *Config) answersPerSecond() uint32 {
+	if c.answers == 0 {
+		return defaultAnswers
+	}
+	return c.answers
 }
 
 // Deps are what a Plane needs from its surroundings. Metrics are pulled: see

@@ -28,7 +28,7 @@ func (p *Plane) Counters() (Counters, error) {
 			c.Reasons[r].Bytes += v.Bytes
 		}
 	}
-	if err := p.readReturns(&c); err != nil {
+	if err := p.readSlots(&c); err != nil {
 		return c, err
 	}
 	var events []bpf.PlaneEvents
@@ -40,32 +40,41 @@ func (p *Plane) Counters() (Counters, error) {
 		c.Events.PendingWritten += v.PendingWritten
 		c.Events.PendingFull += v.PendingFull
 		c.Events.PartialRepaired += v.PartialRepaired
+		c.Events.AnswersWithheld += v.AnswersWithheld
+		c.Events.TraceLost += v.TraceLost
 	}
-	c.Events.AffinityFull = p.full.Load()
+	c.Events.AffinityFull = p.affinities.full()
 	return c, nil
 }
 
-// readReturns reads all slots, not only those of the set: a total that was there
+// readSlots reads all slots, not only those of the set: a total that was there
 // must not seem to be 0 first and fresh traffic then, whether it was taken over
 // or belongs to a slot that is used again. It is evidence that a server lives.
-func (p *Plane) readReturns(c *Counters) error {
+func (p *Plane) readSlots(c *Counters) error {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return fmt.Errorf("count processors: %w", err)
 	}
-	m := p.coll.Maps["returns"]
+	m := p.coll.Maps["by_slot"]
 	keys := make([]uint32, m.MaxEntries())
-	values := make([]bpf.PlaneReturnCount, len(keys)*cpus)
+	values := make([]bpf.PlaneSlotState, len(keys)*cpus)
 	var cursor ebpf.MapBatchCursor
 	n, err := m.BatchLookup(&cursor, keys, values, nil)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which says: that was all
-		return fmt.Errorf("read return counters: %w", err)
+		return fmt.Errorf("read counters of backends: %w", err)
 	}
 	for i, slot := range keys[:n] {
 		for _, v := range values[i*cpus : (i+1)*cpus] {
 			c.Returns[slot].ESP += v.Esp
 			c.Returns[slot].SK += v.Sk
+			c.In[slot].add(v.In)
+			c.Out[slot].add(v.Out)
 		}
 	}
 	return nil
+}
+
+func (c *Count) add(v bpf.PlaneCount) {
+	c.Packets += v.Packets
+	c.Bytes += v.Bytes
 }

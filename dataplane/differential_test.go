@@ -1,16 +1,12 @@
 package dataplane
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
-	"github.com/vpnlb/vpnlb/dataplane/bpf"
 	"github.com/vpnlb/vpnlb/dataplane/model"
 	"github.com/vpnlb/vpnlb/dataplane/model/fixture"
 	"github.com/vpnlb/vpnlb/dataplane/table"
@@ -48,34 +44,25 @@ func (b *bench) world(t *testing.T, rng *rand.Rand, f *fixture.Fixture) bool {
 	for _, n := range f.Fragments {
 		memory.Note(&n)
 	}
-	tables, err := model.FromSet(f.Set, model.Env{
-		Entry: func(k table.Key) (table.Entry, bool) {
-			for _, e := range f.Entries {
-				if e.Key == k {
-					return e, true
-				}
-			}
-			return table.Entry{}, false
-		},
-		Interfaces: f.Interfaces,
-		ToServer:   func(s table.Slot) model.Hop { return f.ToServer[s] },
-		ToClient:   func(netip.Addr) model.Hop { return f.ToClient },
-		Fragment:   memory.Fate,
-	})
+	f.Fragments = nil
+	tables, err := f.TablesWith(memory.Fate)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.worldRoutes(t, f)
+	b.setSightings(t, f.Seen)
+	b.setHops(t, f.Set, f.ToServer)
+	b.setClients(t, f.Set, f.ToClient, rng.IntN(2) == 0)
 	before, wanted := allCounts(t, b.Plane), [table.ReasonCount]uint64{}
 	for range differentialPackets {
-		g := fixture.Generate(rng)
-		if !b.settle(t, f, g.Frame) {
+		frame, ifindex := fixture.GenerateFrame(rng, f)
+		if len(frame) < 14 || !b.settle(t, f, frame) {
 			continue
 		}
-		want := model.Decide(g.Frame, g.Interface, tables)
+		b.setLimits(t, f)
+		want := model.Decide(frame, ifindex, tables)
 		wanted[want.Reason]++
-		if diff := b.difference(t, g.Frame, g.Interface, want); diff != "" {
-			t.Errorf("set %s, interface %d, frame %x\nentries %v, to client %+v\nwant %s\n%s", f.SetName, g.Interface, g.Frame, f.Entries, f.ToClient, want.Reason, diff)
+		if diff := b.difference(t, f, frame, ifindex, want); diff != "" {
+			t.Errorf("set %s, interface %d, frame %x\nentries %v, to client %+v\nwant %s\n%s", f.SetName, ifindex, frame, f.Entries, f.ToClient, want.Reason, diff)
 			return false
 		}
 		memory.Note(want.Note)
@@ -90,68 +77,31 @@ func (b *bench) world(t *testing.T, rng *rand.Rand, f *fixture.Fixture) bool {
 	return true
 }
 
-// worldRoutes brings the kernel to the world's next hops that are not resolved.
-func (b *bench) worldRoutes(t *testing.T, f *fixture.Fixture) {
-	b.setHops(t, f.Set, f.ToServer, model.Hop{}, netip.Addr{})
-	if f.ToClient.State == model.NoNeighbour {
-		b.setRoute(t, netip.IPv4Unspecified(), f.ToClient)
-	}
-	for _, s := range f.Set.Backends {
-		if f.ToServer[s.Slot].State == model.NoRoute {
-			r := &netlink.Route{Type: unix.RTN_UNREACHABLE, Dst: netlink.NewIPNet(s.Addr.AsSlice())}
-			if err := netlink.RouteAdd(r); err != nil {
-				t.Fatal(err)
-			}
-			b.routes = append(b.routes, r)
-		}
-	}
-}
-
 // settle puts the next hop of the frame's destination into the cache. False: the
-// kernel has an opinion of its own about that destination.
+// kernel has an opinion of its own about that destination, or about a device that
+// it does not know.
 func (b *bench) settle(t *testing.T, f *fixture.Fixture, frame []byte) bool {
-	src, dst := addressesOf(frame)
-	b.source = vipOf(f.Set, src)
-	if b.source == 0 {
+	b.prepare(t, f, frame)
+	_, dst := addressesOf(frame)
+	if !dst.IsValid() || f.ToClient.State == model.Resolved {
 		return true
 	}
-	if f.ToClient.State == model.Resolved {
-		b.setClientHop(t, f.ToClient, dst)
-		return true
+	if kind := binary.BigEndian.Uint16(frame[12:]); kind == 0x8100 || kind == 0x88a8 {
+		return false
+	}
+	if dst.Is6() {
+		return !dst.IsMulticast() && !dst.IsLoopback() && !dst.IsUnspecified() && !dst.IsLinkLocalUnicast()
 	}
 	first := dst.As4()[0]
 	return first > 0 && first < 224 && first != 127
 }
 
 // difference is compare without the counters, which are summed by world.
-func (b *bench) difference(t *testing.T, frame []byte, ifindex uint32, want model.Decision) string {
+func (b *bench) difference(t *testing.T, f *fixture.Fixture, frame []byte, ifindex uint32, want model.Decision) string {
 	diff := b.compareOut(t, frame, ifindex, want)
-	src, dst := addressesOf(frame)
-	client := src
-	if b.source != 0 {
-		client = dst
-	}
-	if !client.Is4() {
-		return diff
-	}
-	c, s := b.ticks(t, client)
+	c, s := b.ticks(t, f.Entries)
 	if c != want.ClientTick || s != want.ServerTick {
 		diff += fmt.Sprintf("ticks: client %t, server %t; want %t, %t", c, s, want.ClientTick, want.ServerTick)
 	}
-	if c || s {
-		b.clearClient(t, client)
-	}
 	return diff
-}
-
-func (b *bench) clearClient(t *testing.T, client netip.Addr) {
-	key, _ := key4(table.Key{Client: client.As16(), Class: table.IKE})
-	var v bpf.PlaneAffinity
-	if err := b.affinities.m.Lookup(&key, &v); err != nil {
-		t.Fatal(err)
-	}
-	v.ClientTick, v.ServerTick = 0, 0
-	if err := b.affinities.m.Update(&key, &v, ebpf.UpdateExist); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -1,13 +1,16 @@
 package dataplane
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
 	"github.com/vpnlb/vpnlb/dataplane/model"
@@ -16,20 +19,27 @@ import (
 )
 
 // bench is a plane on veths that stand for the fixtures' interfaces, and what
-// its program remembers between packets brought to a fixture's state.
+// its program remembers between packets brought to a fixture's state. VLAN devices
+// are known to the plane only: this kernel may have none.
 type bench struct {
 	*Plane
 	real    map[uint32]uint32 // fixture's interface index → kernel's
-	source  uint32            // VIP of the sending backend, as a word
 	pending uint32
 	routes  []*netlink.Route
 }
+
+// vlanIndexes are above all real ones.
+const vlanIndexes = 900
 
 func newBench(t testing.TB) *bench {
 	newNamespace(t)
 	b := &bench{real: make(map[uint32]uint32)}
 	var names []string
 	for _, i := range fixture.Interfaces() {
+		if i.Parent != 0 {
+			b.real[i.Index] = vlanIndexes + i.Index
+			continue
+		}
 		name := fmt.Sprintf("leg%d", i.Index)
 		b.real[i.Index] = uint32(newVeth(t, name, name+"p", i.MAC).Attrs().Index)
 		names = append(names, name)
@@ -42,11 +52,25 @@ func newBench(t testing.TB) *bench {
 	return b
 }
 
+// lower gives the kernel's index of the interface whose frames these are.
+func (b *bench) lower(i model.Interface) uint32 {
+	if i.Parent != 0 {
+		return b.real[i.Parent]
+	}
+	return b.real[i.Index]
+}
+
 func (b *bench) setInterface(t testing.TB, i model.Interface) {
 	index := b.real[i.Index]
-	v := bpf.PlaneInterface{Ifindex: index, Mtu: 1500, Mac: i.MAC, Flags: b.flags(i)}
+	v := bpf.PlaneInterface{Ifindex: index, Mtu: 1500, Mac: i.MAC, Flags: b.flags(i), Lower: b.lower(i), Vlan: i.VLAN}
 	if err := b.coll.Maps["interfaces"].Put(index%interfacePlaces, &v); err != nil {
 		t.Fatal(err)
+	}
+	if i.Parent != 0 {
+		key := bpf.PlaneVlanKey{Lower: b.lower(i), Vlan: uint32(i.VLAN)}
+		if err := b.coll.Maps["vlans"].Put(&key, index); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -62,23 +86,39 @@ func (b *bench) flags(i model.Interface) uint8 {
 }
 
 // hop gives the cached form of a resolved next hop.
-func (b *bench) hop(h model.Hop) bpf.PlaneNextHop {
-	v := bpf.PlaneNextHop{Expires: 1 << 62, Serial: b.control.words().NextHopSerial, Ifindex: b.real[h.Interface],
-		Mtu: uint16(h.MTU), Dmac: h.MAC, Smac: h.SourceMAC}
+func (b *bench) hop(h model.Hop, to netip.Addr, vip uint8) bpf.PlaneNextHop {
+	v := bpf.PlaneNextHop{Expires: 1 << 62, Serial: b.control.words().NextHopSerial, Mtu: uint16(h.MTU),
+		Dmac: h.MAC, Smac: h.SourceMAC, Vip: vip, Destination: destination(to)}
 	if h.MTU == 0 || h.MTU > 65535 {
 		v.Mtu = 65535
 	}
+	if h.Direct {
+		v.Flags |= flagDirect
+	}
 	for _, i := range fixture.Interfaces() {
 		if i.Index == h.Interface {
-			v.Flags = b.flags(i)
+			v.Flags |= b.flags(i)
+			v.Ifindex, v.Vlan = b.lower(i), i.VLAN
 		}
 	}
 	return v
 }
 
-// setHops makes the program see the fixture's next hops: resolved ones in its
-// caches, the others in the kernel's own tables.
-func (b *bench) setHops(t testing.TB, set *table.Set, toServer map[table.Slot]model.Hop, toClient model.Hop, client netip.Addr) {
+func destination(a netip.Addr) bpf.PlaneIn6 {
+	if a.Is4() {
+		return bpf.PlaneIn6{Hi: uint64(word(a))}
+	}
+	return words(a)
+}
+
+func putSlotHop(t testing.TB, p *Plane, slot uint32, hop bpf.PlaneNextHop) {
+	t.Helper()
+	putPerCPU(t, p.coll.Maps["by_slot"], slot, bpf.PlaneSlotState{Hop: hop})
+}
+
+// setHops makes the program see the fixture's next hops of servers: resolved ones
+// in its cache, the others in the kernel's own tables.
+func (b *bench) setHops(t testing.TB, set *table.Set, toServer map[table.Slot]model.Hop) {
 	for _, r := range b.routes {
 		if err := netlink.RouteDel(r); err != nil {
 			t.Fatal(err)
@@ -88,35 +128,66 @@ func (b *bench) setHops(t testing.TB, set *table.Set, toServer map[table.Slot]mo
 	b.control.forgetNextHops()
 	for _, s := range set.Backends {
 		hop := toServer[s.Slot]
-		if hop.State == model.Resolved {
-			v := b.hop(hop)
-			v.Destination = word(s.Addr)
-			putNextHop(t, b.coll.Maps["next_hop_by_slot"], uint32(s.Slot), v)
-		} else {
+		switch hop.State {
+		case model.Resolved:
+			putSlotHop(t, b.Plane, uint32(s.Slot), b.hop(hop, s.Addr, s.VIP))
+		case model.NoNeighbour:
 			b.setRoute(t, s.Addr, hop)
+		case model.NoRoute:
+			r := &netlink.Route{Type: unix.RTN_UNREACHABLE, Dst: netlink.NewIPNet(s.Addr.AsSlice())}
+			if err := netlink.RouteAdd(r); err != nil {
+				t.Fatal(err)
+			}
+			b.routes = append(b.routes, r)
 		}
 	}
-	if !client.Is4() {
-		return
-	}
-	if toClient.State != model.Resolved {
-		b.setRoute(t, client, toClient)
-		return
-	}
-	b.setClientHop(t, toClient, client)
 }
 
-func (b *bench) setClientHop(t testing.TB, toClient model.Hop, client netip.Addr) {
+// setClients makes the program see the next hop of all clients. spread: each has
+// a place of his own, as where the routing table is not simple.
+func (b *bench) setClients(t testing.TB, set *table.Set, hop model.Hop, spread bool) {
+	var places placeBits
+	if spread {
+		places.setAll()
+	}
+	for family := range uint32(2) {
+		if err := b.coll.Maps["routed_places"].Put(family, &places.PlanePlaces); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if hop.State != model.Resolved {
+		b.setRoute(t, netip.IPv4Unspecified(), hop)
+		b.setRoute(t, netip.IPv6Unspecified(), hop)
+		return
+	}
+	for _, v := range set.VIPs {
+		for i := range uint32(16) {
+			putPerCPU(t, b.coll.Maps["next_hop_by_vip"], uint32(v.Index)*16+i, b.hop(hop, netip.IPv4Unspecified(), v.Index))
+		}
+	}
+}
+
+// setClient fills the place of one client, for a packet of a backend.
+func (b *bench) setClient(t testing.TB, set *table.Set, hop model.Hop, client netip.Addr, vip uint8) {
+	if hop.State != model.Resolved {
+		return
+	}
 	var rules bpf.PlaneRules
 	if err := b.coll.Maps["plane_rules"].Lookup(b.control.selector(), &rules); err != nil {
 		t.Fatal(err)
 	}
-	v := b.hop(toClient)
-	v.Destination = word(client)
-	// Not the rules' serial: the trie must be asked.
-	v.Rules = rules.Serial - 1
-	v.Source = b.source
-	putNextHop(t, b.coll.Maps["next_hop_by_client"], word(client)*0x9e3779b1>>20, v)
+	v := b.hop(hop, client, vip)
+	v.Rules = rules.Serial - 1 // the trie must be asked
+	putPerCPU(t, b.coll.Maps["next_hop_by_client"], clientPlace(client)>>20, v)
+}
+
+// clientPlace is client_place of bpf/outbound.h.
+func clientPlace(a netip.Addr) uint32 {
+	if a.Is4() {
+		return word(a) * 0x9e3779b1
+	}
+	w := words(a)
+	return uint32((w.Hi*0x9e3779b97f4a7c15 ^ w.Lo) * 0xff51afd7ed558ccd >> 32)
 }
 
 // setRoute makes the kernel know a way but no neighbour; to the unspecified
@@ -126,13 +197,17 @@ func (b *bench) setRoute(t testing.TB, to netip.Addr, hop model.Hop) {
 		return
 	}
 	exit := b.real[hop.Interface]
-	if exit == 0 {
+	if exit == 0 || exit > vlanIndexes {
 		exit = b.real[fixture.Inside]
 	}
 	r := &netlink.Route{LinkIndex: int(exit), Scope: netlink.SCOPE_LINK, MTU: int(hop.MTU), MTULock: hop.MTU != 0,
 		Dst: netlink.NewIPNet(to.AsSlice())}
+	if to.Is6() {
+		r.Scope = netlink.SCOPE_UNIVERSE
+		r.MTULock = false
+	}
 	if to.IsUnspecified() {
-		r.Dst.Mask = net.CIDRMask(0, 32)
+		r.Dst.Mask = net.CIDRMask(0, to.BitLen())
 	}
 	if err := netlink.RouteAdd(r); err != nil {
 		t.Fatal(err)
@@ -140,27 +215,37 @@ func (b *bench) setRoute(t testing.TB, to netip.Addr, hop model.Hop) {
 	b.routes = append(b.routes, r)
 }
 
-func (b *bench) setFragments(t testing.TB, notes []model.FragmentNote) {
-	var keys []bpf.PlaneFragmentKey
-	var k bpf.PlaneFragmentKey
-	var v uint32
-	walk := b.coll.Maps["fragments"].Iterate()
-	for walk.Next(&k, &v) {
-		keys = append(keys, k)
+func clearMap[K any, V any](t testing.TB, m *ebpf.Map) {
+	var keys []K
+	for batch := range mapBatches[K, V](m) {
+		if batch.err != nil {
+			t.Fatal(batch.err)
+		}
+		keys = append(keys, batch.keys...)
 	}
 	for _, k := range keys {
-		_ = b.coll.Maps["fragments"].Delete(&k)
+		_ = m.Delete(&k)
 	}
+}
+
+func (b *bench) setFragments(t testing.TB, notes []model.FragmentNote) {
+	clearMap[bpf.PlaneFragmentKey, uint32](t, b.coll.Maps["fragments"])
+	clearMap[bpf.PlaneFragment6Key, uint32](t, b.coll.Maps["fragments6"])
 	for _, n := range notes {
-		key := fragmentKey(n.Key)
-		if err := b.coll.Maps["fragments"].Put(&key, uint32(n.Fate)); err != nil {
+		m, key := b.fragmentKey(n.Key)
+		if err := m.Put(key, uint32(n.Fate)); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-func fragmentKey(k model.FragmentKey) bpf.PlaneFragmentKey {
-	return bpf.PlaneFragmentKey{Source: word(k.Source), Destination: word(k.Destination), Id: swap(k.ID), Protocol: k.Protocol}
+func (b *bench) fragmentKey(k model.FragmentKey) (*ebpf.Map, any) {
+	if k.Source.Is4() {
+		return b.coll.Maps["fragments"], &bpf.PlaneFragmentKey{Source: word(k.Source), Destination: word(k.Destination), Id: swap(uint16(k.ID)), Protocol: k.Protocol}
+	}
+	var id [4]byte
+	binary.BigEndian.PutUint32(id[:], k.ID)
+	return b.coll.Maps["fragments6"], &bpf.PlaneFragment6Key{Source: words(k.Source), Destination: words(k.Destination), Id: nativeWord(id[:]), Protocol: k.Protocol}
 }
 
 func swap(v uint16) uint16 {
@@ -171,8 +256,9 @@ func swap(v uint16) uint16 {
 
 // note reads what was remembered of a first fragment.
 func (b *bench) note(k model.FragmentKey) model.Fate {
-	key, v := fragmentKey(k), uint32(0)
-	if b.coll.Maps["fragments"].Lookup(&key, &v) != nil {
+	m, key := b.fragmentKey(k)
+	v := uint32(0)
+	if m.Lookup(key, &v) != nil {
 		return model.FateUnknown
 	}
 	return model.Fate(v)
@@ -186,7 +272,7 @@ func (b *bench) takeEvidence(t testing.TB) *table.Evidence {
 		b.pending = s
 	}
 	var out *table.Evidence
-	for batch := range mapBatches[bpf.PlanePendingKey, bpf.PlanePending](b.coll.Maps["pending_proofs"]) {
+	for batch := range mapBatches[bpf.PlaneClientKey, bpf.PlanePending](b.coll.Maps["pending_proofs"]) {
 		if batch.err != nil {
 			t.Fatal(batch.err)
 		}
@@ -201,12 +287,27 @@ func (b *bench) takeEvidence(t testing.TB) *table.Evidence {
 	return out
 }
 
-// addresses of an IPv4 frame; invalid where it is none.
+// addressesOf finds the addresses in a frame, tagged or not; invalid: there are none.
 func addressesOf(frame []byte) (src, dst netip.Addr) {
-	if len(frame) < 34 || binary.BigEndian.Uint16(frame[12:]) != 0x0800 {
+	if len(frame) < 14 {
 		return
 	}
-	return netip.AddrFrom4([4]byte(frame[26:30])), netip.AddrFrom4([4]byte(frame[30:34]))
+	at := 14
+	if kind := binary.BigEndian.Uint16(frame[12:]); kind == 0x8100 || kind == 0x88a8 {
+		at = 18
+	}
+	if len(frame) < at+20 {
+		return
+	}
+	switch binary.BigEndian.Uint16(frame[at-2:]) {
+	case 0x0800:
+		return netip.AddrFrom4([4]byte(frame[at+12 : at+16])), netip.AddrFrom4([4]byte(frame[at+16 : at+20]))
+	case 0x86dd:
+		if len(frame) >= at+40 {
+			return netip.AddrFrom16([16]byte(frame[at+8 : at+24])), netip.AddrFrom16([16]byte(frame[at+24 : at+40]))
+		}
+	}
+	return
 }
 
 // compare runs a frame and says where the program differs from want.
@@ -235,6 +336,9 @@ func (b *bench) compareOut(t testing.TB, frame []byte, ifindex uint32, want mode
 		return fmt.Sprintf("action %d", action)
 	}
 	got.Evidence = b.takeEvidence(t)
+	if want.Sighting != nil && !b.sighted(want.Sighting) {
+		got.Sighting = nil
+	}
 	if want.Note != nil {
 		got.Note = &model.FragmentNote{Key: want.Note.Key, Fate: b.note(want.Note.Key)}
 	}
@@ -253,13 +357,26 @@ func (b *bench) reasonCount(t testing.TB, r table.Reason) uint64 {
 	return n
 }
 
-// ticks reads a client's record.
-func (b *bench) ticks(t testing.TB, client netip.Addr) (fromClient, fromServer bool) {
-	v, _, err := b.affinities.lookup(table.Key{Client: client.As16(), Class: table.IKE})
-	if err != nil {
-		t.Fatal(err)
+// ticks tells whether any record was used, by its client or by its server, and
+// takes the marks back.
+func (b *bench) ticks(t testing.TB, entries []table.Entry) (fromClient, fromServer bool) {
+	for _, e := range entries {
+		r, found, err := b.affinities.lookup(e.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !found || r.Tick == 0 {
+			continue
+		}
+		fromClient, fromServer = fromClient || !r.Heard, fromServer || r.Heard
+		if err := b.affinities.remove(e.Key); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.affinities.put(e); err != nil {
+			t.Fatal(err)
+		}
 	}
-	return v.ClientTick != 0, v.ServerTick != 0
+	return fromClient, fromServer
 }
 
 func (b *bench) resync(t testing.TB, set *table.Set, entries []table.Entry) {
@@ -293,40 +410,102 @@ func TestFixtures(t *testing.T) {
 	}
 }
 
-// check runs one fixture.
+// check runs one fixture, with its clients' next hops shared and not.
 func (b *bench) check(t *testing.T, f *fixture.Fixture) {
-	b.resync(t, f.Set, f.Entries)
-	src, dst := addressesOf(f.Frame)
-	b.source = vipOf(f.Set, src)
-	b.setHops(t, f.Set, f.ToServer, f.ToClient, dst)
-	b.setFragments(t, f.Fragments)
-	if diff := b.compare(t, f.Frame, f.Interface, f.Want); diff != "" {
-		t.Errorf("%s\n%s", f.Description, diff)
-	}
-	client := src
-	if b.source != 0 {
-		client = dst
-	}
-	if !client.Is4() {
-		return
-	}
-	c, s := b.ticks(t, client)
-	if c != f.Want.ClientTick || s != f.Want.ServerTick {
-		t.Errorf("ticks: client %t, server %t; want %t, %t", c, s, f.Want.ClientTick, f.Want.ServerTick)
+	for _, spread := range []bool{false, true} {
+		b.resync(t, f.Set, f.Entries)
+		b.setHops(t, f.Set, f.ToServer)
+		b.setClients(t, f.Set, f.ToClient, spread)
+		b.prepare(t, f, f.Frame)
+		b.setFragments(t, f.Fragments)
+		b.setSightings(t, f.Seen)
+		b.setLimits(t, f)
+		if diff := b.compare(t, f.Frame, f.Interface, f.Want); diff != "" {
+			t.Errorf("spread %t: %s\n%s", spread, f.Description, diff)
+		}
+		c, s := b.ticks(t, f.Entries)
+		if c != f.Want.ClientTick || s != f.Want.ServerTick {
+			t.Errorf("ticks: client %t, server %t; want %t, %t", c, s, f.Want.ClientTick, f.Want.ServerTick)
+		}
 	}
 }
 
-// vipOf gives the VIP of a backend's address, as a word; 0 if it is none's.
-func vipOf(set *table.Set, addr netip.Addr) uint32 {
-	for _, s := range set.Backends {
-		if s.Addr != addr {
-			continue
+// setSightings makes the program remember them, as of some seconds ago.
+func (b *bench) setSightings(t testing.TB, seen []model.Sighting) {
+	clearMap[bpf.PlaneClientKey, uint32](t, b.coll.Maps["sightings"])
+	now, err := b.clock.now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range seen {
+		key := keyOf(s.Key)
+		key.Level = uint8(s.Level)
+		if err := b.coll.Maps["sightings"].Put(&key, now-4*b.clock.hz); err != nil {
+			t.Fatal(err)
 		}
-		for _, v := range set.VIPs {
-			if v.Index == s.VIP {
-				return word(v.Addr)
+	}
+}
+
+// setLimits uses up what a fixture says is used up, for the next second.
+func (b *bench) setLimits(t testing.TB, f *fixture.Fixture) {
+	if f.Set.SourceLimit == 0 && !f.NoAnswers {
+		return
+	}
+	now, err := b.clock.whole()
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := bpf.PlaneAllowance{Since: now, Used: 1 << 40}
+	clearMap[bpf.PlaneClientKey, bpf.PlaneAllowance](t, b.coll.Maps["sources"])
+	for _, k := range f.Over {
+		key := bpf.PlaneClientKey{Client: k.Client, Class: uint8(table.IKE)}
+		if err := b.coll.Maps["sources"].Put(&key, &used); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f.NoAnswers {
+		putPerCPU(t, b.coll.Maps["answers"], 0, used)
+	} else {
+		putPerCPU(t, b.coll.Maps["answers"], 0, bpf.PlaneAllowance{})
+	}
+}
+
+// sighted reads and forgets a sighting of just now.
+func (b *bench) sighted(s *model.Sighting) bool {
+	key := keyOf(s.Key)
+	key.Level = uint8(s.Level)
+	return b.coll.Maps["sightings"].Delete(&key) == nil
+}
+
+// prepare fills the place of the client that a frame goes to, whatever VIP it is
+// for: a backend's, or that of the backend that an ICMP error quotes.
+func (b *bench) prepare(t testing.TB, f *fixture.Fixture, frame []byte) {
+	src, dst := addressesOf(frame)
+	if !dst.IsValid() {
+		return
+	}
+	for _, s := range f.Set.Backends {
+		if s.Addr == src {
+			b.setClient(t, f.Set, f.ToClient, dst, s.VIP)
+			return
+		}
+	}
+	if quoted := quotedDestination(frame); quoted.IsValid() {
+		for _, s := range f.Set.Backends {
+			if s.Addr == quoted {
+				b.setClient(t, f.Set, f.ToClient, dst, s.VIP)
 			}
 		}
 	}
-	return 0
+}
+
+// quotedDestination finds whom the packet went to that an ICMP error quotes: it
+// looks for the address of a backend of the fixtures anywhere behind the headers.
+func quotedDestination(frame []byte) netip.Addr {
+	for _, s := range fixture.Servers() {
+		if i := bytes.LastIndex(frame, s.AsSlice()); i >= 34 {
+			return s
+		}
+	}
+	return netip.Addr{}
 }

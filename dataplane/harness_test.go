@@ -14,7 +14,6 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/vpnlb/vpnlb/dataplane/bpf"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
@@ -59,7 +58,11 @@ func newNamespace(t testing.TB) {
 		runtime.UnlockOSThread()
 	})
 	sysctl(t, "net/ipv4/ip_forward", "1")
-	sysctl(t, "net/ipv6/conf/default/disable_ipv6", "1") // nobody talks but the test
+	// Nobody talks but the test: no link-local address, no solicitation.
+	sysctl(t, "net/ipv6/conf/default/addr_gen_mode", "1")
+	sysctl(t, "net/ipv6/conf/default/accept_dad", "0")
+	sysctl(t, "net/ipv6/conf/default/router_solicitations", "0")
+	sysctl(t, "net/ipv6/conf/all/forwarding", "1")
 	up(t, "lo")
 }
 
@@ -113,7 +116,7 @@ func up(t testing.TB, name string) netlink.Link {
 
 func newPlane(t testing.TB, pinDir string, interfaces ...string) *Plane {
 	t.Helper()
-	cfg := Config{PinDir: pinDir, Mode: Native, MaxClients: 100_000}
+	cfg := Config{PinDir: pinDir, Mode: Native, MaxClients: 100_000, answers: 1 << 30}
 	for _, i := range interfaces {
 		cfg.Interfaces = append(cfg.Interfaces, InterfaceConfig{Name: i})
 	}
@@ -169,16 +172,16 @@ func allCounts(t testing.TB, p *Plane) Counters {
 	return c
 }
 
-// putNextHop fills a place of a next-hop cache on every CPU, good for minutes.
-func putNextHop(t testing.TB, m *ebpf.Map, place uint32, hop bpf.PlaneNextHop) {
+// putPerCPU fills an element of a per-CPU map on every CPU.
+func putPerCPU[V any](t testing.TB, m *ebpf.Map, place uint32, value V) {
 	t.Helper()
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		t.Fatal(err)
 	}
-	values := make([]bpf.PlaneNextHop, cpus)
+	values := make([]V, cpus)
 	for i := range values {
-		values[i] = hop
+		values[i] = value
 	}
 	if err := m.Put(place, values); err != nil {
 		t.Fatal(err)

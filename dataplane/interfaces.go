@@ -18,6 +18,8 @@ const (
 	flagPartial  = 1
 	flagTransmit = 2
 	flagXDPTX    = 4
+	flagSeveral  = 8
+	flagDirect   = 128 // of a next hop
 )
 
 // partialDrivers may hand a frame to XDP whose checksum a device was to complete.
@@ -125,7 +127,7 @@ func (p *Plane) renderInterfaces(devices []netlink.Link) map[uint32]bpf.PlaneInt
 				continue
 			}
 			driver := p.driver(attrs.Index, attrs.Name)
-			v := bpf.PlaneInterface{Ifindex: uint32(attrs.Index), Mtu: uint32(attrs.MTU)}
+			v := bpf.PlaneInterface{Ifindex: uint32(attrs.Index), Mtu: uint32(attrs.MTU), Lower: uint32(attrs.Index)}
 			copy(v.Mac[:], attrs.HardwareAddr)
 			var features uint64
 			known := false
@@ -138,6 +140,9 @@ func (p *Plane) renderInterfaces(devices []netlink.Link) map[uint32]bpf.PlaneInt
 			if generic || known && features&xdpFeatureTransmit != 0 ||
 				!known && a != nil && a.mode == Native {
 				v.Flags |= flagTransmit
+			}
+			if generic || known && features&xdpFeatureSeveral != 0 {
+				v.Flags |= flagSeveral
 			}
 			if partialDrivers[driver] {
 				v.Flags |= flagPartial

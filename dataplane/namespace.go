@@ -96,6 +96,7 @@ const (
 	netdevAttrIfindex  = 1
 	netdevAttrFeatures = 3
 	xdpFeatureTransmit = 1 << 2 // NETDEV_XDP_ACT_NDO_XMIT
+	xdpFeatureSeveral  = 1 << 6 // NETDEV_XDP_ACT_NDO_XMIT_SG: frames of several buffers
 )
 
 // netdevFamilyID is the family's number; false where the kernel has none.

@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -33,9 +32,6 @@ const (
 	evidenceBatch = 1024
 )
 
-func nativeWord(b []byte) uint32       { return binary.NativeEndian.Uint32(b) }
-func putNativeWord(b []byte, v uint32) { binary.NativeEndian.PutUint32(b, v) }
-
 type told struct {
 	value bpf.PlanePending
 	at    time.Time
@@ -51,17 +47,13 @@ type proofs struct {
 	again atomic.Bool // something was put back: scan at once
 
 	mu     sync.Mutex
-	told   map[bpf.PlanePendingKey]told
+	told   map[bpf.PlaneClientKey]told
 	silent time.Time // last look for silences that are over
 }
 
 func newProofs(coll *ebpf.Collection, c *clock, out chan []table.Evidence) *proofs {
 	return &proofs{pending: coll.Maps["pending_proofs"], silences: coll.Maps["silences"], clock: c, out: out,
-		told: make(map[bpf.PlanePendingKey]told)}
-}
-
-func pendingKey(k table.Key) bpf.PlanePendingKey {
-	return bpf.PlanePendingKey{Client: k.Client, Class: uint8(k.Class)}
+		told: make(map[bpf.PlaneClientKey]told)}
 }
 
 // scan walks pending and delivers what has not been told. What finds no room in
@@ -75,9 +67,9 @@ func (p *proofs) scan(ctx context.Context, now time.Time) error {
 			return err
 		}
 	}
-	seen := make(map[bpf.PlanePendingKey]bool)
+	seen := make(map[bpf.PlaneClientKey]bool)
 	var batch []table.Evidence
-	for b := range mapBatches[bpf.PlanePendingKey, bpf.PlanePending](p.pending) {
+	for b := range mapBatches[bpf.PlaneClientKey, bpf.PlanePending](p.pending) {
 		if b.err != nil {
 			return b.err
 		}
@@ -110,7 +102,7 @@ func (p *proofs) endSilences() error {
 	if err != nil {
 		return err
 	}
-	for b := range mapBatches[bpf.PlanePendingKey, bpf.PlanePending](p.silences) {
+	for b := range mapBatches[bpf.PlaneClientKey, bpf.PlanePending](p.silences) {
 		if b.err != nil {
 			return b.err
 		}
@@ -125,7 +117,7 @@ func (p *proofs) endSilences() error {
 	return nil
 }
 
-func evidenceOf(k bpf.PlanePendingKey, v bpf.PlanePending) table.Evidence {
+func evidenceOf(k bpf.PlaneClientKey, v bpf.PlanePending) table.Evidence {
 	return table.Evidence{Key: table.Key{Client: k.Client, Class: table.Class(k.Class)},
 		Slot: table.Slot(v.Slot), Saw: table.Slot(v.Saw), Level: table.Confirmation(v.Level), Opening: v.Opening != 0}
 }
@@ -138,7 +130,7 @@ func (p *proofs) deliver(batch []table.Evidence) {
 	case p.out <- batch:
 	default:
 		for _, e := range batch {
-			delete(p.told, pendingKey(e.Key))
+			delete(p.told, keyOf(e.Key))
 		}
 	}
 }
@@ -149,7 +141,7 @@ func (p *proofs) deliver(batch []table.Evidence) {
 func (p *proofs) answer(k table.Key, e table.Evidence, quiet time.Duration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	key := pendingKey(k)
+	key := keyOf(k)
 	delete(p.told, key)
 	if quiet != 0 { // before the proof goes, else the next packet tells it again
 		if err := p.silence(key, e, quiet); err != nil {
@@ -169,7 +161,7 @@ func (p *proofs) answer(k table.Key, e table.Evidence, quiet time.Duration) erro
 	return p.putBack(key, v)
 }
 
-func (p *proofs) silence(key bpf.PlanePendingKey, e table.Evidence, quiet time.Duration) error {
+func (p *proofs) silence(key bpf.PlaneClientKey, e table.Evidence, quiet time.Duration) error {
 	until, err := p.clock.after(quiet)
 	if err != nil {
 		return err
@@ -184,7 +176,7 @@ func (p *proofs) silence(key bpf.PlanePendingKey, e table.Evidence, quiet time.D
 	return nil
 }
 
-func (p *proofs) take(key bpf.PlanePendingKey) (v bpf.PlanePending, found bool, err error) {
+func (p *proofs) take(key bpf.PlaneClientKey) (v bpf.PlanePending, found bool, err error) {
 	err = p.pending.LookupAndDelete(&key, &v)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return v, false, nil
@@ -197,7 +189,7 @@ func (p *proofs) take(key bpf.PlanePendingKey) (v bpf.PlanePending, found bool, 
 
 // putBack returns what was taken. What the program wrote meanwhile is taken too
 // and put together with it, as the program does itself.
-func (p *proofs) putBack(key bpf.PlanePendingKey, v bpf.PlanePending) error {
+func (p *proofs) putBack(key bpf.PlaneClientKey, v bpf.PlanePending) error {
 	for range 8 { // the program writes only what has grown: it ends before
 		err := p.pending.Update(&key, &v, ebpf.UpdateNoExist)
 		if err == nil {

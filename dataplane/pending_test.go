@@ -7,12 +7,13 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
+	"github.com/vpnlb/vpnlb/dataplane/bucket"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
 func places(t testing.TB, m *ebpf.Map) (n int) {
 	t.Helper()
-	for b := range mapBatches[bpf.PlanePendingKey, bpf.PlanePending](m) {
+	for b := range mapBatches[bpf.PlaneClientKey, bpf.PlanePending](m) {
 		if b.err != nil {
 			t.Fatal(b.err)
 		}
@@ -36,7 +37,7 @@ func TestRefusedTakesNoRoom(t *testing.T) {
 		t.Errorf("%d places taken, %d silences, want 0 and 1", n, quiet)
 	}
 	// Its time over, it is forgotten, and heard of again.
-	if err := p.proofs.silence(pendingKey(e.Key), e, time.Millisecond); err != nil {
+	if err := p.proofs.silence(keyOf(e.Key), e, time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "end of the silence", func() bool { return places(t, silences) == 0 })
@@ -48,21 +49,20 @@ func TestRefusedTakesNoRoom(t *testing.T) {
 
 // A record that the writer has not changed yet is as quiet as one it has not made.
 func TestAgreedChangeIsQuietUntilWritten(t *testing.T) {
-	p := &Plane{}
 	e := table.Evidence{Slot: 2, Saw: 1, Level: table.EarnedAuth, Opening: true}
 	for _, c := range []struct {
 		name  string
-		v     bpf.PlaneAffinity
+		v     bucket.Record
 		found bool
 		want  bool
 	}{
-		{"no record", bpf.PlaneAffinity{}, false, false},
-		{"still what was seen", bpf.PlaneAffinity{Slot: 1, State: 3}, true, false},
-		{"written, but less", bpf.PlaneAffinity{Slot: 2, State: 1}, true, false},
-		{"written", bpf.PlaneAffinity{Slot: 2, State: 2}, true, true},
-		{"a third server", bpf.PlaneAffinity{Slot: 3, State: 1}, true, true},
+		{"no record", bucket.Record{}, false, false},
+		{"still what was seen", bucket.Record{Entry: table.Entry{Slot: 1, State: 3}}, true, false},
+		{"written, but less", bucket.Record{Entry: table.Entry{Slot: 2, State: 1}}, true, false},
+		{"written", bucket.Record{Entry: table.Entry{Slot: 2, State: 2}}, true, true},
+		{"a third server", bucket.Record{Entry: table.Entry{Slot: 3, State: 1}}, true, true},
 	} {
-		if got := p.answered(e, c.v, c.found); got != c.want {
+		if got := answered(e, c.v, c.found); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}
@@ -72,7 +72,7 @@ func TestAgreedChangeIsQuietUntilWritten(t *testing.T) {
 // what was taken, and told at once.
 func TestPutBackMerges(t *testing.T) {
 	p, _ := newSmallPlane(t)
-	key := pendingKey(clientKey(1))
+	key := keyOf(clientKey(1))
 	older := bpf.PlanePending{Slot: 1, Level: 2, Opening: 1}
 	for _, c := range []struct{ meanwhile, want bpf.PlanePending }{
 		{bpf.PlanePending{Slot: 1, Level: 3}, bpf.PlanePending{Slot: 1, Level: 3, Opening: 1}},

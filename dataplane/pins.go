@@ -20,7 +20,7 @@ import (
 // schema is the version of the maps' layout and part of their pins' names. A
 // change of any struct in bpf/structs.h that is shared with user space, or of a
 // map's type or size, needs a new one.
-const schema = 1
+const schema = 2
 
 var schemaSuffix = fmt.Sprintf("_v%d", schema)
 
@@ -28,10 +28,14 @@ var schemaSuffix = fmt.Sprintf("_v%d", schema)
 const bpffsMagic = 0xcafe4a11
 
 // unpinned maps are caches of one program; a new program starts with new ones.
-var unpinned = map[string]bool{"next_hop_by_slot": true, "next_hop_by_client": true}
+var unpinned = map[string]bool{"next_hop_by_vip": true, "next_hop_by_client": true, "scratches": true, "answers": true,
+	"trace_filters": true, "trace_ring": true, "bench_plans": true}
+
+// keepsSize are the maps whose pinned size wins over the configuration's.
+var keepsSize = map[string]bool{"affinity4": true, "affinity6": true, "affinity_stash": true}
 
 // pinName matches what this package pins, of any schema version.
-var pinName = regexp.MustCompile(`^(link_.+|(plane_control|plane_meta|plane_rules|backends|servers|maglev|not_return|affinity4|pending_proofs|silences|interfaces|counters|returns|event_counters|fragments)_v[0-9]+)$`)
+var pinName = regexp.MustCompile(`^(link_.+|(plane_control|plane_meta|plane_rules|backends6?|servers6?|maglev|not_return6?|not_return_places|routed_places|affinity4|affinity6|affinity_stash|pending_proofs|silences|interfaces|vlans|counters|returns|event_counters|by_slot|fragments6?|sightings|sources)_v[0-9]+)$`)
 
 func (p *Plane) mapPin(name string) string {
 	return filepath.Join(p.cfg.PinDir, name+schemaSuffix)
@@ -88,7 +92,7 @@ func (p *Plane) checkOwner(pins map[string]bool, clusterID [16]byte) error {
 		if err != nil {
 			return fmt.Errorf("read pinned %s: %w", name, err)
 		}
-		const end = int(unsafe.Sizeof(bpf.PlaneMeta{}))
+		const end = 40 // of schema 1, which all begin with
 		if len(b) < end {
 			return fmt.Errorf("pinned %s in %s: %w", name, p.cfg.PinDir, ErrForeign)
 		}
@@ -99,8 +103,8 @@ func (p *Plane) checkOwner(pins map[string]bool, clusterID [16]byte) error {
 	return nil
 }
 
-// pinnedMaps opens the maps that are pinned already. The affinity table keeps
-// its capacity; any other difference is an error, never a silent new map.
+// pinnedMaps opens the maps that are pinned already. The affinity tables keep
+// their size; any other difference is an error, never a silent new map.
 func (p *Plane) pinnedMaps(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
 	maps := make(map[string]*ebpf.Map)
 	for name, s := range spec.Maps {
@@ -115,8 +119,8 @@ func (p *Plane) pinnedMaps(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, err
 			closeMaps(maps)
 			return nil, fmt.Errorf("open pinned map %s: %w", name, err)
 		}
-		if name == "affinity4" && s.MaxEntries != m.MaxEntries() {
-			p.log.Warn("pinned affinity table keeps its capacity", "pinned", m.MaxEntries(), "configured", s.MaxEntries)
+		if keepsSize[name] && s.MaxEntries != m.MaxEntries() {
+			p.log.Warn("pinned affinity table keeps its size", "map", name, "pinned", m.MaxEntries(), "configured", s.MaxEntries)
 			s.MaxEntries = m.MaxEntries()
 		}
 		maps[name] = m

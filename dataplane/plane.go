@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
+	"github.com/vpnlb/vpnlb/dataplane/bucket"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
@@ -55,15 +57,13 @@ type Plane struct {
 
 	reading  sync.RWMutex // readers against Close
 	attached atomic.Bool
-	set      atomic.Pointer[table.Set] // what the maps hold; nil before Resync
-	full     atomic.Uint64
-	entries  atomic.Int64
+	set      atomic.Pointer[table.Set]     // what the maps hold; nil before Resync
 	held     atomic.Pointer[bpf.PlaneMeta] // copy of meta for readers
 	synced   atomic.Bool
 
 	writer     sync.Mutex // one writer of tables, entries and meta
 	tables     *tables
-	affinities *affinities
+	affinities *affinities // set by Attach; its writing is the writer's
 	meta       bpf.PlaneMeta
 
 	status      sync.Mutex // the fields of attachments
@@ -118,7 +118,11 @@ func (p *Plane) Attach(clusterID [16]byte) (Pinned, error) {
 		return Pinned{}, err
 	}
 	out := Pinned{Found: found, Index: meta.Index, Generation: meta.Generation}
-	if err := p.open(clusterID, &out); err != nil {
+	seed := meta.AffinitySeed
+	if !found {
+		seed = rand.Uint64()
+	}
+	if err := p.open(clusterID, seed, &out); err != nil {
 		p.release()
 		// What was made now goes; what was there forwards on.
 		for _, name := range out.Attached { // in place of a link that was dead
@@ -126,13 +130,13 @@ func (p *Plane) Attach(clusterID [16]byte) (Pinned, error) {
 		}
 		return Pinned{}, errors.Join(err, unpin(p.cfg.PinDir, before))
 	}
-	out.Entries = p.affinities.count
+	out.Entries = p.affinities.count()
 	p.attached.Store(true)
 	return out, nil
 }
 
 // open does Attach's work; on an error the caller releases.
-func (p *Plane) open(clusterID [16]byte, out *Pinned) (err error) {
+func (p *Plane) open(clusterID [16]byte, seed uint64, out *Pinned) (err error) {
 	p.raiseMemlock()
 	if err := probe(); err != nil {
 		return err
@@ -143,17 +147,13 @@ func (p *Plane) open(clusterID [16]byte, out *Pinned) (err error) {
 	if p.clock, err = newClock(); err != nil {
 		return err
 	}
-	if err := p.load(clusterID, out.Found); err != nil {
+	p.meta = bpf.PlaneMeta{Schema: schema, Index: out.Index, Generation: out.Generation, ClusterId: clusterID, AffinitySeed: seed}
+	if err := p.load(out.Found); err != nil {
 		return err
 	}
-	p.meta = bpf.PlaneMeta{Schema: schema, Index: out.Index, Generation: out.Generation, ClusterId: clusterID}
 	p.tables = &tables{coll: p.coll, control: p.control, flipped: time.Now()}
-	p.affinities = &affinities{m: p.coll.Maps["affinity4"]}
-	for b := range mapBatches[bpf.PlaneAffinity4Key, bpf.PlaneAffinity](p.affinities.m) {
-		if b.err != nil {
-			return b.err
-		}
-		p.affinities.count += len(b.keys)
+	if p.affinities, err = openAffinities(p.coll, seed, time.Now); err != nil {
+		return err
 	}
 	p.publish()
 	p.proofs = newProofs(p.coll, p.clock, p.evidence)
@@ -317,8 +317,6 @@ func (p *Plane) stamp(index uint64, set *table.Set) error {
 
 // publish hands the writer's numbers to readers that do not wait for it.
 func (p *Plane) publish() {
-	p.full.Store(p.affinities.full)
-	p.entries.Store(int64(p.affinities.count))
 	meta := p.meta
 	p.held.Store(&meta)
 }
@@ -338,7 +336,7 @@ func (p *Plane) Answer(k table.Key, e table.Evidence, a table.Answer) {
 	quiet := time.Duration(0)
 	if a == table.Refused {
 		quiet = quietTime
-	} else if v, found, err := p.affinities.lookup(k); err == nil && !p.answered(e, v, found) {
+	} else if r, found, err := p.affinities.lookup(k); err == nil && !answered(e, r, found) {
 		quiet = settleTime
 	}
 	if err := p.proofs.answer(k, e, quiet); err != nil {
@@ -348,14 +346,14 @@ func (p *Plane) Answer(k table.Key, e table.Evidence, a table.Answer) {
 
 // answered reports whether the kernel's record leaves nothing to learn from
 // this evidence, so that the program will not tell it again.
-func (p *Plane) answered(e table.Evidence, v bpf.PlaneAffinity, found bool) bool {
+func answered(e table.Evidence, r bucket.Record, found bool) bool {
 	if !found {
 		return false
 	}
-	if table.Slot(v.Slot) == e.Slot {
-		return table.Confirmation(v.State) >= e.Level
+	if r.Slot == e.Slot {
+		return r.State >= e.Level
 	}
-	return table.Slot(v.Slot) != e.Saw // as seen: the change is still on its way
+	return r.Slot != e.Saw // as seen: the change is still on its way
 }
 
 // Activity delivers, once per sweep interval and in bounded batches, the records
@@ -372,7 +370,8 @@ func (p *Plane) Status() Status {
 	}
 	held := p.held.Load()
 	s := Status{Attached: true, Synced: p.synced.Load(), Index: held.Index, Generation: held.Generation}
-	s.Entries, s.Capacity = int(p.entries.Load()), int(p.affinities.m.MaxEntries())
+	s.Entries4, s.Entries6 = p.affinities.tables[0].Len(), p.affinities.tables[1].Len()
+	s.Entries, s.Capacity = s.Entries4+s.Entries6, p.affinities.capacity
 	s.HZ, s.HZSource = int(p.clock.hz), p.clock.hzSource
 	s.Interfaces = p.interfaceStatus()
 	return s
@@ -388,11 +387,11 @@ func (p *Plane) LookupEntry(k table.Key) (table.Entry, bool) {
 	if !p.attached.Load() {
 		return table.Entry{}, false
 	}
-	v, found, err := p.affinities.lookup(k)
+	r, found, err := p.affinities.lookup(k)
 	if err != nil || !found {
 		return table.Entry{}, false
 	}
-	return table.Entry{Key: k, Slot: table.Slot(v.Slot), State: table.Confirmation(v.State)}, true
+	return r.Entry, true
 }
 
 // Entries walks the affinity records of the kernel's map. The error, if any,
@@ -405,16 +404,9 @@ func (p *Plane) Entries() iter.Seq2[table.Entry, error] {
 			yield(table.Entry{}, ErrNotSynced)
 			return
 		}
-		for b := range mapBatches[bpf.PlaneAffinity4Key, bpf.PlaneAffinity](p.affinities.m) {
-			if b.err != nil {
-				yield(table.Entry{}, b.err)
+		for r, err := range p.affinities.all() {
+			if !yield(r.Entry, err) {
 				return
-			}
-			for i, k := range b.keys {
-				e := table.Entry{Key: keyOf(k), Slot: table.Slot(b.values[i].Slot), State: table.Confirmation(b.values[i].State)}
-				if !yield(e, nil) {
-					return
-				}
 			}
 		}
 	}
@@ -460,6 +452,10 @@ func (p *Plane) release() {
 	clear(p.interfaces)
 	p.set.Store(nil)
 	p.synced.Store(false)
+	if p.affinities != nil {
+		p.affinities.Close()
+		p.affinities = nil
+	}
 	if p.control != nil {
 		p.control.Close()
 		p.control = nil

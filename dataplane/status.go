@@ -39,8 +39,10 @@ type Status struct {
 	Synced     bool   // Resync has run since Attach
 	Index      uint64 // log index that the maps hold
 	Generation uint64
-	Entries    int // affinity records
-	Capacity   int
+	Entries    int // affinity records, of both families
+	Entries4   int
+	Entries6   int
+	Capacity   int // of each family
 	HZ         int
 	HZSource   string // kconfig or measured
 	Interfaces []InterfaceStatus
@@ -58,6 +60,8 @@ type Counters struct {
 	// Returns counts packets by backend slot: the passive evidence that a
 	// server lives.
 	Returns [table.MaxSlots + 1]ReturnCount
+	// In and Out count the packets forwarded to and from each backend, by slot.
+	In, Out [table.MaxSlots + 1]Count
 	// Events are incidents that are not a packet's fate.
 	Events Events
 }
@@ -69,4 +73,6 @@ type Events struct {
 	PendingFull     uint64 // evidence that found no room: the client will prove itself again
 	PartialRepaired uint64 // UDP checksum written as 0
 	AffinityFull    uint64 // entries that Apply could not store
+	AnswersWithheld uint64 // ICMP errors of our own beyond the rate
+	TraceLost       uint64 // traced packets that nobody fetched in time
 }

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
 	"github.com/vpnlb/vpnlb/dataplane/maglev"
+	"github.com/vpnlb/vpnlb/dataplane/model"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
@@ -36,10 +38,29 @@ type tables struct {
 	flipped time.Time // of the last flip; the start at first, another process may just have flipped
 }
 
+// Flags of a VIP and of its backends, as in bpf/consts.h.
+const (
+	flagPassthrough = 1
+	flagDSR         = 2
+)
+
 // word reads an IPv4 address as the program loads it.
 func word(a netip.Addr) uint32 {
 	b := a.As4()
 	return binary.NativeEndian.Uint32(b[:])
+}
+
+// words reads an IPv6 address as the program loads it.
+func words(a netip.Addr) bpf.PlaneIn6 {
+	b := a.As16()
+	return bpf.PlaneIn6{Hi: binary.NativeEndian.Uint64(b[:8]), Lo: binary.NativeEndian.Uint64(b[8:])}
+}
+
+// mask is that of the first bits of an IPv6 address, as the program loads it.
+func mask(bits uint8) bpf.PlaneIn6 {
+	ones := netip.AddrFrom16([16]byte(bytes.Repeat([]byte{0xff}, 16)))
+	p, _ := ones.Prefix(int(min(bits, 128)))
+	return words(p.Addr())
 }
 
 // validateSet reports every fault of a set at once.
@@ -60,6 +81,9 @@ func validateSet(s *table.Set) error {
 	for _, v := range s.VIPs {
 		if v.Index >= table.MaxVIPs || vips[v.Index] || addrs[v.Addr] || !v.Addr.IsValid() {
 			fault("vip %s: index %d out of range, or index or address used twice", v.Addr, v.Index)
+		}
+		if v.Addr.Is6() && (v.ClientBits == 0 || v.ClientBits > 128) {
+			fault("vip %s: clients are keyed by 1 to 128 bits, not %d", v.Addr, v.ClientBits)
 		}
 		vips[v.Index], addrs[v.Addr] = true, true
 	}
@@ -99,7 +123,7 @@ func (t *tables) write(s *table.Set) error {
 	return nil
 }
 
-// writeServers writes rules, backends and the table of backends by address.
+// writeServers writes rules, backends and the tables of backends by address.
 func (t *tables) writeServers(s *table.Set, half uint32) error {
 	var current bpf.PlaneRules
 	if err := t.coll.Maps["plane_rules"].Lookup(half^1, &current); err != nil {
@@ -107,43 +131,35 @@ func (t *tables) writeServers(s *table.Set, half uint32) error {
 	}
 	rules := bpf.PlaneRules{
 		Key1: binary.LittleEndian.Uint64(s.HashKey[8:]), Generation: s.Generation,
-		Serial: current.Serial + 1, TableSize: s.TableSize,
+		Serial: current.Serial + 1, TableSize: s.TableSize, SourceLimit: s.SourceLimit,
 	}
 	for c := range rules.Seed {
 		rules.Seed[c] = maglev.Seed(s.HashKey, table.Class(c+1))
+		rules.ClassKey[c] = maglev.ClassKey(s.HashKey, table.Class(c+1))
 	}
-	vips := make(map[uint8]netip.Addr)
+	vips := make(map[uint8]table.VIP)
 	for _, v := range s.VIPs {
-		if !v.Addr.Is4() {
-			continue
+		vips[v.Index] = v
+		var flags uint8
+		if v.Passthrough {
+			flags = flagPassthrough
 		}
-		rules.Vip[rules.Vips] = bpf.PlaneVip{Address: word(v.Addr), Index: v.Index}
-		rules.Vips++
-		vips[v.Index] = v.Addr
-	}
-	backends := make([]bpf.PlaneBackend, slots)
-	for _, b := range s.Backends {
-		vip, ok := vips[b.VIP]
-		if !ok || !b.Addr.Is4() {
-			continue
-		}
-		e := &backends[b.Slot]
-		e.Address, e.VipAddress, e.Vip = word(b.Addr), word(vip), b.VIP
-		e.InboundDelta = checksumDelta(e.VipAddress, e.Address)
-		e.ReturnDelta = checksumDelta(e.Address, e.VipAddress)
-		for c, stance := range b.Stance {
-			e.Stance[c] = uint8(stance)
+		if v.Addr.Is4() {
+			rules.Vip[rules.Vips] = bpf.PlaneVip{Address: word(v.Addr), Index: v.Index, Flags: flags}
+			rules.Vips++
+		} else {
+			rules.Vip6[rules.Vips6] = bpf.PlaneVip6{Address: words(v.Addr), Mask: mask(v.ClientBits), Index: v.Index, Flags: flags}
+			rules.Vips6++
 		}
 	}
-	buckets, multiplier, err := serverTable(backends)
-	if err != nil {
+	backends, backends6 := renderBackends(s.Backends, vips)
+	if err := t.writeServerTables(&rules, backends, backends6, half); err != nil {
 		return err
 	}
-	rules.ServerMultiplier = multiplier
 	if err := putAll(t.coll.Maps["backends"], half*slots, backends); err != nil {
 		return err
 	}
-	if err := putAll(t.coll.Maps["servers"], half*serverBuckets, buckets); err != nil {
+	if err := putAll(t.coll.Maps["backends6"], half*slots, backends6); err != nil {
 		return err
 	}
 	if err := t.coll.Maps["plane_rules"].Put(half, &rules); err != nil {
@@ -152,21 +168,72 @@ func (t *tables) writeServers(s *table.Set, half uint32) error {
 	return nil
 }
 
-// checksumDelta is ~old + new of a 32-bit address, folded (RFC 1624, equation 3).
-func checksumDelta(from, to uint32) uint32 {
-	sum := uint32(^uint16(from)) + uint32(^uint16(from>>16)) + uint32(uint16(to)) + to>>16
+// renderBackends gives the arrays by slot, of both families.
+func renderBackends(list []table.Backend, vips map[uint8]table.VIP) ([]bpf.PlaneBackend, []bpf.PlaneBackend6) {
+	v4, v6 := make([]bpf.PlaneBackend, slots), make([]bpf.PlaneBackend6, slots)
+	for _, b := range list {
+		vip, ok := vips[b.VIP]
+		if !ok || vip.Addr.Is4() != b.Addr.Is4() {
+			continue
+		}
+		var flags uint8
+		if vip.Passthrough {
+			flags |= flagPassthrough
+		}
+		if b.DSR {
+			flags |= flagDSR
+		}
+		stance := [table.Classes]uint8{uint8(b.Stance[0]), uint8(b.Stance[1])}
+		in, out := checksumDelta(vip.Addr, b.Addr), checksumDelta(b.Addr, vip.Addr)
+		if b.Addr.Is4() {
+			v4[b.Slot] = bpf.PlaneBackend{Address: word(b.Addr), VipAddress: word(vip.Addr),
+				InboundDelta: in, ReturnDelta: out, Vip: b.VIP, Stance: stance, Flags: flags}
+		} else {
+			v6[b.Slot] = bpf.PlaneBackend6{Address: words(b.Addr), VipAddress: words(vip.Addr), Mask: mask(vip.ClientBits),
+				InboundDelta: in, ReturnDelta: out, Vip: b.VIP, Stance: stance, Flags: flags}
+		}
+	}
+	return v4, v6
+}
+
+// checksumDelta is ~old + new of an address, folded (RFC 1624, equation 3).
+func checksumDelta(from, to netip.Addr) uint32 {
+	var sum uint32
+	old, now := from.AsSlice(), to.AsSlice()
+	for i := 0; i < len(old); i += 2 {
+		sum += uint32(^binary.NativeEndian.Uint16(old[i:])) + uint32(binary.NativeEndian.Uint16(now[i:]))
+	}
 	sum = sum&0xffff + sum>>16
 	return sum&0xffff + sum>>16
 }
 
-// serverTable spreads the backends' addresses over buckets, with a multiplier
-// for which no bucket overflows. 255 addresses in 512 buckets of four: nearly
-// every multiplier will do.
-func serverTable(backends []bpf.PlaneBackend) ([]bpf.PlaneServerBucket, uint32, error) {
-	multiplier := uint32(0x9e3779b1)
+// writeServerTables writes the backends by address, and the multipliers.
+func (t *tables) writeServerTables(rules *bpf.PlaneRules, v4 []bpf.PlaneBackend, v6 []bpf.PlaneBackend6, half uint32) error {
+	buckets, multiplier, err := spread(func(multiplier uint64) ([]bpf.PlaneServerBucket, bool) {
+		return fillServers(v4, uint32(multiplier))
+	})
+	if err != nil {
+		return err
+	}
+	buckets6, multiplier6, err := spread(func(multiplier uint64) ([]bpf.PlaneServer6Bucket, bool) {
+		return fillServers6(v6, multiplier)
+	})
+	if err != nil {
+		return err
+	}
+	rules.ServerMultiplier, rules.Server6Multiplier = uint32(multiplier), multiplier6
+	if err := putAll(t.coll.Maps["servers"], half*serverBuckets, buckets); err != nil {
+		return err
+	}
+	return putAll(t.coll.Maps["servers6"], half*serverBuckets, buckets6)
+}
+
+// spread looks for a multiplier for which no bucket overflows. 255 addresses in
+// 512 buckets of four: nearly every one will do.
+func spread[B any](fill func(uint64) ([]B, bool)) ([]B, uint64, error) {
+	multiplier := uint64(0x9e3779b97f4a7c15)
 	for range 1000 {
-		buckets := make([]bpf.PlaneServerBucket, serverBuckets)
-		if fillServers(buckets, backends, multiplier) {
+		if buckets, ok := fill(multiplier); ok {
 			return buckets, multiplier, nil
 		}
 		multiplier = multiplier*0x85ebca6b + 2 // stays odd
@@ -174,7 +241,8 @@ func serverTable(backends []bpf.PlaneBackend) ([]bpf.PlaneServerBucket, uint32, 
 	return nil, 0, errors.New("spread backend addresses: no multiplier found")
 }
 
-func fillServers(buckets []bpf.PlaneServerBucket, backends []bpf.PlaneBackend, multiplier uint32) bool {
+func fillServers(backends []bpf.PlaneBackend, multiplier uint32) ([]bpf.PlaneServerBucket, bool) {
+	buckets := make([]bpf.PlaneServerBucket, serverBuckets)
 	for slot, b := range backends {
 		if b.Address == 0 {
 			continue
@@ -185,89 +253,49 @@ func fillServers(buckets []bpf.PlaneServerBucket, backends []bpf.PlaneBackend, m
 			way++
 		}
 		if way == serverWays {
-			return false
+			return nil, false
 		}
 		bucket.Way[way].Address, bucket.Way[way].Slot = b.Address, uint32(slot)
 	}
-	return true
+	return buckets, true
 }
 
-// pool lists who is in the Maglev table of a VIP and a class.
-func pool(s *table.Set, vip uint8, class table.Class) []maglev.Backend {
-	var in []maglev.Backend
-	for _, b := range s.Backends {
-		if b.VIP == vip && b.Addr.Is4() && b.Stance[class-1] == table.Take && b.Weight > 0 {
-			in = append(in, maglev.Backend{ID: b.ID, Slot: b.Slot, Weight: b.Weight})
+func fillServers6(backends []bpf.PlaneBackend6, multiplier uint64) ([]bpf.PlaneServer6Bucket, bool) {
+	buckets := make([]bpf.PlaneServer6Bucket, serverBuckets)
+	for slot, b := range backends {
+		if b.Address.Hi|b.Address.Lo == 0 {
+			continue
 		}
+		bucket := &buckets[(b.Address.Hi*0x9e3779b97f4a7c15^b.Address.Lo)*multiplier>>55]
+		way := 0
+		for way < serverWays && bucket.Way[way].Slot != 0 {
+			way++
+		}
+		if way == serverWays {
+			return nil, false
+		}
+		bucket.Way[way].Address, bucket.Way[way].Slot = b.Address, uint64(slot)
 	}
-	return in
+	return buckets, true
 }
 
 // writePools writes the Maglev tables. A pool without a VIP is never read and
 // keeps what it holds.
 func (t *tables) writePools(s *table.Set, half uint32) error {
 	for _, v := range s.VIPs {
-		if !v.Addr.Is4() {
-			continue
-		}
-		places := maglev.Build(s.HashKey, s.TableSize, pool(s, v.Index, table.IKE))
-		packed := make([]bpf.PlaneMaglevChunk, (len(places)+chunkPlaces-1)/chunkPlaces)
-		for i, slot := range places {
-			packed[i/chunkPlaces].Slot[i%chunkPlaces] = uint16(slot)
-		}
-		first := (half*pools + uint32(v.Index)*table.Classes + uint32(table.IKE) - 1) * chunks
-		if err := putAll(t.coll.Maps["maglev"], first, packed); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// writeNotReturn makes the trie's half hold exactly the set's prefixes, its VIPs
-// and its backends.
-func (t *tables) writeNotReturn(s *table.Set, half uint32) error {
-	m := t.coll.Maps["not_return"]
-	want := make(map[bpf.PlaneNotReturnKey]bool)
-	add := func(p netip.Prefix) {
-		if p.Addr().Is4() {
-			p = p.Masked()
-			want[bpf.PlaneNotReturnKey{Prefixlen: 32 + uint32(p.Bits()), Selector: half, Address: word(p.Addr())}] = true
-		}
-	}
-	for _, p := range s.NotReturn {
-		add(p)
-	}
-	for _, v := range s.VIPs {
-		add(netip.PrefixFrom(v.Addr, v.Addr.BitLen()))
-	}
-	for _, b := range s.Backends {
-		add(netip.PrefixFrom(b.Addr, b.Addr.BitLen()))
-	}
-	var stale []bpf.PlaneNotReturnKey
-	var key bpf.PlaneNotReturnKey
-	var one uint32
-	walk := m.Iterate()
-	for walk.Next(&key, &one) {
-		if key.Selector != half {
-			continue
-		}
-		if want[key] {
-			delete(want, key)
-		} else {
-			stale = append(stale, key)
-		}
-	}
-	if err := walk.Err(); err != nil {
-		return fmt.Errorf("read prefixes that are no clients': %w", err)
-	}
-	for _, k := range stale {
-		if err := m.Delete(&k); err != nil {
-			return fmt.Errorf("delete prefix that is no client's: %w", err)
-		}
-	}
-	for k := range want {
-		if err := m.Put(&k, uint32(1)); err != nil {
-			return fmt.Errorf("write prefix that is no client's: %w", err)
+		for class := table.Class(1); class <= table.Classes; class++ {
+			if class == table.TCP && !v.Passthrough {
+				continue
+			}
+			places := maglev.Build(s.HashKey, s.TableSize, model.Pool(s, v.Index, class))
+			packed := make([]bpf.PlaneMaglevChunk, (int(s.TableSize)+chunkPlaces-1)/chunkPlaces)
+			for i, slot := range places {
+				packed[i/chunkPlaces].Slot[i%chunkPlaces] = uint16(slot)
+			}
+			first := (half*pools + uint32(v.Index)*table.Classes + uint32(class) - 1) * chunks
+			if err := putAll(t.coll.Maps["maglev"], first, packed); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

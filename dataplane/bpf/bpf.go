@@ -6,5 +6,5 @@
 package bpf
 
 //go:generate go run ./reasons reasons.h
-//go:generate go tool bpf2go -cc clang-14 -target amd64,arm64 -cflags "-O2 -g -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter" -type control -type meta -type rules -type vip -type backend -type server_bucket -type maglev_chunk -type affinity4_key -type affinity -type pending_key -type pending -type not_return_key -type interface -type count -type return_count -type events -type next_hop -type fragment_key Plane vpnlb.bpf.c
+//go:generate go tool bpf2go -cc clang-14 -target amd64,arm64 -cflags "-O2 -g -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter" -type control -type meta -type rules -type vip -type vip6 -type backend -type backend6 -type server_bucket -type server6_bucket -type maglev_chunk -type bucket4 -type bucket6 -type client_key -type pending -type not_return_key -type not_return6_key -type places -type interface -type vlan_key -type count -type events -type next_hop -type slot_state -type fragment_key -type fragment6_key -type allowance -type trace_filter -type trace_event -type bench_plan -type in6 Plane vpnlb.bpf.c
 //go:generate go tool bpf2go -cc clang-14 -target amd64,arm64 -cflags "-O2 -g -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter" Clock clock.bpf.c

@@ -15,6 +15,13 @@ int jiffies(struct xdp_md *ctx)
 	return bpf_jiffies64();
 }
 
+/* A test run gives 32 bits. */
+SEC("xdp")
+int jiffies_high(struct xdp_md *ctx)
+{
+	return bpf_jiffies64() >> 32;
+}
+
 /* Apart, because it cannot be loaded where the kernel's configuration is not to
  * be read; then HZ is measured with the other one. */
 SEC("xdp")

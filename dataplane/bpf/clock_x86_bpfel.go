@@ -16,8 +16,9 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ClockProgConfigHz = "config_hz"
-	ClockProgJiffies  = "jiffies"
+	ClockProgConfigHz    = "config_hz"
+	ClockProgJiffies     = "jiffies"
+	ClockProgJiffiesHigh = "jiffies_high"
 )
 
 // LoadClock returns the embedded CollectionSpec for Clock.
@@ -62,8 +63,9 @@ type ClockSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ClockProgramSpecs struct {
-	ConfigHz *ebpf.ProgramSpec `ebpf:"config_hz"`
-	Jiffies  *ebpf.ProgramSpec `ebpf:"jiffies"`
+	ConfigHz    *ebpf.ProgramSpec `ebpf:"config_hz"`
+	Jiffies     *ebpf.ProgramSpec `ebpf:"jiffies"`
+	JiffiesHigh *ebpf.ProgramSpec `ebpf:"jiffies_high"`
 }
 
 // ClockMapSpecs contains maps before they are loaded into the kernel.
@@ -114,14 +116,16 @@ type ClockVariables struct {
 //
 // It can be passed to LoadClockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ClockPrograms struct {
-	ConfigHz *ebpf.Program `ebpf:"config_hz"`
-	Jiffies  *ebpf.Program `ebpf:"jiffies"`
+	ConfigHz    *ebpf.Program `ebpf:"config_hz"`
+	Jiffies     *ebpf.Program `ebpf:"jiffies"`
+	JiffiesHigh *ebpf.Program `ebpf:"jiffies_high"`
 }
 
 func (p *ClockPrograms) Close() error {
 	return _ClockClose(
 		p.ConfigHz,
 		p.Jiffies,
+		p.JiffiesHigh,
 	)
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Checksums, only ever by difference: RFC 1624, equation 3. */
+/* Checksums of what passes, only ever by difference: RFC 1624, equation 3. */
 #pragma once
 #include "parse.h"
 
@@ -19,12 +19,30 @@ static __always_inline __u16 csum_change(__u16 check, __u32 delta)
 	return ~csum_fold((__u16)~check + delta);
 }
 
-/* csum_is_partial tells whether a UDP checksum is only the sum of the
- * pseudo-header, left for a device to complete (Linux CHECKSUM_PARTIAL). */
-static __always_inline int csum_is_partial(const struct iphdr *ip, const struct udphdr *udp)
+static __always_inline __u32 csum_word(__u32 word)
 {
-	__u32 sum = (ip->saddr & 0xffff) + (ip->saddr >> 16) + (ip->daddr & 0xffff) + (ip->daddr >> 16);
+	return (word & 0xffff) + (word >> 16);
+}
 
-	sum += bpf_htons(IPPROTO_UDP) + udp->len;
-	return csum_fold(sum) == udp->check;
+static __always_inline __u32 csum_in6(__u64 hi, __u64 lo)
+{
+	return csum_word(hi) + csum_word(hi >> 32) + csum_word(lo) + csum_word(lo >> 32);
+}
+
+/* pseudo_sum is the sum of the pseudo-header, not complemented, of the packet at l3;
+ * rest is protocol and length, in network order, added up. Global, so that the
+ * verifier does not keep its paths apart. */
+__noinline __u32 pseudo_sum(struct xdp_md *ctx, __u32 l3, __u32 rest, __u32 six)
+{
+	struct packet p = {.data = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
+	struct ipv6hdr *ip6;
+	struct iphdr *ip;
+
+	if (six) {
+		ip6 = at(&p, l3, sizeof(*ip6));
+		return !ip6 ? 0 : csum_fold(rest + csum_in6(ip6->saddr[0], ip6->saddr[1]) +
+					    csum_in6(ip6->daddr[0], ip6->daddr[1]));
+	}
+	ip = at(&p, l3, sizeof(*ip));
+	return ip ? csum_fold(rest + csum_word(ip->saddr) + csum_word(ip->daddr)) : 0;
 }

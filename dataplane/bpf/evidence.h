@@ -1,15 +1,20 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What a server's packet proves, and whether user space must hear of it. */
+/* What packets prove about clients, and whether user space must hear of it. */
 #pragma once
-#include "select.h"
+#include "affinity.h"
 
 struct proof {
 	__u8 level; /* 0 = nothing proved */
 	__u8 opening;
 };
 
+static __always_inline int is_protected(const struct service *s)
+{
+	return s->first_payload == IKE_PAYLOAD_SK || s->first_payload == IKE_PAYLOAD_SKF;
+}
+
 /* prove reads a first or whole return packet. Never evidence: an IKE_SA_INIT
- * response (anyone gets one), an unprotected notify, a keepalive. */
+ * response (anyone gets one), an unprotected notify, a keepalive, a TCP handshake. */
 static __always_inline void prove(const struct service *s, struct proof *proof)
 {
 	int response = s->flags & IKE_FLAG_RESPONSE;
@@ -21,24 +26,19 @@ static __always_inline void prove(const struct service *s, struct proof *proof)
 			proof->level = CONFIRMED;
 		return;
 	}
-	if (s->kind != KIND_IKE || (s->first_payload != IKE_PAYLOAD_SK && s->first_payload != IKE_PAYLOAD_SKF))
+	if (s->kind == KIND_TCP) {
+		if (s->payload_bytes) {
+			proof->level = CONFIRMED;
+			proof->opening = 1;
+		}
+		return;
+	}
+	if (s->kind != KIND_IKE || !is_protected(s))
 		return;
 	proof->level = EARNED_SK;
 	if (s->exchange == IKE_AUTH && response && s->message_id >= 2)
 		proof->level = EARNED_AUTH;
 	proof->opening = response && (s->exchange == IKE_AUTH || s->exchange == IKE_INTERMEDIATE);
-}
-
-static __always_inline void count_return(__u32 slot, const struct proof *proof)
-{
-	struct return_count *c = bpf_map_lookup_elem(&returns, &slot);
-
-	if (!c)
-		return;
-	if (proof->level == CONFIRMED)
-		c->esp++;
-	else if (proof->level)
-		c->sk++;
 }
 
 /* grown: does a proof say something about this client that had does not? */
@@ -48,7 +48,7 @@ static __always_inline int grown(const struct pending *had, const struct pending
 }
 
 /* silenced: is this what user space does not want to hear for its time? */
-static __always_inline int silenced(struct pending_key *key, const struct pending *now, __u32 jiffies)
+static __always_inline int silenced(struct client_key *key, const struct pending *now, __u32 jiffies)
 {
 	const struct pending *s = bpf_map_lookup_elem(&silences, key);
 
@@ -57,7 +57,7 @@ static __always_inline int silenced(struct pending_key *key, const struct pendin
 
 /* tell_user writes the proof into pending, level-triggered: an element stays
  * until user space has answered it. Not inlined: it is the rare path. */
-static __noinline int tell_user(struct pending_key *key, struct pending *now, __u32 jiffies)
+__noinline int tell_user(struct client_key *key, struct pending *now, __u32 jiffies)
 {
 	__u32 zero = 0;
 	struct pending *had;
@@ -86,27 +86,76 @@ static __noinline int tell_user(struct pending_key *key, struct pending *now, __
 	return 0;
 }
 
-/* learn decides whether a proof changes what is recorded: insert, raise, or
- * replace a server that may not take openings, by the response to an opening. */
-static __always_inline void learn(struct flow *f, const struct record *r, const struct proof *proof, __u32 slot,
-				  const struct backend *b, __be32 client)
+/* learn decides whether a server's proof changes what is recorded: insert, raise,
+ * or replace a server that may not take openings, by the response to an opening. */
+static __always_inline void learn(struct flow *f, const struct record *r, const struct proof *proof,
+				  const struct side *from, const int six)
 {
-	struct pending_key key = {.client = {[10] = 0xff, [11] = 0xff}, .class = CLASS_IKE};
-	struct pending now = {.slot = slot, .level = proof->level, .opening = proof->opening};
-	__u8 stance = b->stance[CLASS_IKE - 1];
+	__u8 stance = stance_of(from, f->service.class);
+	struct scratch *room;
 
-	if (stance < STANCE_TAKE || stance > STANCE_LEAVE)
+	if (!known(stance) || f->dry)
 		return; /* a void server earns nothing */
-	if (r->entry) {
-		now.saw = r->slot;
-		if (r->slot == slot) {
+	if (r->slot) {
+		if (r->slot == f->slot) {
 			if (proof->level <= r->state)
 				return;
-		} else if (!proof->opening || r->stance != STANCE_LEAVE ||
-			   (stance != STANCE_TAKE && stance != STANCE_KEEP)) {
+		} else if (!proof->opening || r->stance != STANCE_LEAVE || !may_take(stance)) {
 			return;
 		}
 	}
-	__builtin_memcpy(&key.client[12], &client, 4);
-	tell_user(&key, &now, f->jiffies);
+	room = scratch_here();
+	if (!room)
+		return;
+	client_key(&f->client, f->service.class, &room->key, six);
+	room->now = (struct pending){.slot = f->slot, .saw = r->slot, .level = proof->level, .opening = proof->opening};
+	tell_user(&room->key, &room->now, f->jiffies);
+}
+
+/* sighted notes a client's packet and tells whether there was one of its kind
+ * already, between a tick and a minute ago. */
+__noinline int sighted(struct client_key *key, __u32 level, __u32 jiffies)
+{
+	__u32 *was, age;
+	int again = 0;
+
+	if (!key)
+		return 0;
+	key->level = level;
+	was = bpf_map_lookup_elem(&sightings, key);
+	age = was ? jiffies - *was : 60 * hz;
+	if (age < 60 * hz)
+		again = age >= 1U << tick_shift;
+	else
+		bpf_map_update_elem(&sightings, key, &jiffies, BPF_ANY);
+	key->level = 0;
+	return again;
+}
+
+/* learn_forward earns a record at a DSR server, whose replies nobody sees: by two
+ * packets, apart in time, that only a client with a finished key exchange has
+ * reason to send. They can be forged: budgets hold that down, and nothing is ever
+ * replaced. */
+static __always_inline void learn_forward(struct flow *f, const struct record *r, const struct side *to, const int six)
+{
+	struct service *s = &f->service;
+	struct scratch *room;
+	__u8 level = 0;
+
+	if (s->kind == KIND_IKE && s->responder && is_protected(s))
+		level = EARNED_SK;
+	else if (s->kind == KIND_ESP && r->slot == f->slot && (!s->on_4500 || s->payload_bytes >= ESP_PAYLOAD_MIN_BYTES))
+		level = CONFIRMED;
+	if (!level || f->dry || !known(stance_of(to, CLASS_IKE)))
+		return;
+	if (r->slot && (r->slot != f->slot || r->state >= level))
+		return;
+	room = scratch_here();
+	if (!room)
+		return;
+	client_key(&f->client, CLASS_IKE, &room->key, six);
+	if (!sighted(&room->key, level, f->jiffies))
+		return;
+	room->now = (struct pending){.slot = f->slot, .saw = r->slot, .level = level};
+	tell_user(&room->key, &room->now, f->jiffies);
 }

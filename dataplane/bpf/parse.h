@@ -1,21 +1,33 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* From bytes to what a packet is for us. Nothing here reads a map. */
+/* From bytes to what a packet is for us. Nothing here reads a map. Functions that
+ * take "six" are compiled twice, for IPv4 and for IPv6. */
 #pragma once
 #include "consts.h"
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 struct packet {
+	struct xdp_md *ctx;
 	void *data;
 	void *end;
-	struct iphdr *ip;
-	__u32 ip_bytes;  /* of the IP header */
-	__u32 l4_offset; /* from data */
-	__u32 l4_bytes;  /* what the IP total length says is there */
-	__u16 offset;    /* fragment offset, host order; 0 = first or whole */
-	__u8 fragment;   /* part of a fragmented datagram, the first too */
+	struct iphdr *ip;    /* either this */
+	struct ipv6hdr *ip6; /* or this */
+	__u32 l3;            /* offset of the IP header in the frame */
+	__u32 l4;            /* offset of what follows it and extension headers */
+	__u32 l4_bytes;      /* what the IP header says is there */
+	__u32 total;         /* bytes of the IP packet */
+	__u32 offset;        /* fragment offset, bytes; 0 = first or whole */
+	__be32 id;           /* of the datagram that it is a fragment of */
+	__u8 more;           /* fragments to come */
 	__u8 protocol;
+	__u8 broken; /* extension headers that cannot be read */
+	__u8 several; /* of its frame's buffers: only the first is looked at */
 };
+
+static __always_inline int is_fragment(const struct packet *p)
+{
+	return p->more || p->offset;
+}
 
 /* What a packet to or from a server's port turns out to be. */
 enum kind {
@@ -25,46 +37,151 @@ enum kind {
 	KIND_IKE,
 	KIND_ESP,       /* bare, or in UDP */
 	KIND_KEEPALIVE, /* RFC 3948 section 2.3 */
-	KIND_LATER,     /* non-first fragment of UDP or ESP */
+	KIND_TCP,
+	KIND_LATER,     /* non-first fragment of UDP, ESP or TCP */
 	KIND_ICMP_ERROR,
 };
 
 struct service {
 	__u32 kind;
-	__u16 payload_bytes; /* of UDP */
+	__u32 class;
+	__u32 payload_bytes; /* of UDP, or of TCP */
 	__u8 on_4500;
 	__u8 exchange;
 	__u8 flags;
 	__u8 first_payload;
+	__u8 responder; /* the responder's SPI is not 0 */
 	__u32 message_id;
+	__u32 quoted;    /* ICMP: offset of the quoted IP header in the frame */
+	__u32 quoted_l4; /* of what follows it there */
+	__u8 quoted_protocol;
+	__u8 quoted_later;
 };
 
-/* at gives len bytes at off, if they are inside the frame. off must be known to
- * be below 64 KiB; the comparison stands here so that every access has one. */
+/* at gives len bytes at off, if they are inside the frame's first buffer and in
+ * its first 4 KiB; the comparison stands here so that every access has one. */
 static __always_inline void *at(const struct packet *p, __u32 off, __u32 len)
 {
-	void *start = p->data + (off & 0xfff);
+	void *start;
 
+	if (off > 0xfff)
+		return 0;
+	start = p->data + off;
 	return start + len > p->end ? 0 : start;
 }
 
-/* ip_lengths checks what the IP header says of itself against the frame and
- * fills in where the payload lies. False: they contradict. */
-static __always_inline int ip_lengths(struct packet *p)
+/* holds compares what the IP header says with the frame, which may go on in more
+ * buffers. */
+static __always_inline int holds(struct packet *p)
 {
-	__u32 total = bpf_ntohs(p->ip->tot_len);
-	__u32 frame = p->end - (void *)p->ip;
+	__u32 frame = p->end - p->data;
 
-	p->ip_bytes = p->ip->ihl * 4;
-	if (p->ip_bytes < sizeof(struct iphdr) || total < p->ip_bytes || total > frame)
+	if (p->l3 + p->total <= frame)
+		return 1;
+	p->several = 1;
+	return p->l3 + p->total <= bpf_xdp_get_buff_len(p->ctx);
+}
+
+/* ip4_lengths checks what the IP header says of itself against the frame and
+ * fills in where the payload lies. False: they contradict. */
+static __always_inline int ip4_lengths(struct packet *p)
+{
+	__u32 header = p->ip->ihl * 4;
+
+	p->total = bpf_ntohs(p->ip->tot_len);
+	if (header < sizeof(struct iphdr) || p->total < header || !holds(p))
 		return 0;
-	p->l4_offset = sizeof(struct ethhdr) + p->ip_bytes;
-	p->l4_bytes = total - p->ip_bytes;
+	p->l4 = p->l3 + header;
+	p->l4_bytes = p->total - header;
 	return 1;
 }
 
-/* ike_header reads the header at off, RFC 7296 section 3.1: exchange type at
- * 18, message ID at 20, next payload at 16, version at 17. */
+/* What ip6_walk gives, lowest bit first: offset of what follows the headers 12,
+ * fragment header's offset 12 (0 = none), protocol 8, broken 1. */
+#define WALK_L4(w) ((__u32)(w) & 0xfff)
+#define WALK_FRAGMENT(w) ((__u32)((w) >> 12) & 0xfff)
+#define WALK_PROTOCOL(w) ((__u32)((w) >> 24) & 0xff)
+#define WALK_BROKEN (1ULL << 32)
+
+static __always_inline int is_extension(__u32 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_DSTOPTS || next == IPPROTO_FRAGMENT;
+}
+
+/* ip6_walk goes over the extension headers, RFC 8200 section 4, from off, which the
+ * packet ends before end. Broken: there are too many, or they do not fit in. A
+ * global function, so that the verifier walks once and not on every path. */
+__noinline __u64 ip6_walk(struct xdp_md *ctx, __u32 off, __u32 end, __u32 next)
+{
+	struct packet p = {.data = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
+	__u32 bytes, fragment = 0;
+	__u8 *h;
+
+	for (int i = 0; i < IP6_HEADERS && is_extension(next); i++) {
+		h = at(&p, off, 8);
+		if (!h || off + 8 > end)
+			return WALK_BROKEN;
+		bytes = 8;
+		if (next == IPPROTO_FRAGMENT) {
+			if (fragment)
+				return WALK_BROKEN;
+			fragment = off;
+		} else {
+			bytes = (h[1] + 1) * 8;
+		}
+		if (off + bytes > end || off + bytes > 0xfff)
+			return WALK_BROKEN;
+		next = h[0];
+		off += bytes;
+		if (fragment == off - 8 && *(__be16 *)(h + 2) & bpf_htons(IP6_OFFSET))
+			return off | fragment << 12 | (__u64)next << 24; /* the rest is in the first one */
+	}
+	return is_extension(next) ? WALK_BROKEN : off | fragment << 12 | (__u64)next << 24;
+}
+
+/* ip6_headers takes over what ip6_walk found. */
+static __always_inline void ip6_headers(struct packet *p)
+{
+	__u64 walk = ip6_walk(p->ctx, p->l4, p->l3 + p->total, p->protocol);
+	__u32 fragment = WALK_FRAGMENT(walk);
+	__be16 *h;
+
+	p->broken = walk & WALK_BROKEN ? 1 : 0;
+	if (p->broken)
+		return;
+	p->protocol = WALK_PROTOCOL(walk);
+	p->l4 = WALK_L4(walk);
+	p->l4_bytes = p->l3 + p->total - p->l4;
+	h = at(p, fragment, 8);
+	if (!fragment || !h)
+		return;
+	p->offset = bpf_ntohs(h[1]) & IP6_OFFSET;
+	p->more = bpf_ntohs(h[1]) & IP6_MF;
+	p->id = *(__be32 *)(h + 2);
+}
+
+/* ip6_lengths is ip4_lengths, and walks the extension headers. */
+static __always_inline int ip6_lengths(struct packet *p)
+{
+	p->l4_bytes = bpf_ntohs(p->ip6->payload_len);
+	p->total = sizeof(struct ipv6hdr) + p->l4_bytes;
+	p->l4 = p->l3 + sizeof(struct ipv6hdr);
+	if (!holds(p))
+		return 0;
+	if (is_extension(p->protocol))
+		ip6_headers(p);
+	return 1;
+}
+
+/* fragment_contradicts tells a fragment that cannot be put together with others:
+ * RFC 791 section 3.2, RFC 8200 section 4.5. */
+static __always_inline int fragment_contradicts(const struct packet *p)
+{
+	return (p->more && p->l4_bytes % 8) || !p->l4_bytes || p->offset + p->l4_bytes > 65535;
+}
+
+/* ike_header reads the header at off, RFC 7296 section 3.1: responder's SPI at 8,
+ * next payload at 16, version at 17, exchange type at 18, message ID at 20. */
 static __always_inline void ike_header(const struct packet *p, struct service *s, __u32 off, __u32 left)
 {
 	__u8 *h = at(p, off, IKE_HEADER_BYTES);
@@ -78,16 +195,17 @@ static __always_inline void ike_header(const struct packet *p, struct service *s
 		s->kind = KIND_NOT_IKEV2;
 		return;
 	}
+	s->responder = *(__u64 *)(h + 8) != 0;
 	s->exchange = h[18];
 	s->flags = h[19];
-	s->message_id = (__u32)h[20] << 24 | (__u32)h[21] << 16 | (__u32)h[22] << 8 | h[23];
+	s->message_id = bpf_ntohl(*(__be32 *)(h + 20));
 	s->kind = KIND_IKE;
 }
 
 /* udp_payload classifies what follows the UDP header by the server's port. */
 static __always_inline void udp_payload(const struct packet *p, struct service *s, __be16 port)
 {
-	__u32 off = p->l4_offset + sizeof(struct udphdr);
+	__u32 off = p->l4 + sizeof(struct udphdr);
 	__u32 left = p->l4_bytes - sizeof(struct udphdr);
 	__u8 *first;
 
@@ -107,72 +225,69 @@ static __always_inline void udp_payload(const struct packet *p, struct service *
 		s->kind = KIND_MALFORMED;
 		return;
 	}
-	if (first[0] | first[1] | first[2] | first[3])
+	if (*(__u32 *)first)
 		s->kind = KIND_ESP;
 	else
 		ike_header(p, s, off + NON_ESP_MARKER_BYTES, left - NON_ESP_MARKER_BYTES);
 }
 
-/* icmp_quotes tells whether this is an ICMP error that quotes UDP of a service
- * port or ESP, sent by (source != 0) or to address. Ports that were not quoted
- * do not match. */
-static __always_inline int icmp_quotes(const struct packet *p, __be32 address, int source)
+static __always_inline int is_ike_port(__be16 port)
 {
-	__u8 *icmp = at(p, p->l4_offset, ICMP_HEADER_BYTES);
-	struct iphdr *quoted;
-	__be16 *ports;
-	__be16 port;
-	__u32 off = p->l4_offset + ICMP_HEADER_BYTES;
-
-	if (!icmp || p->l4_bytes < ICMP_HEADER_BYTES + sizeof(struct iphdr))
-		return 0;
-	if (icmp[0] != ICMP_DEST_UNREACH && icmp[0] != ICMP_TIME_EXCEEDED && icmp[0] != ICMP_PARAMETER_PROBLEM)
-		return 0;
-	quoted = at(p, off, sizeof(*quoted));
-	if (!quoted || quoted->version != 4 || quoted->ihl < 5)
-		return 0;
-	if ((source ? quoted->saddr : quoted->daddr) != address)
-		return 0;
-	if (quoted->protocol == IPPROTO_ESP)
-		return 1;
-	if (quoted->protocol != IPPROTO_UDP || quoted->frag_off & bpf_htons(IP_OFFSET))
-		return 0;
-	off += quoted->ihl * 4;
-	ports = at(p, off, 4);
-	if (!ports || off + 4 > p->l4_offset + p->l4_bytes)
-		return 0;
-	port = source ? ports[0] : ports[1];
 	return port == bpf_htons(PORT_IKE) || port == bpf_htons(PORT_NAT_T);
 }
 
-/* classify says what a packet is, seen from the server's side: its port is the
+/* classify_udp and classify_tcp: seen from the server's side, its port is the
  * destination of what comes in and the source of what goes back. */
-static __always_inline void classify(const struct packet *p, struct service *s, int inbound)
+static __always_inline void classify_udp(const struct packet *p, struct service *s, int inbound)
 {
-	struct udphdr *udp;
+	struct udphdr *udp = at(p, p->l4, sizeof(*udp));
 	__be16 port;
 
-	s->kind = KIND_OTHER;
-	if (p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_ESP) {
-		if (p->protocol == IPPROTO_ICMP && !p->offset &&
-		    icmp_quotes(p, inbound ? p->ip->daddr : p->ip->saddr, inbound))
-			s->kind = KIND_ICMP_ERROR;
-		return;
-	}
-	if (p->offset) {
-		s->kind = KIND_LATER;
-		return;
-	}
-	if (p->protocol == IPPROTO_ESP) {
-		s->kind = KIND_ESP;
-		return;
-	}
-	udp = at(p, p->l4_offset, sizeof(*udp));
 	if (!udp || p->l4_bytes < sizeof(*udp)) {
 		s->kind = KIND_MALFORMED;
 		return;
 	}
 	port = inbound ? udp->dest : udp->source;
-	if (port == bpf_htons(PORT_IKE) || port == bpf_htons(PORT_NAT_T))
+	if (is_ike_port(port))
 		udp_payload(p, s, port);
+}
+
+static __always_inline void classify_tcp(const struct packet *p, struct service *s, int inbound)
+{
+	__u8 *tcp = at(p, p->l4, TCP_HEADER_BYTES);
+	__u32 header;
+
+	if (!tcp || p->l4_bytes < TCP_HEADER_BYTES) {
+		s->kind = KIND_MALFORMED;
+		return;
+	}
+	if (*(__be16 *)(tcp + (inbound ? 2 : 0)) != bpf_htons(PORT_SSTP))
+		return;
+	s->kind = KIND_TCP;
+	header = (tcp[12] >> 4) * 4;
+	if (header >= TCP_HEADER_BYTES && header < p->l4_bytes)
+		s->payload_bytes = p->l4_bytes - header;
+}
+
+/* classify says what a packet is. passthrough: TCP 443 is ours. ICMP errors are
+ * looked at by icmp.h. */
+static __always_inline void classify(const struct packet *p, struct service *s, int inbound, int passthrough)
+{
+	s->kind = KIND_OTHER;
+	s->class = p->protocol == IPPROTO_TCP ? CLASS_TCP : CLASS_IKE;
+	s->payload_bytes = 0;
+	if (p->broken)
+		s->kind = KIND_MALFORMED;
+	else if (p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_ESP && (p->protocol != IPPROTO_TCP || !passthrough))
+		return;
+	else if (is_fragment(p) && fragment_contradicts(p))
+		s->kind = KIND_MALFORMED;
+	else if (p->offset)
+		s->kind = KIND_LATER;
+	else if (p->protocol == IPPROTO_UDP)
+		classify_udp(p, s, inbound);
+	else if (p->protocol == IPPROTO_TCP)
+		classify_tcp(p, s, inbound);
+	else
+		s->kind = KIND_ESP;
 }

@@ -13,20 +13,10 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type PlaneAffinity struct {
-	_          structs.HostLayout
-	Slot       uint16
-	State      uint8
-	Unused     uint8
-	ClientTick uint16
-	ServerTick uint16
-}
-
-type PlaneAffinity4Key struct {
-	_      structs.HostLayout
-	Client uint32
-	Class  uint8
-	Unused [3]uint8
+type PlaneAllowance struct {
+	_     structs.HostLayout
+	Since uint64
+	Used  uint64
 }
 
 type PlaneBackend struct {
@@ -37,7 +27,51 @@ type PlaneBackend struct {
 	ReturnDelta  uint32
 	Vip          uint8
 	Stance       [2]uint8
-	Unused       [5]uint8
+	Flags        uint8
+	Unused       [4]uint8
+}
+
+type PlaneBackend6 struct {
+	_            structs.HostLayout
+	Address      PlaneIn6
+	VipAddress   PlaneIn6
+	Mask         PlaneIn6
+	InboundDelta uint32
+	ReturnDelta  uint32
+	Vip          uint8
+	Stance       [2]uint8
+	Flags        uint8
+	Unused       [4]uint8
+}
+
+type PlaneBenchPlan struct {
+	_        structs.HostLayout
+	Clients  uint32
+	ClientAt uint32
+	Mode     uint32
+	Seed     uint32
+	Head     [12]uint64
+}
+
+type PlaneBucket4 struct {
+	_        structs.HostLayout
+	Word     [7]uint64
+	Overflow uint64
+}
+
+type PlaneBucket6 struct {
+	_        structs.HostLayout
+	Word     [5]uint64
+	Overflow uint64
+	Key      [5]PlaneIn6
+}
+
+type PlaneClientKey struct {
+	_      structs.HostLayout
+	Client [16]uint8
+	Class  uint8
+	Level  uint8
+	Unused [6]uint8
 }
 
 type PlaneControl struct {
@@ -45,7 +79,7 @@ type PlaneControl struct {
 	Selector      uint32
 	NextHopSerial uint32
 	PendingSerial uint32
-	Unused        uint32
+	Tracing       uint32
 }
 
 type PlaneCount struct {
@@ -60,6 +94,17 @@ type PlaneEvents struct {
 	PendingWritten  uint64
 	PendingFull     uint64
 	PartialRepaired uint64
+	AnswersWithheld uint64
+	TraceLost       uint64
+}
+
+type PlaneFragment6Key struct {
+	_           structs.HostLayout
+	Source      PlaneIn6
+	Destination PlaneIn6
+	Id          uint32
+	Protocol    uint8
+	Unused      [3]uint8
 }
 
 type PlaneFragmentKey struct {
@@ -71,6 +116,12 @@ type PlaneFragmentKey struct {
 	Unused      uint8
 }
 
+type PlaneIn6 struct {
+	_  structs.HostLayout
+	Hi uint64
+	Lo uint64
+}
+
 type PlaneInterface struct {
 	_       structs.HostLayout
 	Ifindex uint32
@@ -78,6 +129,9 @@ type PlaneInterface struct {
 	Mac     [6]uint8
 	Flags   uint8
 	Unused  uint8
+	Lower   uint32
+	Vlan    uint16
+	Unused2 uint16
 }
 
 type PlaneMaglevChunk struct {
@@ -86,28 +140,36 @@ type PlaneMaglevChunk struct {
 }
 
 type PlaneMeta struct {
-	_          structs.HostLayout
-	Schema     uint32
-	Unused     uint32
-	Index      uint64
-	Generation uint64
-	ClusterId  [16]uint8
+	_            structs.HostLayout
+	Schema       uint32
+	Unused       uint32
+	Index        uint64
+	Generation   uint64
+	ClusterId    [16]uint8
+	AffinitySeed uint64
 }
 
 type PlaneNextHop struct {
 	_           structs.HostLayout
 	Expires     uint64
 	Serial      uint32
-	Ifindex     uint32
-	Destination uint32
-	Source      uint32
 	Rules       uint32
+	Destination PlaneIn6
+	Ifindex     uint32
 	Mtu         uint16
+	Vlan        uint16
 	Dmac        [6]uint8
 	Smac        [6]uint8
 	Flags       uint8
-	Unused      uint8
-	_           [4]byte
+	Vip         uint8
+	Unused      [2]uint8
+}
+
+type PlaneNotReturn6Key struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Selector  uint32
+	Address   [16]uint8
 }
 
 type PlaneNotReturnKey struct {
@@ -128,29 +190,89 @@ type PlanePending struct {
 	Unused2    uint32
 }
 
-type PlanePendingKey struct {
-	_      structs.HostLayout
-	Client [16]uint8
-	Class  uint8
-	Unused [7]uint8
-}
-
-type PlaneReturnCount struct {
-	_   structs.HostLayout
-	Esp uint64
-	Sk  uint64
+type PlanePlaces struct {
+	_    structs.HostLayout
+	Word [1024]uint64
 }
 
 type PlaneRules struct {
-	_                structs.HostLayout
-	Seed             [2]uint64
-	Key1             uint64
-	Generation       uint64
-	Serial           uint32
-	TableSize        uint32
-	ServerMultiplier uint32
-	Vips             uint32
-	Vip              [16]PlaneVip
+	_                 structs.HostLayout
+	Seed              [2]uint64
+	ClassKey          [2]uint64
+	Key1              uint64
+	Generation        uint64
+	Server6Multiplier uint64
+	ServerMultiplier  uint32
+	Serial            uint32
+	TableSize         uint32
+	SourceLimit       uint32
+	Vips              uint32
+	Vips6             uint32
+	Vip               [16]PlaneVip
+	Vip6              [16]PlaneVip6
+}
+
+type PlaneScratch struct {
+	_     structs.HostLayout
+	Query struct {
+		_           structs.HostLayout
+		Family      uint8
+		L4Protocol  uint8
+		Sport       uint16
+		Dport       uint16
+		TotLen      uint16
+		Ifindex     uint32
+		Tos         uint32
+		Src         [4]uint32
+		Dst         [4]uint32
+		H_vlanProto uint16
+		H_vlanTCI   uint16
+		Smac        [6]uint8
+		Dmac        [6]uint8
+	}
+	Key    PlaneClientKey
+	Now    PlanePending
+	Answer struct {
+		_           structs.HostLayout
+		L3          uint32
+		Total       uint32
+		Mtu         uint32
+		Six         uint32
+		Source      PlaneIn6
+		Destination PlaneIn6
+	}
+	Relay struct {
+		_        structs.HostLayout
+		L4       uint32
+		End      uint32
+		Quoted   uint32
+		QuotedL4 uint32
+		Delta    uint32
+		Protocol uint8
+		Later    uint8
+		Source   uint8
+		Six      uint8
+		To       PlaneIn6
+	}
+	Fragment    PlaneFragmentKey
+	_           [4]byte
+	Fragment6   PlaneFragment6Key
+	Prefix      PlaneNotReturnKey
+	Prefix6     PlaneNotReturn6Key
+	Headers     [12]uint32
+	Link        [20]uint8
+	Source      [16]uint8
+	Destination [16]uint8
+	Quote       [512]uint8
+}
+
+type PlaneServer6Bucket struct {
+	_   structs.HostLayout
+	Way [4]struct {
+		_       structs.HostLayout
+		Address PlaneIn6
+		Slot    uint64
+	}
 }
 
 type PlaneServerBucket struct {
@@ -162,6 +284,36 @@ type PlaneServerBucket struct {
 	}
 }
 
+type PlaneSlotState struct {
+	_   structs.HostLayout
+	Hop PlaneNextHop
+	In  PlaneCount
+	Out PlaneCount
+	Esp uint64
+	Sk  uint64
+}
+
+type PlaneTraceEvent struct {
+	_       structs.HostLayout
+	Jiffies uint64
+	Ifindex uint32
+	Out     uint32
+	Bytes   uint16
+	Reason  uint8
+	Action  uint8
+	Slot    uint16
+	Head    [86]uint8
+	_       [4]byte
+}
+
+type PlaneTraceFilter struct {
+	_      structs.HostLayout
+	Client [16]uint8
+	Mask   [16]uint8
+	Until  uint64
+	Left   uint64
+}
+
 type PlaneVip struct {
 	_       structs.HostLayout
 	Address uint32
@@ -170,30 +322,68 @@ type PlaneVip struct {
 	Unused  uint16
 }
 
+type PlaneVip6 struct {
+	_       structs.HostLayout
+	Address PlaneIn6
+	Mask    PlaneIn6
+	Index   uint8
+	Flags   uint8
+	Unused  [6]uint8
+}
+
+type PlaneVlanKey struct {
+	_     structs.HostLayout
+	Lower uint32
+	Vlan  uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	PlaneMapAffinity4       = "affinity4"
-	PlaneMapBackends        = "backends"
-	PlaneMapCounters        = "counters"
-	PlaneMapEventCounters   = "event_counters"
-	PlaneMapFragments       = "fragments"
-	PlaneMapInterfaces      = "interfaces"
-	PlaneMapMaglev          = "maglev"
-	PlaneMapNextHopByClient = "next_hop_by_client"
-	PlaneMapNextHopBySlot   = "next_hop_by_slot"
-	PlaneMapNotReturn       = "not_return"
-	PlaneMapPendingProofs   = "pending_proofs"
-	PlaneMapPlaneControl    = "plane_control"
-	PlaneMapPlaneMeta       = "plane_meta"
-	PlaneMapPlaneRules      = "plane_rules"
-	PlaneMapReturns         = "returns"
-	PlaneMapServers         = "servers"
-	PlaneMapSilences        = "silences"
-	PlaneProgVpnlb          = "vpnlb"
-	PlaneVarNextHopJiffies  = "next_hop_jiffies"
-	PlaneVarTickShift       = "tick_shift"
+	PlaneMapAffinity4        = "affinity4"
+	PlaneMapAffinity6        = "affinity6"
+	PlaneMapAffinityStash    = "affinity_stash"
+	PlaneMapAnswers          = "answers"
+	PlaneMapBackends         = "backends"
+	PlaneMapBackends6        = "backends6"
+	PlaneMapBenchPlans       = "bench_plans"
+	PlaneMapBySlot           = "by_slot"
+	PlaneMapCounters         = "counters"
+	PlaneMapEventCounters    = "event_counters"
+	PlaneMapFragments        = "fragments"
+	PlaneMapFragments6       = "fragments6"
+	PlaneMapInterfaces       = "interfaces"
+	PlaneMapMaglev           = "maglev"
+	PlaneMapNextHopByClient  = "next_hop_by_client"
+	PlaneMapNextHopByVip     = "next_hop_by_vip"
+	PlaneMapNotReturn        = "not_return"
+	PlaneMapNotReturn6       = "not_return6"
+	PlaneMapNotReturnPlaces  = "not_return_places"
+	PlaneMapPendingProofs    = "pending_proofs"
+	PlaneMapPlaneControl     = "plane_control"
+	PlaneMapPlaneMeta        = "plane_meta"
+	PlaneMapPlaneRules       = "plane_rules"
+	PlaneMapRoutedPlaces     = "routed_places"
+	PlaneMapScratches        = "scratches"
+	PlaneMapServers          = "servers"
+	PlaneMapServers6         = "servers6"
+	PlaneMapSightings        = "sightings"
+	PlaneMapSilences         = "silences"
+	PlaneMapSources          = "sources"
+	PlaneMapTraceFilters     = "trace_filters"
+	PlaneMapTraceRing        = "trace_ring"
+	PlaneMapVlans            = "vlans"
+	PlaneProgVpnlb           = "vpnlb"
+	PlaneProgVpnlbBench      = "vpnlb_bench"
+	PlaneProgVpnlbCheck      = "vpnlb_check"
+	PlaneVarAffinitySeed     = "affinity_seed"
+	PlaneVarAnswersPerSecond = "answers_per_second"
+	PlaneVarBuckets4         = "buckets4"
+	PlaneVarBuckets6         = "buckets6"
+	PlaneVarHz               = "hz"
+	PlaneVarNextHopJiffies   = "next_hop_jiffies"
+	PlaneVarTickShift        = "tick_shift"
 )
 
 // LoadPlane returns the embedded CollectionSpec for Plane.
@@ -238,7 +428,9 @@ type PlaneSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PlaneProgramSpecs struct {
-	Vpnlb *ebpf.ProgramSpec `ebpf:"vpnlb"`
+	Vpnlb      *ebpf.ProgramSpec `ebpf:"vpnlb"`
+	VpnlbBench *ebpf.ProgramSpec `ebpf:"vpnlb_bench"`
+	VpnlbCheck *ebpf.ProgramSpec `ebpf:"vpnlb_check"`
 }
 
 // PlaneMapSpecs contains maps before they are loaded into the kernel.
@@ -246,30 +438,51 @@ type PlaneProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type PlaneMapSpecs struct {
 	Affinity4       *ebpf.MapSpec `ebpf:"affinity4"`
+	Affinity6       *ebpf.MapSpec `ebpf:"affinity6"`
+	AffinityStash   *ebpf.MapSpec `ebpf:"affinity_stash"`
+	Answers         *ebpf.MapSpec `ebpf:"answers"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Backends6       *ebpf.MapSpec `ebpf:"backends6"`
+	BenchPlans      *ebpf.MapSpec `ebpf:"bench_plans"`
+	BySlot          *ebpf.MapSpec `ebpf:"by_slot"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	EventCounters   *ebpf.MapSpec `ebpf:"event_counters"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	Fragments6      *ebpf.MapSpec `ebpf:"fragments6"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Maglev          *ebpf.MapSpec `ebpf:"maglev"`
 	NextHopByClient *ebpf.MapSpec `ebpf:"next_hop_by_client"`
-	NextHopBySlot   *ebpf.MapSpec `ebpf:"next_hop_by_slot"`
+	NextHopByVip    *ebpf.MapSpec `ebpf:"next_hop_by_vip"`
 	NotReturn       *ebpf.MapSpec `ebpf:"not_return"`
+	NotReturn6      *ebpf.MapSpec `ebpf:"not_return6"`
+	NotReturnPlaces *ebpf.MapSpec `ebpf:"not_return_places"`
 	PendingProofs   *ebpf.MapSpec `ebpf:"pending_proofs"`
 	PlaneControl    *ebpf.MapSpec `ebpf:"plane_control"`
 	PlaneMeta       *ebpf.MapSpec `ebpf:"plane_meta"`
 	PlaneRules      *ebpf.MapSpec `ebpf:"plane_rules"`
-	Returns         *ebpf.MapSpec `ebpf:"returns"`
+	RoutedPlaces    *ebpf.MapSpec `ebpf:"routed_places"`
+	Scratches       *ebpf.MapSpec `ebpf:"scratches"`
 	Servers         *ebpf.MapSpec `ebpf:"servers"`
+	Servers6        *ebpf.MapSpec `ebpf:"servers6"`
+	Sightings       *ebpf.MapSpec `ebpf:"sightings"`
 	Silences        *ebpf.MapSpec `ebpf:"silences"`
+	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	TraceFilters    *ebpf.MapSpec `ebpf:"trace_filters"`
+	TraceRing       *ebpf.MapSpec `ebpf:"trace_ring"`
+	Vlans           *ebpf.MapSpec `ebpf:"vlans"`
 }
 
 // PlaneVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PlaneVariableSpecs struct {
-	NextHopJiffies *ebpf.VariableSpec `ebpf:"next_hop_jiffies"`
-	TickShift      *ebpf.VariableSpec `ebpf:"tick_shift"`
+	AffinitySeed     *ebpf.VariableSpec `ebpf:"affinity_seed"`
+	AnswersPerSecond *ebpf.VariableSpec `ebpf:"answers_per_second"`
+	Buckets4         *ebpf.VariableSpec `ebpf:"buckets4"`
+	Buckets6         *ebpf.VariableSpec `ebpf:"buckets6"`
+	Hz               *ebpf.VariableSpec `ebpf:"hz"`
+	NextHopJiffies   *ebpf.VariableSpec `ebpf:"next_hop_jiffies"`
+	TickShift        *ebpf.VariableSpec `ebpf:"tick_shift"`
 }
 
 // PlaneObjects contains all objects after they have been loaded into the kernel.
@@ -293,43 +506,75 @@ func (o *PlaneObjects) Close() error {
 // It can be passed to LoadPlaneObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PlaneMaps struct {
 	Affinity4       *ebpf.Map `ebpf:"affinity4"`
+	Affinity6       *ebpf.Map `ebpf:"affinity6"`
+	AffinityStash   *ebpf.Map `ebpf:"affinity_stash"`
+	Answers         *ebpf.Map `ebpf:"answers"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	Backends6       *ebpf.Map `ebpf:"backends6"`
+	BenchPlans      *ebpf.Map `ebpf:"bench_plans"`
+	BySlot          *ebpf.Map `ebpf:"by_slot"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	EventCounters   *ebpf.Map `ebpf:"event_counters"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
+	Fragments6      *ebpf.Map `ebpf:"fragments6"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Maglev          *ebpf.Map `ebpf:"maglev"`
 	NextHopByClient *ebpf.Map `ebpf:"next_hop_by_client"`
-	NextHopBySlot   *ebpf.Map `ebpf:"next_hop_by_slot"`
+	NextHopByVip    *ebpf.Map `ebpf:"next_hop_by_vip"`
 	NotReturn       *ebpf.Map `ebpf:"not_return"`
+	NotReturn6      *ebpf.Map `ebpf:"not_return6"`
+	NotReturnPlaces *ebpf.Map `ebpf:"not_return_places"`
 	PendingProofs   *ebpf.Map `ebpf:"pending_proofs"`
 	PlaneControl    *ebpf.Map `ebpf:"plane_control"`
 	PlaneMeta       *ebpf.Map `ebpf:"plane_meta"`
 	PlaneRules      *ebpf.Map `ebpf:"plane_rules"`
-	Returns         *ebpf.Map `ebpf:"returns"`
+	RoutedPlaces    *ebpf.Map `ebpf:"routed_places"`
+	Scratches       *ebpf.Map `ebpf:"scratches"`
 	Servers         *ebpf.Map `ebpf:"servers"`
+	Servers6        *ebpf.Map `ebpf:"servers6"`
+	Sightings       *ebpf.Map `ebpf:"sightings"`
 	Silences        *ebpf.Map `ebpf:"silences"`
+	Sources         *ebpf.Map `ebpf:"sources"`
+	TraceFilters    *ebpf.Map `ebpf:"trace_filters"`
+	TraceRing       *ebpf.Map `ebpf:"trace_ring"`
+	Vlans           *ebpf.Map `ebpf:"vlans"`
 }
 
 func (m *PlaneMaps) Close() error {
 	return _PlaneClose(
 		m.Affinity4,
+		m.Affinity6,
+		m.AffinityStash,
+		m.Answers,
 		m.Backends,
+		m.Backends6,
+		m.BenchPlans,
+		m.BySlot,
 		m.Counters,
 		m.EventCounters,
 		m.Fragments,
+		m.Fragments6,
 		m.Interfaces,
 		m.Maglev,
 		m.NextHopByClient,
-		m.NextHopBySlot,
+		m.NextHopByVip,
 		m.NotReturn,
+		m.NotReturn6,
+		m.NotReturnPlaces,
 		m.PendingProofs,
 		m.PlaneControl,
 		m.PlaneMeta,
 		m.PlaneRules,
-		m.Returns,
+		m.RoutedPlaces,
+		m.Scratches,
 		m.Servers,
+		m.Servers6,
+		m.Sightings,
 		m.Silences,
+		m.Sources,
+		m.TraceFilters,
+		m.TraceRing,
+		m.Vlans,
 	)
 }
 
@@ -337,20 +582,29 @@ func (m *PlaneMaps) Close() error {
 //
 // It can be passed to LoadPlaneObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PlaneVariables struct {
-	NextHopJiffies *ebpf.Variable `ebpf:"next_hop_jiffies"`
-	TickShift      *ebpf.Variable `ebpf:"tick_shift"`
+	AffinitySeed     *ebpf.Variable `ebpf:"affinity_seed"`
+	AnswersPerSecond *ebpf.Variable `ebpf:"answers_per_second"`
+	Buckets4         *ebpf.Variable `ebpf:"buckets4"`
+	Buckets6         *ebpf.Variable `ebpf:"buckets6"`
+	Hz               *ebpf.Variable `ebpf:"hz"`
+	NextHopJiffies   *ebpf.Variable `ebpf:"next_hop_jiffies"`
+	TickShift        *ebpf.Variable `ebpf:"tick_shift"`
 }
 
 // PlanePrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadPlaneObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PlanePrograms struct {
-	Vpnlb *ebpf.Program `ebpf:"vpnlb"`
+	Vpnlb      *ebpf.Program `ebpf:"vpnlb"`
+	VpnlbBench *ebpf.Program `ebpf:"vpnlb_bench"`
+	VpnlbCheck *ebpf.Program `ebpf:"vpnlb_check"`
 }
 
 func (p *PlanePrograms) Close() error {
 	return _PlaneClose(
 		p.Vpnlb,
+		p.VpnlbBench,
+		p.VpnlbCheck,
 	)
 }
 

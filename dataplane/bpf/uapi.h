@@ -23,6 +23,7 @@ enum { /* enum bpf_map_type */
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
 enum { /* map flags */
@@ -62,11 +63,9 @@ struct bpf_fib_lookup {
 	__be16 dport;
 	__u16 tot_len; /* in: length to check; out: the route's MTU */
 	__u32 ifindex;
-	__u32 tos;
-	__be32 ipv4_src;
-	__u32 src_rest[3];
-	__be32 ipv4_dst;
-	__u32 dst_rest[3];
+	__u32 tos; /* IPv6: flow label and class */
+	__be32 src[4];
+	__be32 dst[4]; /* out: the router, where there is one */
 	__be16 h_vlan_proto;
 	__be16 h_vlan_TCI;
 	__u8 smac[6];
@@ -78,6 +77,11 @@ struct ethhdr {
 	__u8 h_source[6];
 	__be16 h_proto;
 } __attribute__((packed));
+
+struct vlanhdr {
+	__be16 tci;
+	__be16 proto;
+};
 
 struct iphdr {
 	__u8 ihl : 4, version : 4; /* little endian only, as the whole program */
@@ -92,6 +96,16 @@ struct iphdr {
 	__be32 daddr;
 };
 
+struct ipv6hdr {
+	__u8 priority : 4, version : 4;
+	__u8 flow[3];
+	__be16 payload_len;
+	__u8 nexthdr;
+	__u8 hop_limit;
+	__be64 saddr[2];
+	__be64 daddr[2];
+} __attribute__((packed));
+
 struct udphdr {
 	__be16 source;
 	__be16 dest;
@@ -102,3 +116,4 @@ struct udphdr {
 _Static_assert(sizeof(struct bpf_fib_lookup) == 64, "UAPI size");
 _Static_assert(sizeof(struct ethhdr) == 14, "UAPI size");
 _Static_assert(sizeof(struct iphdr) == 20, "UAPI size");
+_Static_assert(sizeof(struct ipv6hdr) == 40, "UAPI size");

@@ -65,7 +65,7 @@ func filled(t testing.TB, f Family, records, buckets, stash int, s spread) (*bed
 
 // A full table needs few second looks and a small part of a stash of 4096.
 func TestFillOfAMillion(t *testing.T) {
-	const records = 1_000_000
+	const records = 1_000_000 / slowdown
 	families(t, func(t *testing.T, f Family) {
 		for _, s := range spreads(f) {
 			b, o := filled(t, f, records, int(Buckets(records, f)), 1<<20, s)

@@ -255,7 +255,7 @@ func hammerKeys(f Family, n int) (keys []table.Key) {
 	return keys
 }
 
-const hammerWrites = 300_000
+const hammerWrites = 300_000 / slowdown
 
 func TestHammer(t *testing.T) {
 	families(t, func(t *testing.T, f Family) {
@@ -272,7 +272,7 @@ func TestHammer(t *testing.T) {
 // keep apart.
 func TestHammerEqualTags(t *testing.T) {
 	var keys []table.Key
-	for _, k := range hammerKeys(IPv6, 60) {
+	for _, k := range hammerKeys(IPv6, 24) {
 		if k.Class == table.TCP {
 			continue
 		}
@@ -282,7 +282,7 @@ func TestHammerEqualTags(t *testing.T) {
 		binary.LittleEndian.PutUint64(twin.Client[8:], sameTag(hash6(hi, lo, testSeed))^(x^x>>30)*mix1)
 		keys = append(keys, k, twin)
 	}
-	h := newHammer(t, IPv6, 6, keys, time.Now)
+	h := newHammer(t, IPv6, 2, keys, time.Now)
 	tags := map[uint64]bool{}
 	for _, k := range keys {
 		s, _ := h.tab.spotOf(k)
@@ -293,4 +293,35 @@ func TestHammerEqualTags(t *testing.T) {
 	}
 	end := time.Now().Add(3 * time.Second)
 	h.all(t, func(int) bool { return time.Now().Before(end) })
+}
+
+// A tick that the program stored is in the record until it stores another,
+// however often the server changes meanwhile.
+func TestTickIsKept(t *testing.T) {
+	families(t, func(t *testing.T, f Family) {
+		k := client(f, 1)
+		h := newHammer(t, f, 2, []table.Key{k}, time.Now)
+		if err := h.tab.Put(entry(k, 1)); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for n := 0; !h.done.Load(); n++ {
+				if err := h.tab.Put(entry(k, table.Slot(1+n%200))); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+		for n := range 2_000_000 / slowdown {
+			tick := Tick(uint64(n))
+			h.p.run(k, tick)
+			if r, ok, _ := h.tab.Lookup(k); !ok || r.Tick != tick || r.Heard {
+				t.Errorf("stored tick %d, found %+v, %v", tick, r, ok)
+				break
+			}
+		}
+		h.done.Store(true)
+		wg.Wait()
+	})
 }

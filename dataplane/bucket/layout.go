@@ -102,6 +102,15 @@ func Buckets(capacity uint32, f Family) uint32 {
 	return uint32(max(n, 2))
 }
 
+// Capacity is what a number of buckets is meant for: the inverse of Buckets.
+func Capacity(buckets uint32, f Family) uint32 {
+	perBucket := uint64(ways4 * fill4)
+	if f == IPv6 {
+		perBucket = ways6 * fill6
+	}
+	return uint32(uint64(buckets) * perBucket / 100)
+}
+
 // keyIndex gives where the key of an IPv6 word is.
 func keyIndex(at int) int {
 	way := at % stride6

@@ -22,8 +22,8 @@ var ErrFull = errors.New("affinity table is full")
 const GracePeriod = 100 * time.Millisecond
 
 // Stash is the small hash map for records that found no room in their two
-// buckets. Values are words as in the buckets. It is called by one goroutine
-// at a time, Lookup and Walk excepted.
+// buckets. Values are words as in the buckets. Put, Delete and Walk come one at
+// a time, Lookup beside them. The program may store ticks in a value at any time.
 type Stash interface {
 	// Lookup gives a key's word; false: there is none.
 	Lookup(table.Key) (uint64, bool, error)
@@ -31,7 +31,7 @@ type Stash interface {
 	Put(table.Key, uint64) error
 	// Delete removes a key; one that is not there is no error.
 	Delete(table.Key) error
-	// Walk calls for each element until false. The stash is not changed meanwhile.
+	// Walk calls for each element until false.
 	Walk(func(table.Key, uint64) bool) error
 }
 
@@ -61,10 +61,11 @@ type Table struct {
 }
 
 // New makes a table of mem, which holds buckets of the family, at least 2, and
-// stays the caller's. Records that are there are kept. seed must be the one they
-// were written with: where most of them are not in their place, New changes
-// nothing and gives an error. Otherwise it mends what a writer that died left
-// behind, and clears words that no lookup finds. now is the monotonic time.
+// stays the caller's; it must stay mapped while the table is used. Records that
+// are there are kept. seed must be the one they were written with: where most of
+// them are not in their place, New changes nothing and gives an error. Otherwise
+// it mends what a writer that died left behind, and clears words that no look-up
+// finds. now is monotonic, time.Now but for tests.
 func New(mem []byte, family Family, seed uint64, stash Stash, now func() time.Time) (*Table, error) {
 	if family != IPv4 && family != IPv6 {
 		return nil, fmt.Errorf("open affinity table: family %d is none", family)

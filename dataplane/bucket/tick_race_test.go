@@ -7,6 +7,9 @@ import (
 	"unsafe"
 )
 
+// slowdown divides the size of the long tests.
+const slowdown = 10
+
 // storeTick stands in for the 16-bit store, which the race detector cannot tell
 // from a race: it swaps the upper 32 bits and changes 16 of them.
 func storeTick(word *uint64, half uint16) {

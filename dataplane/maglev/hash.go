@@ -43,6 +43,11 @@ func Seed(key [16]byte, class table.Class) uint64 {
 	return mix(binary.LittleEndian.Uint64(key[0:8]) ^ uint64(class)*classMul)
 }
 
+// ClassKey is what the first word of every IPv6 client is mixed with in a class.
+func ClassKey(key [16]byte, class table.Class) uint64 {
+	return binary.LittleEndian.Uint64(key[0:8]) ^ uint64(class)*classMul
+}
+
 // Hash4 is Hash of an IPv4 client, in the two steps the packet program takes.
 func Hash4(key [16]byte, seed uint64, addr [4]byte) uint64 {
 	w1 := uint64(binary.LittleEndian.Uint32(addr[:]))<<32 | mappedLow

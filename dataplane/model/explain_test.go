@@ -84,11 +84,12 @@ func TestFromSetReportsEveryFault(t *testing.T) {
 	set.Backends[2].VIP = 9
 	set.Backends[3].Addr = set.Backends[0].Addr
 	set.VIPs[1].Index = 0
+	set.VIPs = append(set.VIPs, table.VIP{Index: 7, Addr: netip.MustParseAddr("2001:db8::1")})
 	_, err := model.FromSet(set, model.Env{})
 	if err == nil {
 		t.Fatal("a bad set was taken")
 	}
-	for _, words := range []string{"250", "slot 1", "vip 9", "address is taken", "named twice"} {
+	for _, words := range []string{"250", "slot 1", "vip 9", "address is taken", "named twice", "client bits 0"} {
 		if !strings.Contains(err.Error(), words) {
 			t.Errorf("%v: lacks %q", err, words)
 		}

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The affinity table, read. Package bucket has the layout, the writer and the
+ * argument why the two may run at once; DESIGN.md has the reasons. */
+#pragma once
+#include "select.h"
+
+#define WORD_SLOT(w) ((__u32)((w) >> 32) & 0xff)
+#define WORD_STATE(w) ((__u32)((w) >> 40) & 3)
+#define WORD_CLASS(w) (((__u32)((w) >> 42) & 1) + 1)
+#define WORD_SEEN(w) ((__u16)((w) >> 48))
+#define HEARD 0x8000
+
+/* The functions below are global: the verifier looks at each once, by itself, and
+ * not again on every path of the program. They give the record's word, as one load
+ * saw it, or 0; tick is stored into it if it is not 0 (tick and HEARD: 16 bits, so
+ * that nothing that user space changes at the same time is undone). */
+
+static __always_inline int is_record(__u64 word, __u32 match, __u32 class)
+{
+	return (__u32)word == match && WORD_SLOT(word) && WORD_CLASS(word) == class;
+}
+
+#define WAY4(i)                                                              \
+	do {                                                                 \
+		word = *(volatile __u64 *)&b->word[i];                       \
+		if (is_record(word, client, class)) {                        \
+			if (tick)                                            \
+				((__u16 *)&b->word[i])[3] = tick;            \
+			return word;                                         \
+		}                                                            \
+	} while (0)
+
+static __always_inline __u64 scan4(struct bucket4 *b, __be32 client, __u32 class, __u16 tick)
+{
+	__u64 word;
+
+	WAY4(0);
+	WAY4(1);
+	WAY4(2);
+	WAY4(3);
+	WAY4(4);
+	WAY4(5);
+	WAY4(6);
+	return 0;
+}
+
+/* WAY6 compares the tag first: the key may be in the next cache line. A word is
+ * published after its key, and its way is left alone for a while after it was
+ * cleared, so a word and its key belong together. */
+#define WAY6(i)                                                              \
+	do {                                                                 \
+		word = *(volatile __u64 *)&b->word[i];                       \
+		if (is_record(word, tag, class) && b->key[i].hi == hi && b->key[i].lo == lo) { \
+			if (tick)                                            \
+				((__u16 *)&b->word[i])[3] = tick;            \
+			return word;                                         \
+		}                                                            \
+	} while (0)
+
+static __always_inline __u64 scan6(struct bucket6 *b, __u64 hi, __u64 lo, __u32 tag, __u32 class, __u16 tick)
+{
+	__u64 word;
+
+	WAY6(0);
+	WAY6(1);
+	WAY6(2);
+	WAY6(3);
+	WAY6(4);
+	return 0;
+}
+_Static_assert(WAYS4 == 7 && WAYS6 == 5, "written out above");
+
+static __always_inline __u32 second_choice(__u64 x, __u32 first, __u32 n)
+{
+	__u32 second = ((x & 0xffffffff) * n) >> 32;
+
+	if (second != first)
+		return second;
+	return (first ^ 1) < n ? first ^ 1 : first - 1;
+}
+
+static __always_inline __u64 stash_find(const struct client *c, __u32 match, __u32 class, __u16 tick, const int six)
+{
+	struct scratch *room = scratch_here();
+	__u64 *at, word;
+
+	if (!room)
+		return 0;
+	client_key(c, class, &room->key, six);
+	at = bpf_map_lookup_elem(&affinity_stash, &room->key);
+	if (!at)
+		return 0;
+	word = *(volatile __u64 *)at;
+	if (!is_record(word, match, class))
+		return 0; /* the element has just become another client's */
+	if (tick)
+		((__u16 *)at)[3] = tick;
+	return word;
+}
+
+__noinline __u64 find4(__u32 client, __u32 class, __u32 tick)
+{
+	struct client c = {.v4 = client};
+	__u64 x = mix((__u64)client ^ affinity_seed), word, overflow;
+	__u32 place = ((x >> 32) * buckets4) >> 32;
+	struct bucket4 *b = bpf_map_lookup_elem(&affinity4, &place);
+
+	if (!b)
+		return 0;
+	word = scan4(b, client, class, tick);
+	overflow = b->overflow;
+	if (word || !overflow)
+		return word;
+	if (overflow & 0xffff) {
+		place = second_choice(x, place, buckets4);
+		b = bpf_map_lookup_elem(&affinity4, &place);
+		word = b ? scan4(b, client, class, tick) : 0;
+	}
+	return word || !(overflow >> 16) ? word : stash_find(&c, client, class, tick, 0);
+}
+
+__noinline __u64 find6(__u64 hi, __u64 lo, __u32 class, __u32 tick)
+{
+	struct client c = {.v6 = {hi, lo}};
+	__u64 x = hi ^ affinity_seed, word, overflow;
+	struct bucket6 *b;
+	__u32 place, tag;
+
+	x ^= x >> 30;
+	x *= 0xbf58476d1ce4e5b9ULL;
+	x = mix(x ^ lo);
+	tag = (x * 0xbf58476d1ce4e5b9ULL) >> 32;
+	place = ((x >> 32) * buckets6) >> 32;
+	b = bpf_map_lookup_elem(&affinity6, &place);
+	if (!b)
+		return 0;
+	word = scan6(b, hi, lo, tag, class, tick);
+	overflow = b->overflow;
+	if (word || !overflow)
+		return word;
+	if (overflow & 0xffff) {
+		place = second_choice(x, place, buckets6);
+		b = bpf_map_lookup_elem(&affinity6, &place);
+		word = b ? scan6(b, hi, lo, tag, class, tick) : 0;
+	}
+	return word || !(overflow >> 16) ? word : stash_find(&c, tag, class, tick, 1);
+}
+
+static __always_inline __u64 find(const struct client *c, __u32 class, __u16 tick, const int six)
+{
+	return six ? find6(c->v6.hi, c->v6.lo, class, tick) : find4(c->v4, class, tick);
+}
+
+/* A record and what it is worth for a packet of its class. */
+struct record {
+	struct side server;
+	__u64 word;
+	__u32 slot; /* 0 = no record that counts */
+	__u8 state;
+	__u8 stance;
+};
+
+/* record_of finds the client's record. It counts only if it names a backend of
+ * the packet's VIP whose records are not void. */
+static __always_inline void record_of(struct flow *f, struct record *r, __u32 vip, __u32 class, const int six)
+{
+	__u32 slot;
+
+	r->slot = 0;
+	r->word = find(&f->client, class, 0, six);
+	if (!r->word)
+		return;
+	slot = WORD_SLOT(r->word);
+	if (!backend_at(f, slot, &r->server, six) || r->server.vip != vip)
+		return;
+	r->stance = stance_of(&r->server, class);
+	if (!known(r->stance))
+		return;
+	r->state = WORD_STATE(r->word);
+	r->slot = slot;
+}
+
+/* followed gives the server of the client's other class, where that may take this
+ * one, too: both protocols of a client meet on one server if they can. 0 = none. */
+static __always_inline __u32 followed(struct flow *f, __u32 vip, __u32 class, struct side *s, const int six)
+{
+	__u32 other = class == CLASS_TCP ? CLASS_IKE : CLASS_TCP, slot;
+	__u64 word = find(&f->client, other, 0, six);
+
+	if (!word)
+		return 0;
+	slot = WORD_SLOT(word);
+	if (!backend_at(f, slot, s, six) || s->vip != vip)
+		return 0;
+	if (!known(stance_of(s, other)) || !may_take(stance_of(s, class)))
+		return 0;
+	return class == CLASS_TCP && s->flags & DSR ? 0 : slot;
+}
+
+/* saw_client and saw_server store the tick where it is a new one: once in a tick. */
+static __always_inline void saw_client(struct flow *f, const struct record *r, const int six)
+{
+	__u16 seen = WORD_SEEN(r->word), tick = tick_of(f->jiffies);
+
+	if ((seen & ~HEARD) != tick && !f->dry)
+		find(&f->client, f->service.class, (seen & HEARD) | tick, six);
+}
+
+static __always_inline void saw_server(struct flow *f, const struct record *r, const int six)
+{
+	__u16 now = HEARD | tick_of(f->jiffies);
+
+	if (WORD_SEEN(r->word) != now && !f->dry)
+		find(&f->client, f->service.class, now, six);
+}
