@@ -1,190 +1,186 @@
 package forward
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"runtime"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
-// lane is client - node - server in three namespaces, the node forwarding.
-type lane struct {
-	t                    *testing.T
-	client, node, server netns.NsHandle
+var plans = []struct {
+	name string
+	plan
+}{{"ipv4", four}, {"ipv6", six}}
+
+func servers() []netip.Addr {
+	return []netip.Addr{netip.MustParseAddr(four.server), netip.MustParseAddr(six.server)}
 }
 
-const (
-	clientAddr = "192.0.2.2"
-	serverAddr = "198.51.100.101"
-	otherAddr  = "198.51.100.50" // on the server's host, but no server
-)
-
-func newLane(t *testing.T) *lane {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root: makes network namespaces")
-	}
-	l := &lane{t: t}
-	runtime.LockOSThread()
-	home, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, at := range []*netns.NsHandle{&l.client, &l.node, &l.server} {
-		if *at, err = netns.New(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := netns.Set(home); err != nil {
-		t.Fatal(err)
-	}
-	runtime.UnlockOSThread()
-	t.Cleanup(func() { l.client.Close(); l.node.Close(); l.server.Close() })
-	l.wire("vpnlbfw0", l.client, clientAddr+"/24", l.node, "out0", "192.0.2.1/24")
-	l.wire("vpnlbfw1", l.server, serverAddr+"/24", l.node, "in0", "198.51.100.1/24")
-	l.in(l.server, func() error {
-		link, err := netlink.LinkByName("vpnlbfw1")
-		if err != nil {
-			return err
-		}
-		addr, err := netlink.ParseAddr(otherAddr + "/24")
-		if err != nil {
-			return err
-		}
-		return netlink.AddrAdd(link, addr)
-	})
-	l.in(l.client, func() error { return defaultVia("192.0.2.1") })
-	l.in(l.server, func() error { return defaultVia("198.51.100.1") })
-	l.in(l.node, func() error {
-		// /proc/sys/net shows the namespace of the thread that opens it.
-		return os.WriteFile(filepath.Join("/proc/thread-self/root/proc/sys/net/ipv4", "ip_forward"), []byte("1"), 0)
-	})
-	return l
+// strict lets nothing to the servers but our own traffic.
+func strict() Policy {
+	return Policy{Outside: "out0", Inside: "in0", Servers: servers(),
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("198.51.100.48/29"), netip.MustParsePrefix("2001:db8:2::50/124")}}
 }
 
-func defaultVia(gw string) error {
-	return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gw)})
-}
-
-// in runs f on a thread in ns.
-func (l *lane) in(ns netns.NsHandle, f func() error) {
-	l.t.Helper()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // the thread ends with the goroutine
-		if err := netns.Set(ns); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	if err := <-done; err != nil {
-		l.t.Fatal(err)
+// toServer is what a client sends; own: what our own traffic may do, tcp: with
+// TCP, rest: everything else.
+func (p plan) toServer(own, tcp443, rest bool) []probe {
+	to := func(name string, proto byte, head []byte, later, want bool) probe {
+		return probe{name, datagram(p.family, p.client, p.server, proto, head, later), want}
 	}
-}
-
-func (l *lane) wire(a string, ans netns.NsHandle, aAddr string, bns netns.NsHandle, b, bAddr string) {
-	l.t.Helper()
-	l.in(bns, func() error {
-		pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: b}, PeerName: a, PeerNamespace: netlink.NsFd(ans)}
-		if err := netlink.LinkAdd(pair); err != nil {
-			return err
-		}
-		return up(b, bAddr)
-	})
-	l.in(ans, func() error { return up(a, aAddr) })
-}
-
-func up(name, addr string) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
+	out := []probe{
+		to("IKE", unix.IPPROTO_UDP, udp(500), false, own),
+		to("IKE behind NAT", unix.IPPROTO_UDP, udp(4500), false, own),
+		to("later fragment of UDP", unix.IPPROTO_UDP, udp(1), true, own),
+		to("ESP", unix.IPPROTO_ESP, []byte{0, 0, 0, 1, 0, 0, 0, 1}, false, own),
+		to("later fragment of ESP", unix.IPPROTO_ESP, nil, true, own),
+		to("TCP 443", unix.IPPROTO_TCP, tcp(443), false, tcp443),
+		to("later fragment of TCP", unix.IPPROTO_TCP, tcp(1), true, tcp443),
+		to("TCP 3389", unix.IPPROTO_TCP, tcp(3389), false, rest),
+		to("RADIUS", unix.IPPROTO_UDP, udp(1812), false, rest),
+		to("GRE", unix.IPPROTO_GRE, []byte{0, 0, 8, 0}, false, rest),
+		to("later fragment of GRE", unix.IPPROTO_GRE, []byte{0, 0, 8, 0}, true, rest),
+		to("echo request", p.icmp, icmp(echo(p.family), 0), false, rest),
 	}
-	a, err := netlink.ParseAddr(addr)
-	if err != nil {
-		return err
+	for _, kind := range p.icmpErrors {
+		out = append(out, to(fmt.Sprint("ICMP error ", kind), p.icmp, icmp(kind, 0), false, own))
 	}
-	return errors.Join(netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
+	return out
 }
 
-// passes sends datagrams from the client until one arrives, or gives up.
-func (l *lane) passes(to string, port int) bool {
-	l.t.Helper()
-	var in, out net.PacketConn
-	l.in(l.server, func() (err error) {
-		in, err = net.ListenPacket("udp4", fmt.Sprintf("%s:%d", to, port))
-		return err
-	})
-	defer in.Close()
-	l.in(l.client, func() (err error) {
-		out, err = net.ListenPacket("udp4", clientAddr+":0")
-		return err
-	})
-	defer out.Close()
-	dst := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(fmt.Sprintf("%s:%d", to, port)))
-	buf := make([]byte, 100)
-	for range 10 {
-		out.WriteTo([]byte("x"), dst) // an ICMP error of the one before may come back
-		in.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		if _, _, err := in.ReadFrom(buf); err == nil {
-			return true
-		}
+func echo(f family) byte {
+	if f.number == unix.NFPROTO_IPV4 {
+		return 8
 	}
-	return false
+	return 128
 }
 
-func (l *lane) mend(k *Keeper, p Policy) (changed bool) {
-	l.t.Helper()
-	l.in(l.node, func() (err error) { changed, err = k.Mend(p); return err })
-	return changed
+func (p plan) toOther(want bool) []probe {
+	return []probe{
+		{"DNS elsewhere", datagram(p.family, p.client, p.other, unix.IPPROTO_UDP, udp(53), false), want},
+		{"IKE elsewhere", datagram(p.family, p.client, p.other, unix.IPPROTO_UDP, udp(500), false), want},
+	}
 }
 
 func TestPolicy(t *testing.T) {
 	l := newLane(t)
-	expect := func(when, to string, port int, want bool) {
+	inside, outside := l.ear(l.server, serverArm), l.ear(l.client, clientArm)
+	var k Keeper
+	check := func(when string, own, tcp443, rest, other bool) {
 		t.Helper()
-		if got := l.passes(to, port); got != want {
-			t.Errorf("%s: %s port %d passes: %v, want %v", when, to, port, got, want)
+		for _, p := range plans {
+			last := datagram(p.family, p.client, p.server, unix.IPPROTO_UDP, udp(4500), false)
+			l.expect(when+", "+p.name, l.client, inside, last, append(p.toServer(own, tcp443, rest), p.toOther(other)...))
+			// The way back: replies carry the VIP, which is on lo of the node.
+			last = datagram(p.family, p.server, p.client, unix.IPPROTO_UDP, udp(4500), false)
+			l.expect(when+", back, "+p.name, l.server, outside, last, []probe{
+				{"a reply", datagram(p.family, p.vip, p.client, unix.IPPROTO_UDP, udp(4500), false), true},
+				{"ESP of a reply", datagram(p.family, p.vip, p.client, unix.IPPROTO_ESP, nil, false), true},
+				{"TCP of a reply", datagram(p.family, p.vip, p.client, unix.IPPROTO_TCP, tcp(12345), false), true},
+				{"a fragment of a reply", datagram(p.family, p.vip, p.client, unix.IPPROTO_UDP, udp(1), true), true},
+				{"an error", datagram(p.family, p.vip, p.client, p.icmp, icmp(p.icmpErrors[0], 0), false), true},
+				{"DNS of a server", datagram(p.family, p.server, p.client, unix.IPPROTO_UDP, udp(53), false), true},
+				{"of another host", datagram(p.family, p.other, p.client, unix.IPPROTO_TCP, tcp(80), false), true},
+			})
 		}
 	}
-	expect("without a policy", otherAddr, 53, true)
+	const yes, no = true, false
+	check("without a policy", yes, yes, yes, yes)
 
-	var k Keeper
-	p := Policy{Outside: "out0", Inside: "in0", Servers: []netip.Addr{netip.MustParseAddr(serverAddr)}}
+	p := Policy{Outside: "out0", Inside: "in0", Servers: servers()}
 	if !l.mend(&k, p) {
 		t.Error("the first Mend changed nothing")
 	}
 	if l.mend(&k, p) {
 		t.Error("the second Mend wrote again")
 	}
-	expect("default", serverAddr, 4500, true)
-	expect("default", serverAddr, 1812, true)
-	expect("default", otherAddr, 53, false)
+	check("default", yes, yes, yes, no)
 
-	p.Prefixes = []netip.Prefix{netip.MustParsePrefix("198.51.100.48/29")}
+	p = strict()
 	l.mend(&k, p)
-	expect("with prefixes", otherAddr, 53, true)
-	expect("with prefixes", serverAddr, 500, true)
-	expect("with prefixes", serverAddr, 1812, false)
+	check("with prefixes", yes, no, no, yes)
+	p.TCP = true
+	if !l.mend(&k, p) {
+		t.Error("TCP changed nothing")
+	}
+	check("with TCP", yes, yes, no, yes)
 
 	// Somebody removes the table: it comes back.
 	l.in(l.node, Remove)
-	expect("removed", serverAddr, 1812, true)
+	check("removed", yes, yes, yes, yes)
 	if !l.mend(&k, p) {
 		t.Error("a removed table was not written again")
 	}
-	expect("mended", serverAddr, 1812, false)
+	check("mended", yes, yes, no, yes)
 	l.in(l.node, Remove)
 	l.in(l.node, Remove) // twice is no error
+}
+
+// A family without a server or prefix gets nothing.
+func TestOneFamily(t *testing.T) {
+	l := newLane(t)
+	inside := l.ear(l.server, serverArm)
+	var k Keeper
+	for i, p := range plans {
+		policy := Policy{Outside: "out0", Inside: "in0", Servers: servers()[i : i+1], TCP: true}
+		l.mend(&k, policy)
+		last := datagram(p.family, p.client, p.server, unix.IPPROTO_UDP, udp(500), false)
+		l.expect("own family, "+p.name, l.client, inside, last, p.toServer(true, true, true))
+		none := plans[1-i].plan
+		l.expect("other family than "+p.name, l.client, inside, last, append(none.toServer(false, false, false), none.toOther(false)...))
+	}
+}
+
+// With one arm for both, a server is known by its address; and no redirect
+// teaches it a way around the cluster.
+func TestOneArmed(t *testing.T) {
+	l := newLane(t)
+	outside, inside := l.ear(l.client, clientArm), l.ear(l.server, serverArm)
+	var k Keeper
+	l.mend(&k, Policy{Outside: "in0", Inside: "in0", Servers: servers()})
+	for _, p := range plans {
+		last := datagram(p.family, p.server, p.client, unix.IPPROTO_UDP, udp(4500), false)
+		l.expect("one arm, "+p.name, l.server, outside, last, []probe{
+			{"DNS of a server", datagram(p.family, p.server, p.client, unix.IPPROTO_UDP, udp(53), false), true},
+			{"of another host", datagram(p.family, p.other, p.client, unix.IPPROTO_UDP, udp(53), false), false},
+		})
+	}
+	// A router on the servers' segment knows the way to two clients.
+	l.in(l.node, func() error {
+		link, err := netlink.LinkByName("in0")
+		if err != nil {
+			return err
+		}
+		router := net.ParseIP("fe80::fe")
+		if err := netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: router, State: netlink.NUD_PERMANENT,
+			HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 9, 9}}); err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: router,
+			Dst: &net.IPNet{IP: net.ParseIP("2001:db8:4::"), Mask: net.CIDRMask(64, 128)}})
+	})
+	redirected := func(to string) bool {
+		var heard [][]byte
+		for range 2 { // the redirect is sent before the packet goes on
+			p := datagram(ipv6, six.server, to, unix.IPPROTO_UDP, udp(53), false)
+			l.send(l.server, p)
+			heard = append(heard, inside.until(p.mark)...)
+		}
+		for _, h := range heard {
+			if len(h) > 40 && h[6] == unix.IPPROTO_ICMPV6 && h[40] == 137 {
+				return true
+			}
+		}
+		return false
+	}
+	if redirected("2001:db8:4::1") {
+		t.Error("a redirect was sent")
+	}
+	l.in(l.node, Remove)
+	if !redirected("2001:db8:4::2") {
+		t.Error("the kernel sends no redirect by itself: the rule can go")
+	}
 }

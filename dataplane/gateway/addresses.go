@@ -11,10 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// marks tell the Keeper's addresses from an administrator's: a /32 that is
-// deprecated (never chosen as a source) and has no prefix route (a /32 has none
-// anyway). The marks lie in the kernel, so that a restarted daemon finds them.
-const marks = unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_DEPRECATED
+// Marks tell the Keeper's addresses from an administrator's: a /32 or /128 that
+// is deprecated and has no prefix route (one so long has none anyway); in IPv6
+// also without duplicate address detection, which would keep the address from
+// answering for a second, or for ever while the old owner still has it. The marks
+// lie in the kernel, so that a restarted daemon finds them.
+const (
+	marks4 = unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_DEPRECATED
+	marks6 = marks4 | unix.IFA_F_NODAD
+)
 
 // KernelAddresses keeps gateway addresses on the inside interface and VIPs on lo,
 // by netlink, in the network namespace of the thread that opened it.
@@ -38,45 +43,64 @@ func (k *KernelAddresses) Close() { k.handle.Close() }
 
 // Ours lists the marked addresses.
 func (k *KernelAddresses) Ours() (gateways, vips []netip.Addr, err error) {
-	if gateways, err = k.marked(k.inside); err != nil {
+	if gateways, _, err = k.list(k.inside); err != nil {
 		return nil, nil, err
 	}
-	vips, err = k.marked("lo")
+	vips, _, err = k.list("lo")
 	return gateways, vips, err
 }
 
-func (k *KernelAddresses) marked(name string) ([]netip.Addr, error) {
+// Inside lists the subnets of the inside interface: those of its addresses that
+// are not ours. IPv6 link-local addresses, which every segment has, are left out.
+func (k *KernelAddresses) Inside() ([]netip.Prefix, error) {
+	_, subnets, err := k.list(k.inside)
+	return subnets, err
+}
+
+// list sorts the addresses of an interface into ours and the subnets of the others.
+func (k *KernelAddresses) list(name string) (ours []netip.Addr, subnets []netip.Prefix, err error) {
 	link, err := k.handle.LinkByName(name)
 	if err != nil {
-		return nil, fmt.Errorf("find interface %s: %w", name, err)
+		return nil, nil, fmt.Errorf("find interface %s: %w", name, err)
 	}
-	list, err := k.handle.AddrList(link, unix.AF_INET)
+	list, err := k.handle.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
-		return nil, fmt.Errorf("list addresses of %s: %w", name, err)
+		return nil, nil, fmt.Errorf("list addresses of %s: %w", name, err)
 	}
-	var out []netip.Addr
 	for _, a := range list {
+		addr, ok := netip.AddrFromSlice(a.IP)
+		if !ok {
+			continue
+		}
+		addr = addr.Unmap()
+		marks := marks4
+		if addr.Is6() {
+			marks = marks6
+		}
 		ones, _ := a.Mask.Size()
-		if addr, ok := netip.AddrFromSlice(a.IP.To4()); ok && ones == 32 && a.Flags&marks == marks {
-			out = append(out, addr)
+		switch {
+		case ones == addr.BitLen() && a.Flags&marks == marks:
+			ours = append(ours, addr)
+		case !addr.IsLinkLocalUnicast() || addr.Is4():
+			subnets = append(subnets, netip.PrefixFrom(addr, ones).Masked())
 		}
 	}
-	return out, nil
+	return ours, subnets, nil
 }
 
 func (k *KernelAddresses) entry(addr netip.Addr, vip bool) (netlink.Link, *netlink.Addr, error) {
-	if !addr.Is4() {
-		return nil, nil, fmt.Errorf("address %v: only IPv4 is kept", addr)
-	}
-	name := k.inside
+	name, flags := k.inside, unix.IFA_F_NOPREFIXROUTE
 	if vip {
 		name = "lo"
+	}
+	if addr.Is6() {
+		flags |= unix.IFA_F_NODAD
 	}
 	link, err := k.handle.LinkByName(name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("find interface %s: %w", name, err)
 	}
-	a := &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(32, 32)}, Flags: unix.IFA_F_NOPREFIXROUTE,
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())}, Flags: flags,
 		ValidLft: math.MaxUint32, PreferedLft: 0} // valid for ever, preferred never: deprecated
 	return link, a, nil
 }

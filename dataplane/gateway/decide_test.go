@@ -15,7 +15,9 @@ var (
 	other = state.NodeID{2}
 	third = state.NodeID{3}
 	gw    = netip.MustParseAddr("198.51.100.254")
+	gw6   = netip.MustParseAddr("2001:db8:1::fe")
 	vip   = netip.MustParseAddr("192.0.2.100")
+	vip6  = netip.MustParseAddr("2001:db8:1::100") // in the nodes' subnet
 )
 
 // first is an address for which self is first among self, other and third; last

@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"time"
-
-	"github.com/vpnlb/vpnlb/cluster/state"
 )
 
 // facts puts together what Decide looks at.
@@ -19,15 +17,10 @@ func (k *Keeper) facts(a *Agreement, gateways, vips []netip.Addr, now time.Time)
 	if !a.Unfit {
 		f.Live = append(f.Live, k.cfg.Self)
 	}
-	members := map[netip.Addr]state.NodeID{}
+	members := k.neighbours(a)
 	for _, p := range a.Peers {
 		if p.Live {
 			f.Live = append(f.Live, p.ID)
-		}
-		for _, addr := range p.Addrs {
-			if addr.Is4() {
-				members[addr] = p.ID
-			}
 		}
 	}
 	f.Live = sortedLive(f.Live)
@@ -78,38 +71,4 @@ func (k *Keeper) noteTime(a *Agreement, now time.Time) {
 			k.suspended = time.Time{}
 		}
 	}
-}
-
-// ask asks the segment what Decide will want to know.
-func (k *Keeper) ask(a *Agreement, f *Facts, now time.Time) {
-	keep := map[netip.Addr]bool{}
-	question := func(addr netip.Addr, every time.Duration) {
-		keep[addr] = true
-		if addr.Is4() && k.watch.due(addr, every, now) {
-			if err := k.segment.Ask(addr); err != nil {
-				k.deps.Log.Debug("ask for an address", "addr", addr, "err", err)
-				k.watch.of(addr).open = time.Time{} // not asked: silence proves nothing
-			}
-		}
-	}
-	for _, g := range f.Gateways {
-		every := askOther
-		switch {
-		case g.Held:
-			every = askHeld
-		case !f.Confirmed:
-			every = askUrgent
-		}
-		question(g.Addr, every)
-	}
-	for _, p := range a.Peers {
-		for _, addr := range p.Addrs {
-			every := askPeer
-			if s := k.watch.addrs[addr]; s != nil && !s.answered.IsZero() {
-				every = askPeerAgain
-			}
-			question(addr, every)
-		}
-	}
-	k.watch.forget(keep)
 }

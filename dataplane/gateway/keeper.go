@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -32,13 +33,15 @@ type Deps struct {
 	Agreement func() Agreement
 	Log       *slog.Logger // nil: the default
 	Addresses Addresses    // nil: the kernel's, opened by Run
-	Segment   Segment      // nil: ARP on the inside interface, opened by Run
+	Segment   Segment      // nil: ARP and Neighbour Discovery on the inside interface, opened by Run
 }
 
 // Addresses puts addresses on interfaces and takes them away.
 type Addresses interface {
 	// Ours lists the addresses that a Keeper put there, this one or one before.
 	Ours() (gateways, vips []netip.Addr, err error)
+	// Inside lists the subnets of the inside interface.
+	Inside() ([]netip.Prefix, error)
 	Add(addr netip.Addr, vip bool) error
 	Remove(addr netip.Addr, vip bool) error
 }
@@ -80,7 +83,9 @@ type Keeper struct {
 	// The rest is Run's alone.
 	addresses Addresses
 	segment   Segment
+	inside    []netip.Prefix // subnets of the inside interface
 	watch     *segmentWatch
+	credit    float64 // questions that may be asked now
 	announced map[netip.Addr]*announcement
 	claimed   map[netip.Addr]bool
 	reasons   map[netip.Addr]Reason // as logged last
@@ -130,7 +135,6 @@ func (k *Keeper) Run(ctx context.Context) error {
 	reading := make(chan error, 1)
 	go func() { reading <- k.segment.Run(ctx) }()
 	defer func() { cancel(); <-reading }()
-	k.watch.own = k.segment.MAC()
 	k.started = time.Now()
 	k.last = k.started
 	tick := time.NewTicker(pace)
@@ -175,15 +179,19 @@ func (k *Keeper) open() (done func(), err error) {
 		k.addresses, done = a, a.Close
 	}
 	if k.segment == nil {
-		s, err := OpenSegment(k.cfg.Inside)
+		s, err := OpenLAN(k.cfg.Inside)
 		if err != nil {
 			done()
 			return nil, err
 		}
 		k.segment = s
+		addresses := done
+		done = func() { s.Close(); addresses() }
 	}
-	// What was said and heard before was on another socket.
+	// What was said, asked and heard before was on another segment.
 	clear(k.announced)
+	k.watch, k.credit = newSegmentWatch(), questionBurst
+	k.watch.own = k.segment.MAC()
 	return done, nil
 }
 
@@ -202,6 +210,9 @@ func (k *Keeper) Status() Status { return *k.status.Load() }
 func (k *Keeper) step(now time.Time) {
 	a := k.deps.Agreement()
 	gateways, vips, err := k.addresses.Ours()
+	if err == nil {
+		err = k.lookInside()
+	}
 	if err != nil { // nothing is known of the interface: change nothing
 		k.status.Store(&Status{CaughtUp: a.CaughtUp, Err: err.Error(), Facts: k.Status().Facts, Plan: k.Status().Plan})
 		k.last = now
@@ -222,6 +233,21 @@ func (k *Keeper) step(now time.Time) {
 	k.last = now
 }
 
+// lookInside notices another subnet: questions that are open went out from the
+// old one, and prove nothing.
+func (k *Keeper) lookInside() error {
+	inside, err := k.addresses.Inside()
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(inside, netip.Prefix.Compare)
+	if inside = slices.Compact(inside); !slices.Equal(inside, k.inside) {
+		k.inside = inside
+		k.watch.forgetOpen()
+	}
+	return nil
+}
+
 // mend puts the plan into effect. Additions come first: two owners are harmless.
 func (k *Keeper) mend(p Plan, gateways, vips []netip.Addr, now time.Time) error {
 	errs := k.mendKind(p.VIPs, vips, true)
@@ -237,12 +263,18 @@ func (k *Keeper) mend(p Plan, gateways, vips []netip.Addr, now time.Time) error 
 			continue
 		}
 		said := k.announced[s.Addr]
-		if said == nil {
+		held := slices.Contains(gateways, s.Addr)
+		if said == nil || said.held && !held { // new here, or somebody took it away and it is put back
 			said = &announcement{since: now}
 			k.announced[s.Addr] = said
 		}
+		said.held = held
 		if said.due(now) {
-			errs = append(errs, k.segment.Announce(s.Addr))
+			if err := k.segment.Announce(s.Addr); err != nil {
+				errs = append(errs, err) // due again at the next step
+				continue
+			}
+			said.said(now)
 		}
 	}
 	k.forgetRemoved(p)

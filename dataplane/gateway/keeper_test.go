@@ -24,11 +24,14 @@ type segment struct {
 	answers   chan SegmentAnswer
 	gateways  []netip.Addr
 	vips      []netip.Addr
+	inside    []netip.Prefix
+	asked     map[netip.Addr][]time.Duration // since start
 	broken    error
 }
 
 func newSegment() *segment {
-	return &segment{own: [6]byte{2, 1}, holders: map[netip.Addr][6]byte{}, started: time.Now(), answers: make(chan SegmentAnswer, 16)}
+	return &segment{own: [6]byte{2, 1}, holders: map[netip.Addr][6]byte{}, asked: map[netip.Addr][]time.Duration{},
+		inside: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, started: time.Now(), answers: make(chan SegmentAnswer, 16)}
 }
 
 func (s *segment) MAC() [6]byte                  { return s.own }
@@ -46,6 +49,7 @@ func (s *segment) Announce(a netip.Addr) error {
 func (s *segment) Ask(a netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.asked[a] = append(s.asked[a], time.Since(s.started))
 	if mac, ok := s.holders[a]; ok {
 		s.answers <- SegmentAnswer{Addr: a, MAC: mac}
 	}
@@ -56,6 +60,12 @@ func (s *segment) Ours() (gateways, vips []netip.Addr, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.gateways), slices.Clone(s.vips), s.broken
+}
+
+func (s *segment) Inside() ([]netip.Prefix, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.inside), nil
 }
 
 func (s *segment) list(vip bool) *[]netip.Addr {
@@ -205,6 +215,26 @@ func TestStrangerIsLeftAlone(t *testing.T) {
 		w.wants(t, false, ForeignMAC)
 		if !w.step().Alarm || len(w.said()) != 0 {
 			t.Errorf("alarm %v, announced %v", w.step().Alarm, w.said())
+		}
+	})
+}
+
+// The same decision for IPv6, whose members are known by either family.
+func TestStrangerIsLeftAlone6(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		w := start(t, ctx, self)
+		w.change(func(w *world) { w.agreed.Gateways = []state.Gateway{{ID: 1, Addr: gw6, Owner: self}} })
+		w.set(gw6, [6]byte{2, 0xee})
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if s := w.step(); s.Reason != ForeignMAC || s.Hold || !s.Alarm || len(w.said()) != 0 {
+			t.Errorf("a stranger has it: %+v, announced %v", s, w.said())
+		}
+		w.set(gw6, [6]byte{2, 2})
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if s := w.step(); s.Reason != Owner || !s.Hold || s.Alarm || len(w.said()) == 0 {
+			t.Errorf("a member has it: %+v, announced %v", s, w.said())
 		}
 	})
 }

@@ -2,8 +2,8 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -19,8 +19,8 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/state"
 )
 
-// patience bounds every wait on the kernel.
-const patience = 10 * time.Second
+// patience bounds every wait on the kernel; longer than the announcements are apart.
+const patience = 15 * time.Second
 
 // in runs f in a namespace, on a thread that is thrown away afterwards.
 func in[T any](t *testing.T, ns netns.NsHandle, f func() (T, error)) T {
@@ -55,6 +55,13 @@ func lan(t *testing.T) (a, b netns.NsHandle) {
 		t.Skip("network namespaces need root")
 	}
 	a, b = newSpace(t, "a"), newSpace(t, "b")
+	cable(t, a, b)
+	return a, b
+}
+
+// cable lays it and numbers both ends.
+func cable(t *testing.T, a, b netns.NsHandle) {
+	t.Helper()
 	in(t, a, func() (any, error) {
 		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1"}, PeerName: "eth1", PeerNamespace: netlink.NsFd(b)}
 		return nil, netlink.LinkAdd(veth)
@@ -74,11 +81,17 @@ func lan(t *testing.T) (a, b netns.NsHandle) {
 			if err != nil {
 				return nil, err
 			}
-			addr := &net.IPNet{IP: net.IPv4(198, 51, 100, byte(1+i)), Mask: net.CIDRMask(24, 32)}
-			return nil, netlink.AddrAdd(link, &netlink.Addr{IPNet: addr})
+			return nil, number(link, i)
 		})
 	}
-	return a, b
+}
+
+// number gives an end of the cable its addresses: node i is .1 or ::1 and so on.
+func number(link netlink.Link, i int) error {
+	four := &net.IPNet{IP: net.IPv4(198, 51, 100, byte(1+i)), Mask: net.CIDRMask(24, 32)}
+	six := &net.IPNet{IP: net.ParseIP(fmt.Sprintf("2001:db8:1::%d", 1+i)), Mask: net.CIDRMask(64, 128)}
+	return errors.Join(netlink.AddrAdd(link, &netlink.Addr{IPNet: four}),
+		netlink.AddrAdd(link, &netlink.Addr{IPNet: six, Flags: unix.IFA_F_NODAD}))
 }
 
 func newSpace(t *testing.T, suffix string) netns.NsHandle {
@@ -126,7 +139,7 @@ func neighbour(t *testing.T, ns netns.NsHandle, addr netip.Addr) string {
 		if err != nil {
 			return "", err
 		}
-		list, err := netlink.NeighList(link.Attrs().Index, unix.AF_INET)
+		list, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
 		for _, n := range list {
 			if n.IP.Equal(addr.AsSlice()) {
 				return n.HardwareAddr.String(), err
@@ -174,84 +187,6 @@ func TestKernelAddresses(t *testing.T) {
 	}
 }
 
-// Two Keepers on one cable: the log's owner holds and announces, and when it moves
-// the server's neighbour entry follows.
-func TestKeepersHandOver(t *testing.T) {
-	a, b := lan(t)
-	macs := [2]string{}
-	for i, ns := range []netns.NsHandle{a, b} {
-		macs[i] = in(t, ns, func() (string, error) {
-			link, err := netlink.LinkByName("eth1")
-			if err != nil {
-				return "", err
-			}
-			return link.Attrs().HardwareAddr.String(), nil
-		})
-	}
-	ids := [2]state.NodeID{self, other}
-	addrs := [2]netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")}
-	owner := make(chan state.NodeID, 1) // holds the log's owner
-	owner <- self
-	now := func() state.NodeID { o := <-owner; owner <- o; return o }
-
-	ctx, cancel := context.WithCancel(context.Background())
-	var keepers [2]*Keeper
-	var kernels [2]*KernelAddresses
-	ended := make(chan error, 2)
-	for i, ns := range []netns.NsHandle{a, b} {
-		kernels[i] = in(t, ns, func() (*KernelAddresses, error) { return OpenAddresses("eth1") })
-		segment := in(t, ns, func() (*ARPSegment, error) { return OpenSegment("eth1") })
-		k, err := New(Config{Self: ids[i], Inside: "eth1"}, Deps{Log: slog.New(slog.DiscardHandler), Addresses: kernels[i], Segment: segment,
-			Agreement: func() Agreement {
-				return Agreement{CaughtUp: true, LeaderHeard: time.Now(), Gateways: []state.Gateway{{ID: 1, Addr: gw, Owner: now()}},
-					Peers: []Peer{{ID: ids[1-i], Addrs: addrs[1-i : 2-i], Live: true}}}
-			}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		keepers[i] = k
-		go func() { ended <- k.Run(ctx) }()
-	}
-	holds := func(i int) bool {
-		g, _, err := kernels[i].Ours()
-		return err == nil && slices.Contains(g, gw)
-	}
-	until(t, "the owner takes the gateway", func() bool { return holds(0) && !holds(1) })
-
-	// The other namespace plays a server, too: its kernel learns the gateway's MAC.
-	in(t, b, func() (any, error) {
-		c, err := net.Dial("udp4", netip.AddrPortFrom(gw, 9).String())
-		if err != nil {
-			return nil, err
-		}
-		defer c.Close()
-		_, err = c.Write([]byte("?"))
-		return nil, err
-	})
-	until(t, "the server learns the gateway's MAC", func() bool { return neighbour(t, b, gw) == macs[0] })
-	until(t, "the other node sees a member answer", func() bool {
-		g := keepers[1].Status().Facts.Gateways
-		return len(g) == 1 && g[0].Holder == HolderMember
-	})
-	<-owner
-	owner <- other
-	keepers[1].Kick()
-	until(t, "the gateway moves", func() bool { return !holds(0) && holds(1) })
-
-	cancel()
-	for range 2 {
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}
-	if !holds(1) {
-		t.Error("a stopped keeper took the gateway away")
-	}
-	for _, k := range kernels {
-		k.Close()
-	}
-}
-
 // A gratuitous announcement moves a neighbour entry that exists.
 func TestAnnouncementMovesTheEntry(t *testing.T) {
 	a, b := lan(t)
@@ -264,7 +199,7 @@ func TestAnnouncementMovesTheEntry(t *testing.T) {
 		return nil, netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: gw.AsSlice(), State: netlink.NUD_STALE,
 			HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 9, 9}})
 	})
-	s := in(t, a, func() (*ARPSegment, error) { return OpenSegment("eth1") })
+	s := in(t, a, func() (*ARPSegment, error) { return OpenARP("eth1") })
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
@@ -324,7 +259,7 @@ func TestParseARP(t *testing.T) {
 func TestSegmentNoticesItsInterface(t *testing.T) {
 	ns, _ := lan(t)
 	open := func() *ARPSegment {
-		return in(t, ns, func() (*ARPSegment, error) { return OpenSegment("eth1") })
+		return in(t, ns, func() (*ARPSegment, error) { return OpenARP("eth1") })
 	}
 	link := func() netlink.Link {
 		return in(t, ns, func() (netlink.Link, error) { return netlink.LinkByName("eth1") })

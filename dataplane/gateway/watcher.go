@@ -7,28 +7,31 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/state"
 )
 
-// Times of asking on the segment. Each question is one broadcast of 42 bytes.
 const (
-	askHeld      = 5 * time.Second        // own addresses: has somebody else one, too?
-	askOther     = 500 * time.Millisecond // others' addresses: does the owner answer?
-	askUrgent    = 200 * time.Millisecond // the same while there is no leader
-	askPeer      = 2 * time.Second        // members whose MAC is not known
-	askPeerAgain = 30 * time.Second       // members whose MAC is known: it may change
-	// answerFresh is how long an answer counts, three questions and a bit.
-	answerFresh = 1700 * time.Millisecond
+	// answerFresh is how long an answer counts at least, three questions of
+	// askOther and a bit; where questions are rarer, as many of those.
+	answerFresh     = 1700 * time.Millisecond
+	answerQuestions = 3.4
 	// silence is how long a question must be open to count as not answered.
 	silence = 300 * time.Millisecond
-	// peerPatience is how long an unknown MAC may still turn out a member's.
-	peerPatience = time.Second
+	// strangerPatience is how long at most a MAC may still turn out a member's.
+	strangerPatience = 10 * time.Second
 )
 
 // watched is what is known of one address on the segment.
 type watched struct {
 	mac      [6]byte
-	answered time.Time // zero: never
-	asked    time.Time // last question
+	answered time.Time     // zero: never
+	asked    time.Time     // last question
+	every    time.Duration // between questions, when the last one was asked
 	// open is the first question since the last answer; zero: none is open.
 	open time.Time
+	// misses counts questions that the next one found open.
+	misses int
+	// strange is since when a MAC answers that is no member's as far as known;
+	// zero: none does. foreign: the members were asked since, it is a stranger's.
+	strange time.Time
+	foreign bool
 }
 
 // segmentWatch remembers who answers for what. One goroutine.
@@ -55,29 +58,27 @@ func (w *segmentWatch) heard(a SegmentAnswer, now time.Time) {
 	if s == nil || a.MAC == w.own {
 		return
 	}
-	s.mac, s.answered, s.open = a.MAC, now, time.Time{}
+	s.mac, s.answered, s.open, s.misses = a.MAC, now, time.Time{}, 0
 }
 
-// due reports whether the address should be asked for again, and notes that it was.
-func (w *segmentWatch) due(a netip.Addr, every time.Duration, now time.Time) bool {
+// asked notes a question for the address, one of a row with the interval every.
+func (w *segmentWatch) asked(a netip.Addr, every time.Duration, now time.Time) {
 	s := w.of(a)
-	if now.Sub(s.asked) < every {
-		return false
-	}
-	if now.Sub(s.asked) > 2*askHeld { // a gap: what was open proves nothing
+	if now.Sub(s.asked) > 2*max(askHeld, s.every) { // a gap: what was open proves nothing
 		s.open = time.Time{}
 	}
-	s.asked = now
-	if s.open.IsZero() {
+	if !s.open.IsZero() {
+		s.misses++
+	} else {
 		s.open = now
 	}
-	return true
+	s.asked, s.every = now, every
 }
 
 // forgetOpen takes back all questions that were not answered yet.
 func (w *segmentWatch) forgetOpen() {
 	for _, s := range w.addrs {
-		s.open = time.Time{}
+		s.open, s.misses = time.Time{}, 0
 	}
 }
 
@@ -96,59 +97,57 @@ func (w *segmentWatch) holder(a netip.Addr, members map[netip.Addr]state.NodeID,
 	if s == nil {
 		return HolderUnknown, 0
 	}
-	if !s.answered.IsZero() && now.Sub(s.answered) < answerFresh {
-		return w.whose(s.mac, members, now), 0
+	fresh := max(answerFresh, time.Duration(answerQuestions*float64(s.every)))
+	if !s.answered.IsZero() && now.Sub(s.answered) < fresh {
+		return w.whose(s, members, now), 0
 	}
+	s.strange, s.foreign = time.Time{}, false
 	if s.open.IsZero() || now.Sub(s.open) < silence {
 		return HolderUnknown, 0
 	}
 	return HolderNobody, now.Sub(s.open)
 }
 
-// whose tells a member's MAC from a stranger's. While a member's own addresses
-// have not been asked for long enough, an unknown MAC may be its.
-func (w *segmentWatch) whose(mac [6]byte, members map[netip.Addr]state.NodeID, now time.Time) Holder {
-	patience := false
+// whose tells a member's MAC from a stranger's. A MAC that is not known may be
+// that of a member that was down, or has another card now: it is a stranger's
+// only when every member was asked since it was first seen.
+func (w *segmentWatch) whose(s *watched, members map[netip.Addr]state.NodeID, now time.Time) Holder {
 	for a := range members {
-		s := w.addrs[a]
-		switch {
-		case s == nil:
-			patience = true
-		case !s.answered.IsZero() && s.mac == mac:
+		if m := w.addrs[a]; m != nil && !m.answered.IsZero() && m.mac == s.mac {
+			s.strange, s.foreign = time.Time{}, false
 			return HolderMember
-		case s.answered.IsZero() && (s.open.IsZero() || now.Sub(s.open) < peerPatience):
-			patience = true
 		}
 	}
-	if patience {
-		return HolderUnknown
+	if s.strange.IsZero() {
+		s.strange = now
 	}
-	return HolderForeign
+	s.foreign = s.foreign || now.Sub(s.strange) >= strangerPatience || w.askedAll(members, s.strange, now)
+	if s.foreign {
+		return HolderForeign
+	}
+	return HolderUnknown
 }
 
-// announcement is the schedule of one address: as a burst, then steadily.
-type announcement struct {
-	since time.Time
-	sent  int
-	last  time.Time
-}
-
-// burst: the first announcement may be lost, or come before a switch has learned
-// the port. steady: for a server that was down, or a stale cache.
-var burst = [...]time.Duration{0, 200 * time.Millisecond, time.Second, 3 * time.Second}
-
-const steady = 10 * time.Second
-
-// due reports whether it is time, and notes that it was said.
-func (a *announcement) due(now time.Time) bool {
-	if a.sent < len(burst) {
-		if now.Sub(a.since) < burst[a.sent] {
+// askedAll: every member has answered since, or was asked since and had time to.
+func (w *segmentWatch) askedAll(members map[netip.Addr]state.NodeID, since, now time.Time) bool {
+	for a := range members {
+		m := w.addrs[a]
+		switch {
+		case m == nil || m.asked.Before(since):
+			return false
+		case m.answered.Before(m.asked) && now.Sub(m.asked) < silence:
 			return false
 		}
-	} else if now.Sub(a.last) < steady {
-		return false
 	}
-	a.sent++
-	a.last = now
 	return true
+}
+
+// suspicious: some MAC may be a member's that is not known yet.
+func (w *segmentWatch) suspicious() bool {
+	for _, s := range w.addrs {
+		if !s.strange.IsZero() && !s.foreign {
+			return true
+		}
+	}
+	return false
 }

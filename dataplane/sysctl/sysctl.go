@@ -15,12 +15,15 @@
 //     around the cluster.
 //   - arp_ignore, arp_announce: the VIP lies on lo of every node; none may answer
 //     for it, or use it as a source of ARP, where a node's subnet contains it.
+//
+// What IPv6 needs, and why, stands at [IPv6].
 package sysctl
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,11 +34,16 @@ import (
 // namespace sees the namespace's own below net.
 const Root = "/proc/sys"
 
+// Every stands in a key for each interface there is, "all" and "default" too.
+const Every = "*"
+
 // Setting is one wanted value.
 type Setting struct {
-	Key   string   // path below Root, "net/ipv4/conf/eth0/forwarding"
+	Key   string   // path below Root, "net/ipv4/conf/eth0/forwarding"; may hold Every
 	Value string   // to be written
 	Also  []string // other values that are as good and are left alone
+	// Spreads: the kernel writes what is written to "all" to every interface.
+	Spreads bool
 }
 
 // Wanted lists the settings for the given data interfaces, IPv4. "all" stands
@@ -73,22 +81,33 @@ func New(root, saved string, wanted []Setting) *Keeper {
 	return &Keeper{root: root, saved: saved, wanted: wanted}
 }
 
-// Mend writes every setting that is not as wanted and returns the keys it
-// changed. Whatever can be set is set; the error names all that cannot.
-// Level-triggered: call it again and again.
-func (k *Keeper) Mend() (changed []string, err error) {
+// Mend writes every setting that is not as wanted, those of New first and then
+// more, in order, and returns the keys it changed. Whatever can be set is set; the
+// error names all that cannot. Level-triggered: call it again and again.
+//
+// more is for what is not known when the Keeper is made: [IPv6], as soon as the
+// cluster has IPv6 addresses. What was set once stays so until Restore.
+func (k *Keeper) Mend(more ...Setting) (changed []string, err error) {
 	var errs []error
 	var wrong []Setting
 	found := make(map[string]string)
-	for _, s := range k.wanted {
+	for _, s := range k.each(slices.Concat(k.wanted, more)) {
 		now, err := k.read(s.Key)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		if now != s.Value && !slices.Contains(s.Also, now) {
-			found[s.Key] = now
-			wrong = append(wrong, s)
+		if now == s.Value || slices.Contains(s.Also, now) {
+			continue
+		}
+		found[s.Key] = now
+		wrong = append(wrong, s)
+		if s.Spreads {
+			for _, other := range k.siblings(s.Key) {
+				if v, err := k.read(other); err == nil { // gone in between: nothing to restore
+					found[other] = v
+				}
+			}
 		}
 	}
 	if len(wrong) > 0 {
@@ -106,6 +125,37 @@ func (k *Keeper) Mend() (changed []string, err error) {
 	return changed, errors.Join(errs...)
 }
 
+// each puts the interfaces there are in the place of Every.
+func (k *Keeper) each(settings []Setting) []Setting {
+	var out []Setting
+	for _, s := range settings {
+		if !strings.Contains(s.Key, "/"+Every+"/") {
+			out = append(out, s)
+			continue
+		}
+		for _, key := range k.siblings(s.Key) {
+			s.Key = key
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// siblings are the same setting of every interface.
+func (k *Keeper) siblings(key string) []string {
+	dir, setting := filepath.Split(key)
+	dir = filepath.Dir(filepath.Clean(dir))
+	entries, err := os.ReadDir(filepath.Join(k.root, dir))
+	if err != nil {
+		return []string{key} // reading it names the cause
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, filepath.Join(dir, e.Name(), setting))
+	}
+	return out
+}
+
 // Restore puts back what Mend changed since the saved file was made, and
 // removes that file. Interfaces that are gone are no error.
 func (k *Keeper) Restore() error {
@@ -114,7 +164,8 @@ func (k *Keeper) Restore() error {
 		return err
 	}
 	var errs []error
-	for key, value := range before {
+	for _, key := range restoreOrder(before) {
+		value := before[key]
 		err := os.WriteFile(filepath.Join(k.root, key), []byte(value), 0)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("restore %s to %s: %w", name(key), value, err))
@@ -127,6 +178,20 @@ func (k *Keeper) Restore() error {
 		return fmt.Errorf("forget the restored settings: %w", err)
 	}
 	return nil
+}
+
+// restoreOrder puts "all" first: it may write the interfaces, whose own values
+// come after it.
+func restoreOrder(before map[string]string) []string {
+	return slices.SortedFunc(maps.Keys(before), func(a, b string) int {
+		if x, y := strings.Contains(a, "/all/"), strings.Contains(b, "/all/"); x != y {
+			if x {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
 }
 
 func name(key string) string { return strings.ReplaceAll(key, "/", ".") }
