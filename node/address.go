@@ -3,6 +3,8 @@ package node
 import (
 	"net"
 	"net/netip"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
 )
 
 // ownOn is the node's own address on an interface, one of each family. On the
@@ -57,4 +59,20 @@ func unicast(what, examples, text string) (netip.Addr, error) {
 		return a, nil
 	}
 	return netip.Addr{}, refuse("%s is a unicast address such as %s; %q %s", what, examples, text, why)
+}
+
+// hasIPv6 reports whether the cluster serves IPv6 at all: only then the kernel's
+// settings for it are this node's business.
+func hasIPv6(spec *state.Spec) bool {
+	for i := range spec.VIPs {
+		if spec.VIPs[i].Addr.Is6() {
+			return true
+		}
+	}
+	for i := range spec.Gateways {
+		if spec.Gateways[i].Addr.Is6() {
+			return true
+		}
+	}
+	return false
 }

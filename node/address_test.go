@@ -156,6 +156,18 @@ func TestDialled(t *testing.T) {
 	}
 }
 
+func TestHasIPv6(t *testing.T) {
+	r := newRig(t)
+	r.vip("v4", "203.0.113.10")
+	if hasIPv6(r.spec()) {
+		t.Error("a cluster of IPv4 has IPv6")
+	}
+	r.do(state.PutGateway{Addr: netip.MustParseAddr("2001:db8:1::251")})
+	if !hasIPv6(r.spec()) || !hasIPv6(sixes(t).spec()) {
+		t.Error("an IPv6 gateway or VIP is no IPv6")
+	}
+}
+
 func TestCheckBits(t *testing.T) {
 	r := sixes(t)
 	vip := func(name string, bits uint8) (*state.VIP, *state.VIP) {

@@ -304,7 +304,11 @@ func KernelSettings(cfg *config.Config) *sysctl.Keeper {
 // mendKernel sets what is not as it must be. What cannot be set is a warning
 // in status: forwarding may still work.
 func (m *member) mendKernel() {
-	changed, err := m.kernel.Mend()
+	var more []sysctl.Setting
+	if hasIPv6(m.spec()) {
+		more = sysctl.IPv6(m.cfg.Dataplane.Interfaces())
+	}
+	changed, err := m.kernel.Mend(more...)
 	if len(changed) > 0 {
 		m.log.Info("kernel settings changed", "keys", changed)
 	}
