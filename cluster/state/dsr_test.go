@@ -212,6 +212,8 @@ func TestFormats(t *testing.T) {
 	if m.View().Hash() != r.m.View().Hash() || m.View().Spec().Settings.SourceLimit != 5000 {
 		t.Error("the restored state differs")
 	}
+	back := memberOf(NodeID{0xb, 15: 77}, "b")
+	r.refused(ReplaceMember{Old: nodeB, Member: back}, NotAllowed)
 	b, _ := m.View().Spec().BackendByName("d")
 	if b.Mode != ModeDSR {
 		t.Errorf("the restored backend is %+v", b)
