@@ -187,6 +187,12 @@ func TestDialTCP(t *testing.T) {
 			continue
 		}
 		at := netip.MustParseAddrPort(l.Addr().String())
+		accepted := make(chan net.Conn, 2)
+		go func() {
+			for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+				accepted <- c
+			}
+		}()
 		c, err := dialTCP(t.Context(), at.Addr(), at)
 		if err != nil {
 			t.Fatal(err)
@@ -195,6 +201,17 @@ func TestDialTCP(t *testing.T) {
 			t.Errorf("from %s", from)
 		}
 		c.Close()
+		(<-accepted).Close()
+
+		// All of it on real sockets.
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		go func() { listens(<-accepted) }()
+		v, err := askSSTP(ctx, func(ctx context.Context, local netip.Addr, _ netip.AddrPort) (net.Conn, error) {
+			return dialTCP(ctx, local, at)
+		}, at.Addr(), at.Addr())
+		if cancel(); err != nil || v.note != NoteSSTP {
+			t.Errorf("a check of %s: %+v, %v", at, v, err)
+		}
 		l.Close()
 		_, err = dialTCP(t.Context(), netip.Addr{}, at)
 		if note, err := dialNote(t.Context(), err); note != NoteRefused || err != nil {
