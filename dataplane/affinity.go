@@ -102,17 +102,17 @@ func (a *affinities) putAll(entries iter.Seq[table.Entry]) error {
 // resync brings both tables to entries. It writes now and gives what is to be
 // deleted, for after the flip.
 func (a *affinities) resync(entries iter.Seq[table.Entry]) (stale []table.Key, err error) {
+	var full error
 	for _, t := range a.tables {
 		old, err := t.Resync(entries)
-		if err != nil && !errors.Is(err, bucket.ErrFull) {
+		if errors.Is(err, bucket.ErrFull) {
+			full = ErrFull
+		} else if err != nil {
 			return nil, err
-		}
-		if err != nil {
-			defer func() { err = ErrFull }()
 		}
 		stale = append(stale, old...)
 	}
-	return stale, nil
+	return stale, full
 }
 
 // all walks the records of both families; an error comes last.

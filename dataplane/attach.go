@@ -139,6 +139,9 @@ func (p *Plane) attach(a *attachment) error {
 	}
 	var failed error
 	for _, f := range flags {
+		if err := p.introduce(a); err != nil {
+			return err
+		}
 		l, err := link.AttachXDP(link.XDPOptions{Program: p.coll.Programs["vpnlb"], Interface: a.index, Flags: f})
 		if err != nil {
 			failed = errors.Join(failed, err)
@@ -160,6 +163,47 @@ func (p *Plane) attach(a *attachment) error {
 	return fmt.Errorf("attach to %s: %w", a.name, failed)
 }
 
+// physical gives the device that a VLAN device is on: the program sees its frames,
+// tagged, there.
+func (p *Plane) physical(dev netlink.Link) (netlink.Link, error) {
+	vlan, ok := dev.(*netlink.Vlan)
+	if !ok {
+		return dev, nil
+	}
+	parent, err := p.ns.netlink.LinkByIndex(vlan.ParentIndex)
+	if err != nil {
+		return nil, fmt.Errorf("find the device that %s is on: %w", vlan.Name, err)
+	}
+	return parent, nil
+}
+
+// introduce tells the program the interface's MAC before it gets its packets: else
+// it would pass the first ones to the kernel as somebody else's.
+func (p *Plane) introduce(a *attachment) error {
+	dev, err := p.ns.netlink.LinkByIndex(a.index)
+	if err != nil {
+		return fmt.Errorf("find interface %s: %w", a.name, err)
+	}
+	place := uint32(a.index % interfacePlaces)
+	var have bpf.PlaneInterface
+	if err := p.coll.Maps["interfaces"].Lookup(place, &have); err != nil {
+		return fmt.Errorf("read interface: %w", err)
+	}
+	if have.Ifindex == uint32(a.index) {
+		return nil
+	}
+	v := bpf.PlaneInterface{Ifindex: uint32(a.index), Mtu: uint32(dev.Attrs().MTU), Lower: uint32(a.index)}
+	copy(v.Mac[:], dev.Attrs().HardwareAddr)
+	if partialDrivers[p.ns.driver(a.name)] {
+		v.Flags = flagPartial // and not "transmit": the kernel forwards until more is known
+	}
+	if err := p.coll.Maps["interfaces"].Put(place, &v); err != nil {
+		return fmt.Errorf("write interface: %w", err)
+	}
+	p.interfaces[place] = v
+	return nil
+}
+
 // attachAll takes over or attaches every interface.
 func (p *Plane) attachAll(found *Pinned) error {
 	for _, c := range p.cfg.Interfaces {
@@ -167,7 +211,13 @@ func (p *Plane) attachAll(found *Pinned) error {
 		if err != nil {
 			return fmt.Errorf("find interface %s: %w", c.Name, err)
 		}
-		a := &attachment{name: c.Name, index: dev.Attrs().Index}
+		if dev, err = p.physical(dev); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(p.attachments, func(a *attachment) bool { return a.index == dev.Attrs().Index }) {
+			continue // two VLAN devices of one parent
+		}
+		a := &attachment{name: dev.Attrs().Name, index: dev.Attrs().Index}
 		taken, err := p.takeOver(a)
 		if err != nil {
 			return err
@@ -210,7 +260,7 @@ func (p *Plane) dropLeftovers() error {
 	}
 	for _, n := range names {
 		name, ok := strings.CutPrefix(n.Name(), "link_")
-		if !ok || slices.ContainsFunc(p.cfg.Interfaces, func(c InterfaceConfig) bool { return c.Name == name }) {
+		if !ok || slices.ContainsFunc(p.attachments, func(a *attachment) bool { return a.name == name }) {
 			continue
 		}
 		if err := os.Remove(p.linkPin(name)); err != nil {

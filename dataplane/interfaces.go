@@ -13,6 +13,9 @@ import (
 // interfacePlaces is the size of the interface map, by index modulo.
 const interfacePlaces = 1024
 
+// maxVLANs is the size of the map of VLAN devices.
+const maxVLANs = 64
+
 // Flags of bpf.PlaneInterface, as in bpf/consts.h.
 const (
 	flagPartial  = 1
@@ -39,6 +42,9 @@ func (p *Plane) refreshInterfaces() (changed bool, err error) {
 	}
 	p.checkAttachments(byName)
 	want := p.renderInterfaces(devices)
+	if err := p.mendVLANs(want); err != nil {
+		return true, err
+	}
 	for place, have := range p.interfaces {
 		if _, ok := want[place]; !ok {
 			want[place] = bpf.PlaneInterface{}
@@ -100,10 +106,26 @@ func (p *Plane) checkAttachments(byName map[string]netlink.Link) {
 		default:
 			a.mode, a.alarm = Native, ""
 		}
+		if a.alarm == "" && p.collides(a) {
+			a.alarm = fmt.Sprintf("interface index %d equals another one's modulo %d: its packets go to the kernel; make the interface anew", a.index, interfacePlaces)
+		}
 		if a.alarm != was {
 			p.log.Warn("interface state changed", "interface", a.name, "alarm", a.alarm)
 		}
 	}
+}
+
+// collides: does an interface before this one have its place in the map?
+func (p *Plane) collides(a *attachment) bool {
+	for _, b := range p.attachments {
+		if b == a {
+			return false
+		}
+		if b.index%interfacePlaces == a.index%interfacePlaces {
+			return true
+		}
+	}
+	return false
 }
 
 // renderInterfaces gives the desired map. The program's own interfaces take
@@ -117,44 +139,92 @@ func (p *Plane) renderInterfaces(devices []netlink.Link) map[uint32]bpf.PlaneInt
 		generic = generic && a.mode == Generic
 	}
 	family, haveFamily := p.ns.netdevFamilyID()
+	features := func(index int) (uint64, bool) {
+		if !haveFamily || generic {
+			return 0, false
+		}
+		return p.ns.xdpFeatures(family, index)
+	}
 	want := make(map[uint32]bpf.PlaneInterface)
 	for _, ownPass := range []bool{true, false} {
 		for _, d := range devices {
-			attrs := d.Attrs()
-			a := own[attrs.Index]
-			place := uint32(attrs.Index % interfacePlaces)
-			if _, taken := want[place]; (a != nil) != ownPass || taken {
+			index := d.Attrs().Index
+			place := uint32(index % interfacePlaces)
+			if _, taken := want[place]; (own[index] != nil) != ownPass || taken {
 				continue
 			}
-			driver := p.driver(attrs.Index, attrs.Name)
-			v := bpf.PlaneInterface{Ifindex: uint32(attrs.Index), Mtu: uint32(attrs.MTU), Lower: uint32(attrs.Index)}
-			copy(v.Mac[:], attrs.HardwareAddr)
-			var features uint64
-			known := false
-			if haveFamily && !generic {
-				features, known = p.ns.xdpFeatures(family, attrs.Index)
-			}
-			// Generic XDP transmits by the ordinary way, which every device has.
-			// Where the kernel cannot say, an interface that took the program
-			// natively is believed to transmit too.
-			if generic || known && features&xdpFeatureTransmit != 0 ||
-				!known && a != nil && a.mode == Native {
-				v.Flags |= flagTransmit
-			}
-			if generic || known && features&xdpFeatureSeveral != 0 {
-				v.Flags |= flagSeveral
-			}
-			if partialDrivers[driver] {
-				v.Flags |= flagPartial
-			}
-			// On veth XDP_TX needs a program at the peer, a redirect only GRO.
-			if a != nil && a.mode == Native && driver != "veth" {
-				v.Flags |= flagXDPTX
-			}
-			want[place] = v
+			want[place] = p.renderInterface(d, own, generic, features)
 		}
 	}
 	return want
+}
+
+// renderInterface says what the program must know of one interface. A VLAN device
+// sends through its parent, with a tag, and can what that can.
+func (p *Plane) renderInterface(d netlink.Link, own map[int]*attachment, generic bool, features func(int) (uint64, bool)) bpf.PlaneInterface {
+	attrs := d.Attrs()
+	v := bpf.PlaneInterface{Ifindex: uint32(attrs.Index), Mtu: uint32(attrs.MTU), Lower: uint32(attrs.Index)}
+	copy(v.Mac[:], attrs.HardwareAddr)
+	lower := attrs.Index
+	if vlan, ok := d.(*netlink.Vlan); ok {
+		lower = attrs.ParentIndex
+		v.Lower, v.Vlan = uint32(lower), uint16(vlan.VlanId)
+	}
+	a := own[lower]
+	can, known := features(lower)
+	// Generic XDP transmits by the ordinary way, which every device has. Where the
+	// kernel cannot say, an interface that took the program natively is believed to
+	// transmit too.
+	if generic || known && can&xdpFeatureTransmit != 0 || !known && a != nil && a.mode == Native {
+		v.Flags |= flagTransmit
+	}
+	if generic || known && can&xdpFeatureSeveral != 0 {
+		v.Flags |= flagSeveral
+	}
+	driver := p.driver(lower, attrs.Name)
+	if partialDrivers[driver] {
+		v.Flags |= flagPartial
+	}
+	// On veth XDP_TX needs a program at the peer, a redirect only GRO.
+	if a != nil && a.mode == Native && driver != "veth" {
+		v.Flags |= flagXDPTX
+	}
+	return v
+}
+
+// mendVLANs brings the map of VLAN devices to the interfaces that are wanted.
+func (p *Plane) mendVLANs(interfaces map[uint32]bpf.PlaneInterface) error {
+	want := make(map[bpf.PlaneVlanKey]uint32)
+	for _, v := range interfaces {
+		if v.Vlan != 0 && len(want) < maxVLANs {
+			want[bpf.PlaneVlanKey{Lower: v.Lower, Vlan: uint32(v.Vlan)}] = v.Ifindex
+		}
+	}
+	m := p.coll.Maps["vlans"]
+	var stale []bpf.PlaneVlanKey
+	for b := range mapBatches[bpf.PlaneVlanKey, uint32](m) {
+		if b.err != nil {
+			return b.err
+		}
+		for i, k := range b.keys {
+			if index, ok := want[k]; !ok {
+				stale = append(stale, k)
+			} else if index == b.values[i] {
+				delete(want, k)
+			}
+		}
+	}
+	for k, index := range want {
+		if err := m.Put(&k, index); err != nil {
+			return fmt.Errorf("write VLAN device: %w", err)
+		}
+	}
+	for _, k := range stale {
+		if err := m.Delete(&k); err != nil {
+			return fmt.Errorf("forget VLAN device: %w", err)
+		}
+	}
+	return nil
 }
 
 // driver remembers the driver of an interface: it cannot change.

@@ -160,6 +160,9 @@ func (p *Plane) open(clusterID [16]byte, seed uint64, out *Pinned) (err error) {
 	if err := p.readInterfaces(); err != nil {
 		return err
 	}
+	if err := p.mendRouted(); err != nil {
+		p.log.Warn("cannot read the routing table: next hops are cached by client", "error", err)
+	}
 	if err := p.attachAll(out); err != nil {
 		return err
 	}

@@ -15,6 +15,8 @@ import (
 const (
 	// forgetDelay gathers a burst of changes into one new next-hop serial.
 	forgetDelay = 5 * time.Millisecond
+	// routesInterval is the least time between two looks at the whole routing table.
+	routesInterval = 100 * time.Millisecond
 	// interfaceInterval is the level-triggered look at the interfaces; what the
 	// kernel does not announce (xdp features) is seen then.
 	interfaceInterval = time.Second
@@ -66,7 +68,14 @@ func (w *watcher) follow(ctx context.Context) error {
 		}
 	}
 	done := make(chan struct{})
-	defer close(done)
+	defer func() {
+		close(done)
+		// The library's receivers close the channels when they end; until then they
+		// may wait for somebody to take what they read.
+		go drain(routes)
+		go drain(neighbours)
+		go drain(links)
+	}()
 	ns := w.plane.ns.handle
 	const buffer = 1 << 20
 	if err := netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{
@@ -85,16 +94,24 @@ func (w *watcher) follow(ctx context.Context) error {
 	return w.loop(ctx, routes, neighbours, links, failed)
 }
 
+func drain[T any](c <-chan T) {
+	for range c {
+	}
+}
+
 func (w *watcher) loop(ctx context.Context, routes <-chan netlink.RouteUpdate, neighbours <-chan netlink.NeighUpdate,
 	links <-chan netlink.LinkUpdate, failed <-chan error) error {
 	interfaces := time.NewTicker(interfaceInterval)
 	defer interfaces.Stop()
 	var forget <-chan time.Time
+	var looked time.Time // at the routes
+	routed := true       // they changed since
 	dirty := func() {
 		if forget == nil {
-			forget = time.After(forgetDelay)
+			forget = time.After(max(forgetDelay, time.Until(looked.Add(routesInterval))))
 		}
 	}
+	dirty()
 	refresh := func() {
 		changed, err := w.plane.refreshInterfaces()
 		if err != nil {
@@ -114,6 +131,7 @@ func (w *watcher) loop(ctx context.Context, routes <-chan netlink.RouteUpdate, n
 			if !ok {
 				return fmt.Errorf("route subscription ended")
 			}
+			routed = true
 			dirty()
 		case n, ok := <-neighbours:
 			if !ok {
@@ -132,6 +150,12 @@ func (w *watcher) loop(ctx context.Context, routes <-chan netlink.RouteUpdate, n
 			refresh()
 		case <-forget:
 			forget = nil
+			if routed {
+				routed, looked = false, time.Now()
+				if err := w.plane.mendRouted(); err != nil {
+					w.plane.log.Warn("cannot read the routing table: next hops are cached by client", "error", err)
+				}
+			}
 			w.plane.control.forgetNextHops()
 		}
 	}
@@ -183,14 +207,11 @@ func (p *Plane) keepNeighbours(ctx context.Context) {
 func (p *Plane) refreshNeighbours(set *table.Set) error {
 	hops := make(map[neighbour]bool)
 	add := func(index int, ip []byte) {
-		if addr, ok := netip.AddrFromSlice(ip); ok && addr.Unmap().Is4() && index != 0 && len(hops) < maxNeighbours {
+		if addr, ok := netip.AddrFromSlice(ip); ok && index != 0 && len(hops) < maxNeighbours {
 			hops[neighbour{index, addr.Unmap()}] = true
 		}
 	}
 	for _, b := range set.Backends {
-		if !b.Addr.Is4() {
-			continue
-		}
 		routes, err := p.ns.netlink.RouteGet(b.Addr.AsSlice())
 		if err != nil {
 			continue // no route: doctor's and bgp's business
@@ -203,26 +224,31 @@ func (p *Plane) refreshNeighbours(set *table.Set) error {
 			}
 		}
 	}
-	routes := 0
-	err := p.ns.netlink.RouteListFilteredIter(netlink.FAMILY_V4, &netlink.Route{}, 0, func(r netlink.Route) bool {
-		add(r.LinkIndex, r.Gw)
-		for _, path := range r.MultiPath {
-			add(path.LinkIndex, path.Gw)
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes := 0
+		err := p.ns.netlink.RouteListFilteredIter(family, &netlink.Route{}, 0, func(r netlink.Route) bool {
+			add(r.LinkIndex, r.Gw)
+			for _, path := range r.MultiPath {
+				add(path.LinkIndex, path.Gw)
+			}
+			routes++
+			return routes < maxRoutes
+		})
+		if err != nil {
+			return fmt.Errorf("list routes: %w", err)
 		}
-		routes++
-		return routes < maxRoutes
-	})
-	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
+		if err := p.useNeighbours(hops, family); err != nil {
+			return err
+		}
 	}
-	return p.useNeighbours(hops)
+	return nil
 }
 
 // useNeighbours touches those that are stale or unknown. Permanent ones are left
 // alone: NTF_USE would make them ordinary.
-func (p *Plane) useNeighbours(hops map[neighbour]bool) error {
+func (p *Plane) useNeighbours(hops map[neighbour]bool, family int) error {
 	const well = unix.NUD_PERMANENT | unix.NUD_NOARP | unix.NUD_REACHABLE | unix.NUD_DELAY | unix.NUD_PROBE
-	have, err := p.ns.netlink.NeighList(0, netlink.FAMILY_V4)
+	have, err := p.ns.netlink.NeighList(0, family)
 	if err != nil {
 		return fmt.Errorf("list neighbours: %w", err)
 	}
@@ -232,7 +258,10 @@ func (p *Plane) useNeighbours(hops map[neighbour]bool) error {
 		}
 	}
 	for h := range hops {
-		err := p.ns.netlink.NeighSet(&netlink.Neigh{LinkIndex: h.index, Family: netlink.FAMILY_V4,
+		if h.addr.Is4() != (family == netlink.FAMILY_V4) {
+			continue
+		}
+		err := p.ns.netlink.NeighSet(&netlink.Neigh{LinkIndex: h.index, Family: family,
 			IP: h.addr.AsSlice(), Flags: netlink.NTF_USE})
 		if err != nil {
 			p.log.Debug("cannot refresh neighbour", "address", h.addr, "error", err)

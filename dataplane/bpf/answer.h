@@ -130,8 +130,8 @@ static __always_inline int answerable(const struct flow *f, const int six)
 }
 
 /* answer sends an ICMP error back where the frame came from; mtu 0: time exceeded.
- * vip is the source. */
-static __always_inline __u32 answer(struct flow *f, __u32 mtu, __be32 vip, const struct in6 *vip6, const int six)
+ * The VIP is the source. */
+static __always_inline __u32 answer(struct flow *f, __u32 mtu, const struct way *w, const int six)
 {
 	struct packet *p = &f->packet;
 	struct scratch *room = scratch_here();
@@ -147,11 +147,11 @@ static __always_inline __u32 answer(struct flow *f, __u32 mtu, __be32 vip, const
 	}
 	room->answer = (struct answer){.l3 = p->l3, .total = p->total, .mtu = mtu, .six = six};
 	if (six) {
-		room->answer.source = *vip6;
+		room->answer.source = w->source ? w->to6 : (struct in6){p->ip6->daddr[0], p->ip6->daddr[1]};
 		room->answer.destination.hi = p->ip6->saddr[0];
 		room->answer.destination.lo = p->ip6->saddr[1];
 	} else {
-		room->answer.source.hi = vip;
+		room->answer.source.hi = w->source ? w->to : p->ip->daddr;
 		room->answer.destination.hi = p->ip->saddr;
 	}
 	if (answer_write(f->ctx, &room->answer))

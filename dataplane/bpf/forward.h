@@ -4,13 +4,22 @@
 #include "answer.h"
 #include "icmp.h"
 
-static __always_inline int next_hop_fresh(const struct flow *f, const struct way *w)
+/* bound_for is the destination as the packet leaves; IPv4 in the low half of hi. */
+static __always_inline struct in6 bound_for(const struct packet *p, const struct way *w, const int six)
 {
+	if (six)
+		return w->source ? (struct in6){p->ip6->daddr[0], p->ip6->daddr[1]} : w->to6;
+	return (struct in6){w->source ? p->ip->daddr : w->to, 0};
+}
+
+static __always_inline int next_hop_fresh(const struct flow *f, const struct way *w, const int six)
+{
+	struct in6 to = bound_for(&f->packet, w, six);
 	const struct next_hop *n = w->hop;
 
 	if (n->expires <= f->jiffies || n->serial != *(volatile __u32 *)&f->control->next_hop_serial || n->vip != w->vip)
 		return 0;
-	return w->shared || (n->destination.hi == w->destination.hi && n->destination.lo == w->destination.lo);
+	return w->shared || (n->destination.hi == to.hi && n->destination.lo == to.lo);
 }
 
 /* next_hop_learn asks the FIB. The answer is kept for next_hop_jiffies or until
@@ -75,12 +84,12 @@ static __always_inline int next_hop_ask(struct flow *f, const struct way *w, __u
 	};
 	if (six) {
 		__builtin_memcpy(q->src, w->source ? (void *)&w->to6 : (void *)p->ip6->saddr, 16);
-		__builtin_memcpy(q->dst, &w->destination, 16);
+		__builtin_memcpy(q->dst, w->source ? (void *)p->ip6->daddr : (void *)&w->to6, 16);
 	} else {
 		q->src[0] = w->source ? w->to : p->ip->saddr;
-		q->dst[0] = w->destination.hi;
+		q->dst[0] = w->source ? p->ip->daddr : w->to;
 	}
-	w->hop->destination = w->destination;
+	w->hop->destination = bound_for(p, w, six);
 	w->hop->vip = w->vip;
 	w->hop->rules = f->rules->serial;
 	rc = next_hop_learn(f->ctx, w->hop, q, *(volatile __u32 *)&f->control->next_hop_serial, f->jiffies);
@@ -156,14 +165,26 @@ static __always_inline int transport_sum(struct flow *f, const struct way *w, in
 	return 1;
 }
 
+/* source_delta is the checksum difference of the source: an error may come from a
+ * router on the way to the server. */
+static __always_inline __u32 source_delta(const struct packet *p, const struct way *w, const int six)
+{
+	if (six)
+		return csum_in6(~p->ip6->saddr[0], ~p->ip6->saddr[1]) + csum_in6(w->to6.hi, w->to6.lo);
+	return csum_word(~p->ip->saddr) + csum_word(w->to);
+}
+
 /* rewrite changes one address and the sums. False: see transport_sum. */
 static __always_inline int rewrite(struct flow *f, const struct way *w, int passed, const int six)
 {
 	struct packet *p = &f->packet;
+	__u32 delta = w->delta;
 
 	if (f->service.kind == KIND_ICMP_ERROR) {
+		if (w->source)
+			delta = source_delta(p, w, six);
 		if (!w->dsr)
-			relay(f, w, six);
+			relay(f, w, delta, six);
 	} else if (!transport_sum(f, w, passed, six)) {
 		return 0;
 	}
@@ -180,7 +201,7 @@ static __always_inline int rewrite(struct flow *f, const struct way *w, int pass
 		p->ip->saddr = w->to;
 	else
 		p->ip->daddr = w->to;
-	p->ip->check = csum_change(p->ip->check, w->delta);
+	p->ip->check = csum_change(p->ip->check, delta);
 	return 1;
 }
 
@@ -255,7 +276,7 @@ static __always_inline __u32 too_big(struct flow *f, const struct way *w, __u32 
 {
 	if (!six && !w->dsr && !(f->packet.ip->frag_off & bpf_htons(IP_DF)))
 		return PASS_MUST_FRAGMENT;
-	return answer(f, mtu, w->vip4, &w->vip6, six);
+	return answer(f, mtu, w, six);
 }
 
 /* leave takes a packet whose fate is decided to its next hop. */
@@ -266,8 +287,8 @@ static __always_inline __u32 leave(struct flow *f, const struct way *w, __u32 re
 	__u8 left = six ? p->ip6->hop_limit : p->ip->ttl;
 
 	if (left <= 1 && !w->dsr)
-		return answer(f, 0, w->vip4, &w->vip6, six);
-	if (!next_hop_fresh(f, w)) {
+		return answer(f, 0, w, six);
+	if (!next_hop_fresh(f, w, six)) {
 		blocked = obstacle(next_hop_ask(f, w, &mtu, six), w->dsr);
 		if (blocked == DROP_NO_ROUTE)
 			return done(f, XDP_DROP, blocked);

@@ -124,7 +124,7 @@ __noinline int relay_write(struct xdp_md *ctx, struct relay *r)
 			q6->daddr[0] = r->to.hi;
 			q6->daddr[1] = r->to.lo;
 		}
-		sum += r->delta; /* the pseudo-header */
+		sum += r->outer; /* the pseudo-header */
 	} else {
 		q = at(&p, r->quoted, sizeof(*q));
 		if (!q)
@@ -145,7 +145,7 @@ __noinline int relay_write(struct xdp_md *ctx, struct relay *r)
 }
 
 /* relay prepares relay_write. */
-static __always_inline void relay(struct flow *f, const struct way *w, const int six)
+static __always_inline void relay(struct flow *f, const struct way *w, __u32 outer, const int six)
 {
 	const struct packet *p = &f->packet;
 	const struct service *s = &f->service;
@@ -156,7 +156,7 @@ static __always_inline void relay(struct flow *f, const struct way *w, const int
 	room->relay = (struct relay){
 		.l4 = p->l4, .end = p->l4 + p->l4_bytes, .quoted = s->quoted, .quoted_l4 = s->quoted_l4,
 		.protocol = s->quoted_protocol, .later = s->quoted_later, .source = !w->source, .six = six,
-		.delta = w->delta};
+		.delta = w->delta, .outer = outer};
 	if (six)
 		room->relay.to = w->to6;
 	else

@@ -124,12 +124,11 @@ static __always_inline int quote_from_vip(struct flow *f, __u32 flags, const int
 
 static __always_inline __u32 inbound(struct flow *f, const struct who *who, struct way *w, const int six)
 {
-	struct packet *p = &f->packet;
 	struct record r = {};
 	struct side to = {};
 	__u32 reason;
 
-	classify(p, &f->service, 1, who->flags & PASSTHROUGH);
+	classify(&f->packet, &f->service, 1, who->flags & PASSTHROUGH);
 	if (quote_from_vip(f, who->flags, six))
 		quote_classify(&f->service);
 	switch (f->service.kind) {
@@ -155,15 +154,10 @@ static __always_inline __u32 inbound(struct flow *f, const struct who *who, stru
 	w->vip = who->vip;
 	w->delta = to.delta_in;
 	w->dsr = (to.flags & DSR) != 0;
-	if (six) {
-		w->destination = w->to6 = to.v6->address;
-		w->vip6.hi = p->ip6->daddr[0];
-		w->vip6.lo = p->ip6->daddr[1];
-	} else {
+	if (six)
+		w->to6 = to.v6->address;
+	else
 		w->to = to.v4->address;
-		w->destination.hi = w->to;
-		w->vip4 = p->ip->daddr;
-	}
 	if (w->dsr && f->service.class == CLASS_IKE && f->service.kind != KIND_ICMP_ERROR)
 		learn_forward(f, &r, &to, six);
 	return done(f, ACTION_FORWARD, reason);

@@ -73,11 +73,11 @@ static __always_inline int to_client(struct flow *f, struct way *w, const int si
 	w->hop = bpf_map_lookup_elem(&next_hop_by_client, &at_place);
 	if (!w->hop || !special)
 		return 1;
-	if (next_hop_fresh(f, w) && w->hop->rules == f->rules->serial)
+	if (next_hop_fresh(f, w, six) && w->hop->rules == f->rules->serial)
 		return 1;
 	if (not_return_has(f, six))
 		return 0;
-	if (next_hop_fresh(f, w))
+	if (next_hop_fresh(f, w, six))
 		w->hop->rules = f->rules->serial;
 	return 1;
 }
@@ -168,14 +168,10 @@ static __always_inline __u32 outbound(struct flow *f, const struct side *from, s
 	w->source = 1;
 	w->vip = from->vip;
 	w->delta = from->delta_out;
-	if (six) {
-		w->destination.hi = f->packet.ip6->daddr[0];
-		w->destination.lo = f->packet.ip6->daddr[1];
-		w->to6 = w->vip6 = from->v6->vip_address;
-	} else {
-		w->destination.hi = f->packet.ip->daddr;
-		w->to = w->vip4 = from->v4->vip_address;
-	}
+	if (six)
+		w->to6 = from->v6->vip_address;
+	else
+		w->to = from->v4->vip_address;
 	if (!to_client(f, w, six))
 		return done(f, XDP_PASS, PASS_NOT_RETURN);
 	w->state = bpf_map_lookup_elem(&by_slot, &f->slot);

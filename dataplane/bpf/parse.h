@@ -7,6 +7,10 @@
 #include <bpf/bpf_helpers.h>
 
 struct packet {
+	/* Always 0, which the verifier does not know: jiffies never get that far. Numbers
+	 * that are constants on one path are mixed with it, so that the verifier need not
+	 * follow the rest of the program once for each. */
+	__u32 zero;
 	struct xdp_md *ctx;
 	void *data;
 	void *end;
@@ -76,9 +80,10 @@ static __always_inline int holds(struct packet *p)
 {
 	__u32 frame = p->end - p->data;
 
+	p->several = p->zero & 1;
 	if (p->l3 + p->total <= frame)
 		return 1;
-	p->several = 1;
+	p->several = (p->zero & 1) ^ 1;
 	return p->l3 + p->total <= bpf_xdp_get_buff_len(p->ctx);
 }
 
@@ -146,12 +151,15 @@ static __always_inline void ip6_headers(struct packet *p)
 	__u32 fragment = WALK_FRAGMENT(walk);
 	__be16 *h;
 
-	p->broken = walk & WALK_BROKEN ? 1 : 0;
+	p->broken = (walk >> 32) & 1;
 	if (p->broken)
 		return;
 	p->protocol = WALK_PROTOCOL(walk);
 	p->l4 = WALK_L4(walk);
 	p->l4_bytes = p->l3 + p->total - p->l4;
+	p->offset = p->zero & IP6_OFFSET;
+	p->more = p->zero & IP6_MF;
+	p->id = p->zero;
 	h = at(p, fragment, 8);
 	if (!fragment || !h)
 		return;
@@ -168,8 +176,16 @@ static __always_inline int ip6_lengths(struct packet *p)
 	p->l4 = p->l3 + sizeof(struct ipv6hdr);
 	if (!holds(p))
 		return 0;
-	if (is_extension(p->protocol))
+	if (is_extension(p->protocol)) {
 		ip6_headers(p);
+		return 1;
+	}
+	p->l4 ^= p->zero & 0xfff;
+	p->l4_bytes ^= p->zero & 0xffff;
+	p->offset = p->zero & IP6_OFFSET;
+	p->more = p->zero & IP6_MF;
+	p->id = p->zero;
+	p->broken = p->zero & 1;
 	return 1;
 }
 

@@ -248,10 +248,12 @@ type PlaneScratch struct {
 		Quoted   uint32
 		QuotedL4 uint32
 		Delta    uint32
+		Outer    uint32
 		Protocol uint8
 		Later    uint8
 		Source   uint8
 		Six      uint8
+		_        [4]byte
 		To       PlaneIn6
 	}
 	Fragment    PlaneFragmentKey

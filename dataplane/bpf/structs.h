@@ -266,7 +266,8 @@ struct relay {
 	__u32 end;       /* of the packet */
 	__u32 quoted;    /* offset of the quoted IP header */
 	__u32 quoted_l4; /* of what follows it */
-	__u32 delta;
+	__u32 delta; /* of the quoted address, as a checksum difference */
+	__u32 outer; /* of the packet's own */
 	__u8 protocol; /* quoted */
 	__u8 later;
 	__u8 source; /* the quoted source changes, else its destination */

@@ -14,11 +14,8 @@ struct client {
 struct way {
 	struct next_hop *hop;
 	struct slot_state *state;
-	struct in6 destination; /* as the packet leaves; IPv4: in the low half of hi */
-	struct in6 to6;         /* the address that is written */
-	struct in6 vip6;        /* source of answers */
-	__be32 to;
-	__be32 vip4;
+	struct in6 to6; /* the address that is written: IPv6 */
+	__be32 to;      /* or IPv4 */
 	__u32 delta;
 	__u32 vip;
 	__u8 source; /* the source is rewritten, else the destination */

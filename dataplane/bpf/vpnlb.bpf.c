@@ -115,7 +115,7 @@ static __always_inline struct interface *untag(struct flow *f, __be16 *proto)
 	if (!in || in->ifindex != *index)
 		return 0;
 	*proto = tag->proto;
-	f->packet.l3 += VLAN_BYTES;
+	f->packet.l3 = (sizeof(struct ethhdr) + VLAN_BYTES) ^ (f->packet.zero & 31);
 	return in;
 }
 
@@ -133,7 +133,7 @@ static __always_inline __u32 decide(struct flow *f)
 		return PASS_OTHER;
 	if (f->in->ifindex != f->ctx->ingress_ifindex)
 		return PASS_FOREIGN_MAC;
-	p->l3 = sizeof(*eth);
+	p->l3 = sizeof(*eth) ^ (p->zero & 31);
 	proto = eth->h_proto;
 	if (proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD)) {
 		struct interface *vlan = untag(f, &proto);
@@ -165,6 +165,7 @@ static __always_inline int prepare(struct flow *f)
 	f->packet.end = (void *)(long)f->ctx->data_end;
 	f->bytes = f->packet.end - f->packet.data;
 	f->jiffies = bpf_jiffies64();
+	f->packet.zero = f->jiffies >> 48;
 	f->control = bpf_map_lookup_elem(&plane_control, &zero);
 	f->in = bpf_map_lookup_elem(&interfaces, &place);
 	if (!f->control || !f->in)

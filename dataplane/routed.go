@@ -1,0 +1,78 @@
+package dataplane
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// All clients of a VIP may share a few cached next hops where the routing table
+// sends them all the same way: where nothing but default routes matters for them.
+// What other routes cover is marked by place, and looked up client by client. Where
+// that cannot be proved (policy rules, routes by TOS, too many routes, an error) every
+// place is marked.
+
+// simpleRules are the tables that a host without policy routing asks.
+var simpleRules = map[int]bool{unix.RT_TABLE_LOCAL: true, unix.RT_TABLE_MAIN: true, unix.RT_TABLE_DEFAULT: true}
+
+// mendRouted writes the places of both families. An error leaves them all marked.
+func (p *Plane) mendRouted() error {
+	for i, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		places, err := p.routedPlaces(family)
+		if err != nil {
+			places.setAll()
+		}
+		if put := p.coll.Maps["routed_places"].Put(uint32(i), &places.PlanePlaces); put != nil {
+			return fmt.Errorf("write places of routes: %w", put)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Plane) routedPlaces(family int) (places placeBits, err error) {
+	rules, err := p.ns.netlink.RuleList(family)
+	if err != nil {
+		return places, fmt.Errorf("list routing rules: %w", err)
+	}
+	for _, r := range rules {
+		if !simpleRules[r.Table] || r.Src != nil || r.Dst != nil || r.Mark != 0 || r.IifName != "" || r.OifName != "" {
+			places.setAll()
+			return places, nil
+		}
+	}
+	routes := 0
+	err = p.ns.netlink.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+		if routes++; routes > maxRoutes || r.Tos != 0 {
+			places.setAll()
+			return false
+		}
+		if prefix, ok := routedPrefix(r); ok {
+			places.add(prefix)
+		}
+		return true
+	})
+	if err != nil {
+		return places, fmt.Errorf("list routes: %w", err)
+	}
+	return places, nil
+}
+
+// routedPrefix gives what a route covers; false: it is a default route, or covers
+// no client.
+func routedPrefix(r netlink.Route) (netip.Prefix, bool) {
+	if r.Dst == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(r.Dst.IP)
+	ones, bits := r.Dst.Mask.Size()
+	addr = addr.Unmap()
+	if !ok || ones == 0 || bits != addr.BitLen() || addr.IsMulticast() {
+		return netip.Prefix{}, false
+	}
+	return netip.PrefixFrom(addr, ones), true
+}
