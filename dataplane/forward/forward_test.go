@@ -45,7 +45,11 @@ func (p plan) toServer(own, tcp443, rest bool) []probe {
 		to("later fragment of GRE", unix.IPPROTO_GRE, []byte{0, 0, 8, 0}, true, rest),
 		to("echo request", p.icmp, icmp(echo(p.family), 0), false, rest),
 	}
-	for _, kind := range p.icmpErrors {
+	kinds := []byte{3, 11, 12}
+	if p.number == unix.NFPROTO_IPV6 {
+		kinds = []byte{1, 2, 3, 4}
+	}
+	for _, kind := range kinds {
 		out = append(out, to(fmt.Sprint("ICMP error ", kind), p.icmp, icmp(kind, 0), false, own))
 	}
 	return out

@@ -27,6 +27,7 @@ type segment struct {
 	inside    []netip.Prefix
 	asked     map[netip.Addr][]time.Duration // since start
 	broken    error
+	mute      error // of Announce
 }
 
 func newSegment() *segment {
@@ -42,6 +43,9 @@ func (s *segment) Check() error                  { return nil }
 func (s *segment) Announce(a netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.mute != nil {
+		return s.mute
+	}
 	s.announced = append(s.announced, time.Since(s.started))
 	return nil
 }
@@ -334,4 +338,44 @@ func TestNewRefuses(t *testing.T) {
 	if _, err := New(Config{}, Deps{}); err == nil {
 		t.Error("New took nothing")
 	}
+}
+
+// The kernel drops IPv6 addresses when a link goes down; an administrator may
+// take any away. They are put back, and announced as new ones.
+func TestLostAddressIsAnnouncedAnew(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		w := start(t, ctx, self)
+		time.Sleep(5 * time.Second)
+		w.wants(t, true, Owner)
+		before := len(w.said())
+		w.Remove(gw, false)
+		time.Sleep(4 * time.Second)
+		w.wants(t, true, Owner)
+		if n := len(w.said()) - before; n != len(burst) {
+			t.Errorf("announced %d times after the loss, want %d", n, len(burst))
+		}
+	})
+}
+
+// An announcement that could not be sent stays due.
+func TestAnnouncementIsTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		w := start(t, ctx, self)
+		w.segment.mu.Lock()
+		w.mute = errNoLinkLocal
+		w.segment.mu.Unlock()
+		time.Sleep(5 * time.Second)
+		w.wants(t, true, Owner)
+		if s := w.keeper.Status(); s.Err == "" {
+			t.Error("the trouble is not in the status")
+		}
+		w.segment.mu.Lock()
+		w.mute = nil
+		w.segment.mu.Unlock()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := len(w.said()); n != len(burst) {
+			t.Errorf("announced %d times, want %d", n, len(burst))
+		}
+	})
 }

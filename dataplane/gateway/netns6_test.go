@@ -110,6 +110,27 @@ func TestKernelAddresses6(t *testing.T) {
 	}
 }
 
+// A link that goes down takes its IPv6 addresses along, and not its IPv4 ones:
+// the Keeper must look again and again.
+func TestLinkDownDropsIPv6(t *testing.T) {
+	a, _ := lan(t)
+	k := in(t, a, func() (*KernelAddresses, error) { return OpenAddresses("eth1") })
+	defer k.Close()
+	if err := errors.Join(k.Add(gw, false), k.Add(gw6, false)); err != nil {
+		t.Fatal(err)
+	}
+	in(t, a, func() (any, error) {
+		link, err := netlink.LinkByName("eth1")
+		if err != nil {
+			return nil, err
+		}
+		return nil, errors.Join(netlink.LinkSetDown(link), netlink.LinkSetUp(link))
+	})
+	if gateways, _, err := k.Ours(); err != nil || !slices.Equal(gateways, []netip.Addr{gw}) {
+		t.Errorf("after the link was down: %v %v", gateways, err)
+	}
+}
+
 // "Deprecated" is weaker in IPv6 than one would think: an address of the right
 // scope goes before one that is not deprecated (RFC 6724, section 5, rules 2 and
 // 3). A node therefore needs a global address of its own.
@@ -170,17 +191,23 @@ func TestVIPOnLoIsNotAnswered(t *testing.T) {
 	}
 }
 
+// answer waits for one. Those for link-local addresses are between the kernels,
+// which make sure of each other now and then.
 func answer(t *testing.T, s *NDSegment) SegmentAnswer {
 	t.Helper()
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
-	select {
-	case a := <-s.Answers():
-		return a
-	case <-deadline.C:
-		t.Fatal("no answer")
+	for {
+		select {
+		case a := <-s.Answers():
+			if !a.Addr.IsLinkLocalUnicast() {
+				return a
+			}
+		case <-deadline.C:
+			t.Fatal("no answer")
+			return SegmentAnswer{}
+		}
 	}
-	return SegmentAnswer{}
 }
 
 // An unsolicited advertisement moves a neighbour entry that exists, and says
