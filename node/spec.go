@@ -97,6 +97,9 @@ func (m *member) addVIP(ctx context.Context, in admin.VIPRequest) (any, error) {
 	if found {
 		put.VIP.ClientBits, put.VIP.SSTP, put.Expect = old.ClientBits, old.SSTP, old.Version
 	}
+	if addr.Is4() {
+		put.VIP.ClientBits = 64 // says nothing there; what an IPv6 VIP of this name had must not come back
+	}
 	if in.Bits != nil {
 		put.VIP.ClientBits = *in.Bits
 		if err := checkBits(spec, old, &put.VIP); err != nil {

@@ -54,7 +54,7 @@ type verdictSSTP struct {
 	detail string
 }
 
-// askSSTP makes one check; ctx must have a deadline. An error means that this
+// askSSTP makes one check, until ctx ends. An error means that this
 // node could not ask: then it knows nothing.
 func askSSTP(ctx context.Context, dial Dial, local, server netip.Addr) (verdictSSTP, error) {
 	to := netip.AddrPortFrom(server, sstpPort)
@@ -64,11 +64,7 @@ func askSSTP(ctx context.Context, dial Dial, local, server netip.Addr) (verdictS
 		return verdictSSTP{note: note}, err
 	}
 	defer raw.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := raw.SetDeadline(deadline); err != nil {
-			return verdictSSTP{}, fmt.Errorf("set deadline: %w", err)
-		}
-	}
+	defer context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })() // whoever reads or writes gives up
 	// Name, chain and version are between the server and its clients: a node
 	// that passes TLS through is no party to it. Nothing secret is sent.
 	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10})
