@@ -43,6 +43,26 @@ type fabric struct {
 	fail    error // of Listen
 	conns   []*memConn
 	probes  int
+	webs    map[netip.Addr]Dial // TCP 443; none: SSTP listens
+}
+
+func (f *fabric) dial(ctx context.Context, local netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	f.mu.Lock()
+	d := f.webs[to.Addr()]
+	f.mu.Unlock()
+	if d == nil {
+		d = serve(listens)
+	}
+	return d(ctx, local, to)
+}
+
+func (f *fabric) setWeb(a netip.Addr, d Dial) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.webs == nil {
+		f.webs = map[netip.Addr]Dial{}
+	}
+	f.webs[a] = d
 }
 
 type memConn struct {
