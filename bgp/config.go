@@ -27,6 +27,11 @@ type Config struct {
 
 	Neighbours []Neighbour `yaml:"neighbours" json:"neighbours"`
 
+	// NextHop6 is this node's global IPv6 address towards the routers: the
+	// next hop of IPv6 VIPs on sessions of IPv4. Unset: those sessions carry
+	// IPv4 alone.
+	NextHop6 netip.Addr `yaml:"next_hop6,omitempty" json:"next_hop6,omitempty"`
+
 	// HoldUp is how long an improvement must last before it is announced.
 	// Too low: flapping reaches the routers. Too high: slow to return.
 	// 0 = DefaultHoldUp, negative = none.
@@ -49,6 +54,8 @@ type Neighbour struct {
 	// LocalAddress is the source of the session and the next hop of the
 	// routes; unset = the kernel's choice.
 	LocalAddress netip.Addr `yaml:"local_address,omitempty" json:"local_address,omitempty"`
+	// NextHop6 instead of the Config's, for a session of IPv4 on another link.
+	NextHop6 netip.Addr `yaml:"next_hop6,omitempty" json:"next_hop6,omitempty"`
 	// Port of the router; 0 = DefaultPort.
 	Port int `yaml:"port,omitempty" json:"port,omitempty"`
 	// HoldTime; 0 = DefaultHoldTime. Keepalives go at a third of it.
@@ -80,6 +87,9 @@ func (c *Config) Validate() error {
 	}
 	if !c.RouterID.Is4() || c.RouterID.IsUnspecified() {
 		bad("router_id: %q is not an IPv4 address", text(c.RouterID))
+	}
+	if fault := hopFault(c.NextHop6); fault != "" {
+		bad("%s", fault)
 	}
 	if c.Prepend < 0 || c.Prepend > MaxPrepend {
 		bad("prepend: %d is not within 0..%d", c.Prepend, MaxPrepend)
@@ -123,6 +133,12 @@ func (n *Neighbour) faults(c *Config) (faults []error) {
 	}
 	if n.LocalAddress.IsValid() && n.Address.IsValid() && n.LocalAddress.Is4() != n.Address.Is4() {
 		bad("local_address: %s is of another family than %s", n.LocalAddress, n.Address)
+	}
+	if fault := hopFault(n.NextHop6); fault != "" {
+		bad("%s", fault)
+	}
+	if n.NextHop6.IsValid() && n.Address.Is6() {
+		bad("next_hop6: is for a session of IPv4; over %s it is the session's own address", n.Address)
 	}
 	if n.Port < 0 || n.Port > 65535 {
 		bad("port: %d is not a port", n.Port)

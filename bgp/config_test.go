@@ -14,8 +14,10 @@ func TestValidateReportsEveryFault(t *testing.T) {
 			{},
 			{Address: netip.MustParseAddr("192.0.2.1"), ASN: 1, Port: 70000, HoldTime: 2500 * time.Millisecond, ConnectRetry: time.Millisecond,
 				LocalAddress: netip.MustParseAddr("2001:db8::1"), Passive: true, Password: strings.Repeat("x", 81), MultihopTTL: 2, TTLSecurity: true},
-			{Address: netip.MustParseAddr("192.0.2.1"), ASN: 1, PasswordFile: "/nowhere", MultihopTTL: 256},
+			{Address: netip.MustParseAddr("192.0.2.1"), ASN: 1, PasswordFile: "/nowhere", MultihopTTL: 256, NextHop6: netip.MustParseAddr("fe80::1")},
+			{Address: netip.MustParseAddr("2001:db8::1"), ASN: 1, NextHop6: netip.MustParseAddr("2001:db8::11")},
 		},
+		NextHop6: netip.MustParseAddr("192.0.2.11"),
 	}
 	err := c.Validate()
 	if err == nil {
@@ -26,6 +28,7 @@ func TestValidateReportsEveryFault(t *testing.T) {
 		"neighbours[0].address", "neighbours[0].asn", "neighbours[1].port", "neighbours[1].hold_time", "neighbours[1].connect_retry",
 		"neighbours[1].local_address", "neighbours[1].passive", "neighbours[1].password:", "neighbours[1].multihop_ttl: excludes",
 		"neighbours[2].address: 192.0.2.1 appears twice", "neighbours[2].password_file", "neighbours[2].multihop_ttl: 256",
+		"next_hop6: 192.0.2.11 is not a global", "neighbours[2].next_hop6: fe80::1 is not a global", "neighbours[3].next_hop6: is for a session of IPv4",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no fault %q in:\n%s", want, err)

@@ -133,7 +133,7 @@ router bgp 64999
 `
 
 // startFRR runs zebra and bgpd in their own path space and namespace.
-func startFRR(t *testing.T) {
+func startFRR(t *testing.T, config string) {
 	t.Helper()
 	owner, err := user.Lookup("frr")
 	if err != nil {
@@ -151,7 +151,7 @@ func startFRR(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, text := range map[string]string{conf: frrConfig, filepath.Join(filepath.Dir(conf), "vtysh.conf"): ""} {
+	for name, text := range map[string]string{conf: config, filepath.Join(filepath.Dir(conf), "vtysh.conf"): ""} {
 		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -183,7 +183,11 @@ type frrPath struct {
 }
 
 func showBGP(prefix string) map[string]frrPath {
-	out, err := exec.Command("vtysh", "-N", frrSpace, "-c", "show bgp ipv4 unicast "+prefix+" json").Output()
+	family := "ipv4"
+	if strings.Contains(prefix, ":") {
+		family = "ipv6"
+	}
+	out, err := exec.Command("vtysh", "-N", frrSpace, "-c", "show bgp "+family+" unicast "+prefix+" json").Output()
 	var table struct{ Paths []frrPath }
 	if err != nil || json.Unmarshal(out, &table) != nil {
 		return nil
@@ -207,7 +211,13 @@ func startNode(t *testing.T, addr string, asn uint32, change func(*Neighbour)) *
 	if change != nil {
 		change(&n)
 	}
-	raw, err := json.Marshal(Config{ASN: asn, RouterID: n.LocalAddress, Neighbours: []Neighbour{n}})
+	return startSpeaker(t, addr, Config{ASN: asn, RouterID: n.LocalAddress, Neighbours: []Neighbour{n}})
+}
+
+// startSpeaker plays a node; addr is how the router knows it.
+func startSpeaker(t *testing.T, addr string, cfg Config) *playedNode {
+	t.Helper()
+	raw, err := json.Marshal(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +309,7 @@ func awaitFRR(t *testing.T, what string, cond func() bool) {
 func TestWithFRR(t *testing.T) {
 	needFRR(t)
 	frrNetwork(t)
-	startFRR(t)
+	startFRR(t, frrConfig)
 	n1 := startNode(t, "198.51.100.11", 65011, func(n *Neighbour) { n.PasswordFile, n.TTLSecurity = "s3cret", true })
 	n2 := startNode(t, "198.51.100.12", 65012, nil)
 	n3 := startNode(t, "198.51.100.13", 64999, nil) // iBGP, a VIP of its own

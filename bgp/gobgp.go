@@ -167,9 +167,9 @@ func (s *GoBGP) peerOf(n *Neighbour) *api.Peer {
 			HoldTime:     hold, KeepaliveInterval: max(1, hold/3), // RFC 4271 10
 		}},
 		Transport: &api.Transport{RemotePort: uint32(n.Port), PassiveMode: n.Passive},
-		AfiSafis: []*api.AfiSafi{{Config: &api.AfiSafiConfig{
-			Family: familyOf(n.Address), Enabled: true,
-		}}},
+	}
+	for _, f := range s.cfg.families(n) {
+		p.AfiSafis = append(p.AfiSafis, &api.AfiSafi{Config: &api.AfiSafiConfig{Family: f, Enabled: true}})
 	}
 	if n.LocalAddress.IsValid() {
 		p.Transport.LocalAddress = n.LocalAddress.String()
@@ -290,10 +290,10 @@ func (s *GoBGP) Neighbours() []NeighbourStatus {
 
 func (s *GoBGP) neighboursLocked() []NeighbourStatus {
 	out := make([]NeighbourStatus, len(s.cfg.Neighbours))
-	at := make(map[netip.Addr]*NeighbourStatus, len(out))
+	at := make(map[netip.Addr]int, len(out))
 	for i, n := range s.cfg.Neighbours {
 		out[i] = NeighbourStatus{Address: n.Address, ASN: n.ASN, State: "idle"}
-		at[n.Address] = &out[i]
+		at[n.Address] = i
 	}
 	if s.srv == nil || s.stopped {
 		return out
@@ -301,14 +301,14 @@ func (s *GoBGP) neighboursLocked() []NeighbourStatus {
 	// ListPeer cannot fail with a request that is not nil.
 	_ = s.srv.ListPeer(context.Background(), &api.ListPeerRequest{}, func(p *api.Peer) {
 		a, err := netip.ParseAddr(p.GetState().GetNeighborAddress())
-		if n := at[a]; err == nil && n != nil {
-			s.fill(n, p)
+		if i, ok := at[a]; err == nil && ok {
+			s.fill(&out[i], &s.cfg.Neighbours[i], p)
 		}
 	})
 	return out
 }
 
-func (s *GoBGP) fill(n *NeighbourStatus, p *api.Peer) {
+func (s *GoBGP) fill(n *NeighbourStatus, cfg *Neighbour, p *api.Peer) {
 	n.State = sessionState(p.GetState().GetSessionState())
 	n.Established = n.State == stateEstablished
 	n.Sent = p.GetState().GetMessages().GetSent().GetUpdate()
@@ -323,9 +323,12 @@ func (s *GoBGP) fill(n *NeighbourStatus, p *api.Peer) {
 		n.Uptime = time.Since(n.Since)
 	}
 	n.LocalAddr, _ = netip.ParseAddr(p.GetTransport().GetLocalAddress())
-	for vip := range s.applied {
-		if vip.Is4() == n.Address.Is4() {
-			n.Advertised++
+	for _, f := range s.cfg.negotiated(cfg, p) {
+		n.Families = append(n.Families, familyName(f))
+		for vip := range s.applied {
+			if sameFamily(familyOf(vip), f) {
+				n.Advertised++
+			}
 		}
 	}
 }

@@ -57,6 +57,7 @@ func installPolicies(ctx context.Context, srv *server.BgpServer, cfg *Config) er
 	}}
 	exports := &api.Policy{Name: policyExport}
 	req := &api.SetPoliciesRequest{Policies: []*api.Policy{imports, exports}}
+	req.DefinedSets, exports.Statements = nextHopStatements(cfg)
 	var external []string
 	for _, n := range cfg.Neighbours {
 		if n.ASN != cfg.ASN {
@@ -64,9 +65,9 @@ func installPolicies(ctx context.Context, srv *server.BgpServer, cfg *Config) er
 		}
 	}
 	if len(external) > 0 {
-		req.DefinedSets = []*api.DefinedSet{{
+		req.DefinedSets = append(req.DefinedSets, &api.DefinedSet{
 			DefinedType: api.DefinedType_NEIGHBOR, Name: setExternal, List: external,
-		}}
+		})
 		prepend := func(name string, origin api.RouteOriginType, times int) *api.Statement {
 			return own(name, &api.Conditions{
 				NeighborSet: &api.MatchSet{Type: api.MatchSet_ANY, Name: setExternal},
@@ -97,16 +98,9 @@ func installPolicies(ctx context.Context, srv *server.BgpServer, cfg *Config) er
 	return nil
 }
 
-func familyOf(a netip.Addr) *api.Family {
-	if a.Is4() {
-		return &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}
-	}
-	return &api.Family{Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}
-}
-
 // pathOf builds the route of one advertisement. The next hop is left
 // unspecified: the library fills in the session's local address for each
-// neighbour (next hop self).
+// neighbour (next hop self); see nextHopStatements for what is of another family.
 func pathOf(ad Advertisement) (*api.Path, error) {
 	next, pref := "0.0.0.0", uint32(localPrefNormal)
 	if ad.VIP.Is6() {

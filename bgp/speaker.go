@@ -23,6 +23,7 @@ type NeighbourStatus struct {
 	Uptime      time.Duration `json:"uptime"`          // 0 unless established
 	Sent        uint64        `json:"sent_updates"`    // UPDATE messages
 	Advertised  int           `json:"advertised"`      // routes this router should hold from us
+	Families    []string      `json:"families"`        // negotiated: ipv4, ipv6; none unless established
 	LocalAddr   netip.Addr    `json:"local_address"`   // of the session; zero unless established
 	Error       string        `json:"error,omitempty"` // the last reason why it is not established
 }

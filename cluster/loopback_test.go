@@ -11,11 +11,11 @@ import (
 )
 
 // freePort finds a port that is free for UDP and TCP on the loopback interface.
-func freePort(t *testing.T) string {
+func freePort(t *testing.T, host string) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
-		t.Fatal(err)
+		t.Skipf("no %s here: %v", host, err)
 	}
 	defer ln.Close()
 	pc, err := net.ListenPacket("udp", ln.Addr().String())
@@ -26,11 +26,17 @@ func freePort(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// The library's own UDP and TCP transport, on real sockets.
+// The library's own UDP and TCP transport, on real sockets of both families.
 func TestLoopback(t *testing.T) {
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		t.Run(host, func(t *testing.T) { onLoopback(t, host) })
+	}
+}
+
+func onLoopback(t *testing.T, host string) {
 	cluster, key := state.NewClusterID(), NewKey()
 	speakers := []speaker{newSpeaker(t, cluster), newSpeaker(t, cluster)}
-	addrs := []string{freePort(t), freePort(t)}
+	addrs := []string{freePort(t, host), freePort(t, host)}
 	member := func(id state.NodeID) (ed25519.PublicKey, bool) {
 		for _, s := range speakers {
 			if s.id == id {

@@ -48,6 +48,9 @@ func (m *member) runForwardPolicy(ctx context.Context) error {
 		for i := range spec.Backends {
 			policy.Servers = append(policy.Servers, spec.Backends[i].Addr)
 		}
+		for i := range spec.VIPs {
+			policy.TCP = policy.TCP || spec.VIPs[i].SSTP == state.SSTPPassthrough
+		}
 		changed, err := keeper.Mend(policy)
 		if changed {
 			m.log.Info("forward policy written", "servers", len(policy.Servers), "prefixes", len(policy.Prefixes))

@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"strconv"
 
@@ -21,11 +22,14 @@ func (m *member) explain(r *http.Request) (any, error) {
 		return nil, err
 	}
 	spec := m.spec()
-	id, err := pickVIP(spec, r.URL.Query().Get("vip"), 0)
+	vip, err := dialled(spec, r.URL.Query().Get("vip"), client)
 	if err != nil {
 		return nil, err
 	}
-	vip, _ := spec.VIPByID(id)
+	class, err := queryClass(r, vip)
+	if err != nil {
+		return nil, err
+	}
 	set := m.plane.Dump()
 	if set == nil {
 		return nil, &admin.Error{Status: http.StatusServiceUnavailable, Message: "the data plane was not written by this process yet: what is pinned forwards on, and 'vpnlb status' tells what the node waits for"}
@@ -34,13 +38,13 @@ func (m *member) explain(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	x, err := model.Explain(tables, vip.Addr, client, table.IKE)
+	x, err := model.Explain(tables, vip.Addr, client, table.Class(class))
 	if err != nil {
 		return nil, refuse("%v", err)
 	}
-	out := admin.Explanation{Client: client, VIP: vip.Name}
+	out := admin.Explanation{Client: client, VIP: vip.Name, Class: class.String()}
 	for _, a := range m.records(client) {
-		if a.Class == state.ClassIKE.String() {
+		if a.Class == class.String() && a.VIP == vip.Name {
 			out.Record = &a
 		}
 	}
@@ -48,8 +52,13 @@ func (m *member) explain(r *http.Request) (any, error) {
 	add := func(packet string, c model.Choice) {
 		out.Cases = append(out.Cases, admin.Case{Packet: packet, Backend: name(c.Slot), Reason: c.Reason.String(), Why: nameSlots(c.Words, name)})
 	}
-	add("login (IKE_SA_INIT, IKE_AUTH, fragments)", x.Opening)
-	add("everything else (tunnel, rekey, keepalive)", x.Else)
+	if class == state.ClassTCP {
+		add("new connection (SYN)", x.Opening)
+		add("established connection", x.Else)
+	} else {
+		add("login (IKE_SA_INIT, IKE_AUTH, fragments)", x.Opening)
+		add("everything else (tunnel, rekey, keepalive)", x.Else)
+	}
 	if x.Record != nil {
 		add("any, if it had no record", x.Unknown)
 	}
@@ -57,10 +66,54 @@ func (m *member) explain(r *http.Request) (any, error) {
 	return out, nil
 }
 
+// dialled is the VIP that is meant: by name, else the only one of the client's
+// family.
+func dialled(spec *state.Spec, name string, client netip.Addr) (*state.VIP, error) {
+	var found *state.VIP
+	count := 0
+	for i := range spec.VIPs {
+		v := &spec.VIPs[i]
+		if v.Name == name {
+			return v, nil
+		}
+		if v.Addr.Is4() == client.Is4() {
+			found = v
+			count++
+		}
+	}
+	switch {
+	case name != "":
+		return nil, missing("no VIP is called %q; 'vpnlb vip list' shows them", name)
+	case count == 1:
+		return found, nil
+	case count == 0:
+		return nil, refuse("no VIP is of the family of %s: it can dial none", client)
+	}
+	return nil, refuse("there are %d VIPs that %s could dial: name the one that is meant with --vip", count, client)
+}
+
+func queryClass(r *http.Request, vip *state.VIP) (state.Class, error) {
+	switch word := r.URL.Query().Get("class"); {
+	case word == "" || word == state.ClassIKE.String():
+		return state.ClassIKE, nil
+	case word != state.ClassTCP.String():
+		return 0, refuse("--class is ike or tcp, not %q", word)
+	case vip.SSTP != state.SSTPPassthrough:
+		return 0, refuse("TCP 443 of VIP %s is not forwarded: 'vpnlb vip add %s %s --sstp passthrough' makes it so", vip.Name, vip.Name, vip.Addr)
+	}
+	return state.ClassTCP, nil
+}
+
 func (m *member) explainNotes(spec *state.Spec, x *model.Explanation) []string {
 	notes := []string{}
 	if x.Record != nil && x.RecordStance == table.Leave {
 		notes = append(notes, "users behind this address share the record: the first login among them moves the address")
+	}
+	for _, c := range []model.Choice{x.Opening, x.Else} {
+		if b, ok := spec.BackendBySlot(state.Slot(c.Slot)); ok && b.Mode == state.ModeDSR {
+			notes = append(notes, fmt.Sprintf("%s is in mode dsr: its replies go to the client directly and are not seen here", b.Name))
+			break
+		}
 	}
 	if lag := spec.Index - min(spec.Index, m.sync.index.Load()); lag > 0 {
 		notes = append(notes, fmt.Sprintf("the data plane is %d log entries behind the agreement", lag))

@@ -48,7 +48,7 @@ var (
 func memberOf(id state.NodeID, name string, addrs ...string) state.Member {
 	m := state.Member{
 		ID: id, Name: name, Role: state.RoleNode, Cluster: name + ".example:7950", Gossip: name + ".example:7946",
-		PublicKey: bytes.Repeat([]byte{id[0]}, 32), Format: commandFormat,
+		PublicKey: bytes.Repeat([]byte{id[0]}, 32), Format: state.Format,
 	}
 	for _, a := range addrs {
 		m.Addrs = append(m.Addrs, netip.MustParseAddr(a))

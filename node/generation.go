@@ -82,6 +82,9 @@ func (m *member) turn(judged *state.Spec) bool {
 // proposeChange proposes one command of an administrator, by the leader where
 // it has to wait its turn.
 func (m *member) proposeChange(ctx context.Context, cmd state.Command) (state.Outcome, error) {
+	if err := understood(m.spec(), cmd); err != nil {
+		return state.Outcome{}, err
+	}
 	if !waitsForGeneration(cmd) {
 		outcomes, err := m.replica.Propose(ctx, cmd)
 		if err != nil {
@@ -118,6 +121,16 @@ func (m *member) proposeChange(ctx context.Context, cmd state.Command) (state.Ou
 	}
 }
 
+// understood refuses a command of a format that a member does not know: its
+// entry would park that member.
+func understood(spec *state.Spec, cmd state.Command) error {
+	need := state.FormatOf(cmd)
+	if lowest, has := spec.LowestFormat(); lowest != nil && has < need {
+		return &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("node %s runs a version that does not know this (format %d, it needs %d): upgrade it first", lowest.Name, has, need)}
+	}
+	return nil
+}
+
 // repeated says in a refusal that an earlier try, whose answer was lost, may
 // be what stands in the way.
 func repeated(o state.Outcome, tries int) state.Outcome {
@@ -132,6 +145,10 @@ func (m *member) serveChange(ctx context.Context, in []byte) ([]byte, error) {
 	batch, err := state.DecodeBatch(in)
 	if err != nil || len(batch.Envelopes) != 1 || !waitsForGeneration(batch.Envelopes[0].Command) {
 		return nil, &transport.StatusError{Code: http.StatusBadRequest, Reason: "this is not one change of tables"}
+	}
+	var old *admin.Error
+	if err := understood(m.spec(), batch.Envelopes[0].Command); errors.As(err, &old) {
+		return nil, &transport.StatusError{Code: old.Status, Reason: old.Message}
 	}
 	if m.replica.Status().Role != raft.RoleLeader {
 		return nil, leaderHint(&raft.NotLeaderError{Addr: m.replica.Status().LeaderAddr})

@@ -179,7 +179,7 @@ func (m *member) runStatus(ctx context.Context) error {
 func (m *member) nodeStatus() cluster.NodeStatus {
 	st := m.replica.Status()
 	out := cluster.NodeStatus{
-		Role: m.ids.Identity().Role(), Boot: m.ids.Identity().Boot, Format: commandFormat,
+		Role: m.ids.Identity().Role(), Boot: m.ids.Identity().Boot, Format: state.Format,
 		Applied: st.Applied, PlaneApplied: m.sync.index.Load(), Generation: m.sync.generation.Load(),
 		RaftTerm: st.Term, RaftLast: st.LastIndex, Leader: st.LeaderID,
 		Quorum: m.quorum(&st), CaughtUp: m.caughtUp.Load(),

@@ -18,9 +18,6 @@ import (
 	"github.com/vpnlb/vpnlb/raft"
 )
 
-// commandFormat is the highest command format that this version understands.
-const commandFormat = 1
-
 // firstMember is what init bootstraps with.
 type firstMember struct{ init state.Init }
 
@@ -54,7 +51,7 @@ func (n *Node) describe(id transport.Identity) (joinRequest, error) {
 	addrs, err := ownAddresses(func(netip.Addr) bool { return false })
 	return joinRequest{
 		CSR: csr, Name: n.cfg.Name, Cluster: n.cfg.Cluster.Address.String(), Gossip: n.cfg.Cluster.Gossip.String(),
-		Addrs: addrs, Format: commandFormat,
+		Addrs: addrs, Format: state.Format,
 	}, err
 }
 

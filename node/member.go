@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -156,9 +154,7 @@ func (m *member) makePlane() (err error) {
 func (m *member) makeHealth() (err error) {
 	m.collector, m.returns = health.NewCollector(), health.NewReturns()
 	probe := health.Config{Boot: m.ids.Identity().Boot}
-	if from := insideAddress(m.cfg.Dataplane.Inside); from.Is4() {
-		probe.Local4 = from
-	}
+	probe.Local4, probe.Local6 = ownOn(m.cfg.Dataplane.Inside)
 	m.prober, err = health.NewProber(probe, health.Deps{Log: m.log, Metrics: m.metrics})
 	if err != nil {
 		return err
@@ -183,32 +179,14 @@ func (m *member) makeHealth() (err error) {
 	return err
 }
 
-// insideAddress is the node's own address on the servers' segment: probes
-// leave from it, so that their answers come straight back. Zero where there is
-// none: the kernel chooses.
-func insideAddress(name string) netip.Addr {
-	i, err := net.InterfaceByName(name)
-	if err != nil {
-		return netip.Addr{}
-	}
-	addrs, err := i.Addrs()
-	if err != nil {
-		return netip.Addr{}
-	}
-	for _, a := range addrs {
-		p, err := netip.ParsePrefix(a.String())
-		if err == nil && p.Addr().Is4() && !p.IsSingleIP() {
-			return p.Addr()
-		}
-	}
-	return netip.Addr{}
-}
-
 func bgpConfig(cfg *config.Config) (bgp.Config, error) {
-	out := bgp.Config{ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID}
+	out := bgp.Config{ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, NextHop6: cfg.BGP.NextHop6}
+	if !out.NextHop6.IsValid() {
+		_, out.NextHop6 = ownOn(cfg.Dataplane.Outside)
+	}
 	for _, nb := range cfg.BGP.Neighbours {
 		out.Neighbours = append(out.Neighbours, bgp.Neighbour{
-			Address: nb.Address, ASN: nb.ASN, HoldTime: nb.HoldTime, LocalAddress: nb.LocalAddress,
+			Address: nb.Address, ASN: nb.ASN, HoldTime: nb.HoldTime, LocalAddress: nb.LocalAddress, NextHop6: nb.NextHop6,
 			Port: int(nb.Port), Passive: nb.Passive, Password: string(nb.Password), PasswordFile: nb.PasswordFile,
 		})
 	}
@@ -326,7 +304,11 @@ func KernelSettings(cfg *config.Config) *sysctl.Keeper {
 // mendKernel sets what is not as it must be. What cannot be set is a warning
 // in status: forwarding may still work.
 func (m *member) mendKernel() {
-	changed, err := m.kernel.Mend()
+	var more []sysctl.Setting
+	if hasIPv6(m.spec()) {
+		more = sysctl.IPv6(m.cfg.Dataplane.Interfaces())
+	}
+	changed, err := m.kernel.Mend(more...)
 	if len(changed) > 0 {
 		m.log.Info("kernel settings changed", "keys", changed)
 	}

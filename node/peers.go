@@ -130,11 +130,12 @@ func (m *member) tellAddresses(ctx context.Context, spec *state.Spec) {
 	slices.SortFunc(now, netip.Addr.Compare)
 	known := slices.Clone(self.Addrs)
 	slices.SortFunc(known, netip.Addr.Compare)
-	if slices.Equal(now, known) && !self.Draining {
+	if slices.Equal(now, known) && !self.Draining && self.Format == state.Format {
 		return
 	}
 	changed := *self
 	changed.Addrs, changed.Draining = now, false
+	changed.Format = state.Format // this binary may be newer than the one that joined
 	if m.propose(ctx, state.UpdateMember{Member: changed}) {
 		m.log.Info("own entry in the member list changed", "addresses", now)
 	}

@@ -17,6 +17,8 @@ func Render(spec *state.Spec) *table.Set {
 		Generation: spec.Generation,
 		HashKey:    spec.HashKey,
 		TableSize:  spec.TableSize,
+
+		SourceLimit: spec.Settings.SourceLimit,
 	}
 	place := make(map[state.VIPID]uint8, len(spec.VIPs))
 	for i := range spec.VIPs {
@@ -37,6 +39,7 @@ func Render(spec *state.Spec) *table.Set {
 			VIP:    place[b.VIP],
 			Addr:   b.Addr,
 			Weight: b.Weight,
+			DSR:    b.Mode == state.ModeDSR,
 		}
 		for _, c := range state.Classes {
 			out.Stance[c-1] = table.Stance(spec.Stance(b, c)) // same numbers: TestStanceNumbers

@@ -67,7 +67,14 @@ func world(t *testing.T) *rig {
 	r3now, _ := r.spec().BackendByName("r3")
 	r.do(state.RemoveBackend{ID: r3.ID, Expect: r3now.Version})
 	r.do(state.PutGateway{Addr: netip.MustParseAddr("198.51.100.251")})
+	r.do(state.PutVIP{VIP: state.VIP{Name: "six", Addr: netip.MustParseAddr("2001:db8::10"), ClientBits: 56, SSTP: state.SSTPPassthrough}})
+	six, _ := r.spec().VIPByName("six")
+	r.backend("s1", "2001:db8:1::101", six.ID)
+	r.do(state.PutBackend{Backend: state.Backend{Name: "d1", VIP: six.ID, Addr: netip.MustParseAddr("2001:db8:1::102"), Mode: state.ModeDSR, Weight: 100}})
+	r.verdict("d1", state.VerdictUp)
+	r.do(state.PutGateway{Addr: netip.MustParseAddr("2001:db8:1::251")})
 	s := r.spec().Settings
+	s.SourceLimit = 2000
 	s.InsidePrefixes = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:1::/48")}
 	r.do(state.SetSettings{Settings: s, Expect: s.Version})
 	return r
@@ -76,13 +83,13 @@ func world(t *testing.T) *rig {
 // setText is a set for a person to compare.
 func setText(set *table.Set) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "cluster %x index %d generation %d key %x size %d\n", set.ClusterID, set.Index, set.Generation, set.HashKey, set.TableSize)
+	fmt.Fprintf(&b, "cluster %x index %d generation %d key %x size %d source limit %d\n", set.ClusterID, set.Index, set.Generation, set.HashKey, set.TableSize, set.SourceLimit)
 	for _, v := range set.VIPs {
 		fmt.Fprintf(&b, "vip %d %s client bits %d passthrough %v\n", v.Index, v.Addr, v.ClientBits, v.Passthrough)
 	}
 	for _, x := range set.Backends {
-		fmt.Fprintf(&b, "backend slot %d id %d vip %d %s weight %d ike %s tcp %s\n",
-			x.Slot, x.ID, x.VIP, x.Addr, x.Weight, state.Stance(x.Stance[0]), state.Stance(x.Stance[1]))
+		fmt.Fprintf(&b, "backend slot %d id %d vip %d %s dsr %v weight %d ike %s tcp %s\n",
+			x.Slot, x.ID, x.VIP, x.Addr, x.DSR, x.Weight, state.Stance(x.Stance[0]), state.Stance(x.Stance[1]))
 	}
 	for _, p := range set.NotReturn {
 		fmt.Fprintf(&b, "not return %s\n", p)
@@ -124,14 +131,14 @@ func TestNotReturn(t *testing.T) {
 	got := notReturn(world(t).spec())
 	for _, want := range []string{
 		"198.51.100.1/32", "192.0.2.11/32", "198.51.100.2/32", "192.0.2.12/32", // members
-		"198.51.100.251/32",                  // gateway
+		"198.51.100.251/32", "2001:db8:1::251/128", // gateways
 		"198.51.100.0/24", "2001:db8:1::/48", // inside
 	} {
 		if !slices.Contains(got, netip.MustParsePrefix(want)) {
 			t.Errorf("%s is missing in %v", want, got)
 		}
 	}
-	if len(got) != 7 {
+	if len(got) != 8 {
 		t.Errorf("%v", got)
 	}
 }

@@ -111,6 +111,7 @@ func settings() []setting {
 		durationSetting("up_dwell", 0, 10*time.Minute, func(s *S) *time.Duration { return &s.UpDwell }),
 		durationSetting("t1", time.Second, 10*time.Minute, func(s *S) *time.Duration { return &s.Demote }),
 		countSetting("node_budget", 100, state.MaxAffinity, func(s *S) *uint32 { return &s.NodeBudget }),
+		countSetting("source_limit", 0, state.MaxLimit, func(s *S) *uint32 { return &s.SourceLimit }),
 		countSetting("prefix_budget", 10, state.MaxAffinity, func(s *S) *uint32 { return &s.PrefixBudget }),
 	}
 }

@@ -21,7 +21,7 @@ func oddSettings() state.Settings {
 	} {
 		*d += 1500 * time.Millisecond
 	}
-	s.DownAfter, s.UpAfter, s.NodeBudget, s.PrefixBudget = 7, 9, 1234, 56
+	s.DownAfter, s.UpAfter, s.NodeBudget, s.PrefixBudget, s.SourceLimit = 7, 9, 1234, 56, 7800
 	return s
 }
 
@@ -59,7 +59,7 @@ func TestSettingsBoundsAreAgreed(t *testing.T) {
 		"affinity_timeout": {"10m", "11h"}, "unheard_timeout": {"1h", "168h"}, "earned_sk_timeout": {"30s", "10m"},
 		"earned_auth_timeout": {"2m", "1h"}, "touch_interval": {"30s", "20m"}, "void_after": {"10s", "24h"},
 		"down_after": {"1", "20"}, "up_after": {"1", "50"}, "probe_interval": {"200ms", "1m"}, "probe_timeout": {"100ms", "10s"},
-		"up_dwell": {"0s", "10m"}, "t1": {"1s", "10m"}, "node_budget": {"100", "4194304"}, "prefix_budget": {"10", "4194304"},
+		"up_dwell": {"0s", "10m"}, "t1": {"1s", "10m"}, "node_budget": {"100", "4194304"}, "prefix_budget": {"10", "4194304"}, "source_limit": {"0", "10000000"},
 	} {
 		for _, v := range ends {
 			s, err := changeSetting(state.DefaultSettings(), key, v)

@@ -87,24 +87,60 @@ func (m *member) addVIP(ctx context.Context, in admin.VIPRequest) (any, error) {
 	if err := checkName("VIP", in.Name); err != nil {
 		return nil, err
 	}
-	addr, err := netip.ParseAddr(in.Addr)
-	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
-		return nil, refuse("the VIP's address is a unicast IPv4 address such as 203.0.113.10, not %q", in.Addr)
+	addr, err := unicast("the VIP's address", "203.0.113.10 or 2001:db8::10", in.Addr)
+	if err != nil {
+		return nil, err
 	}
 	put := state.PutVIP{VIP: state.VIP{Name: in.Name, Addr: addr, ClientBits: 64}}
-	if old, ok := m.spec().VIPByName(in.Name); ok {
+	spec := m.spec()
+	old, found := spec.VIPByName(in.Name)
+	if found {
 		put.VIP.ClientBits, put.VIP.SSTP, put.Expect = old.ClientBits, old.SSTP, old.Version
+	}
+	if addr.Is4() {
+		put.VIP.ClientBits = 64 // says nothing there; what an IPv6 VIP of this name had must not come back
+	}
+	if in.Bits != nil {
+		put.VIP.ClientBits = *in.Bits
+		if err := checkBits(spec, old, &put.VIP); err != nil {
+			return nil, err
+		}
 	}
 	switch in.SSTP {
 	case "":
 	case "off":
 		put.VIP.SSTP = state.SSTPOff
-	case "passthrough", "offload", "reencrypt":
-		return nil, refuse("TCP 443 in mode %s is not in this version: IKEv2 is forwarded, 443 goes to the node itself", in.SSTP)
+	case "passthrough":
+		put.VIP.SSTP = state.SSTPPassthrough
+	case "offload", "reencrypt":
+		return nil, refuse("TCP 443 in mode %s is not in this version: off leaves it to the node itself, passthrough forwards it to the servers", in.SSTP)
 	default:
-		return nil, refuse("--sstp is off, not %q", in.SSTP)
+		return nil, refuse("--sstp is off or passthrough, not %q", in.SSTP)
 	}
 	return m.change(ctx, put)
+}
+
+// checkBits judges the prefix length that is to key a VIP's clients. Under
+// another length no client would find its record again. old is nil for a new VIP.
+func checkBits(spec *state.Spec, old, anew *state.VIP) error {
+	switch {
+	case anew.Addr.Is4():
+		return refuse("--client-bits is for IPv6: the clients of %s are keyed by their whole IPv4 address", anew.Addr)
+	case anew.ClientBits < 32 || anew.ClientBits > 128:
+		return refuse("--client-bits is 32 to 128, not %d: clients share a record when so many bits of their addresses are equal", anew.ClientBits)
+	case old == nil || old.ClientBits == anew.ClientBits:
+		return nil
+	}
+	named := uint32(0)
+	for i := range spec.Backends {
+		if b := &spec.Backends[i]; b.VIP == old.ID {
+			named += b.Entries[0] + b.Entries[1]
+		}
+	}
+	if named > 0 {
+		return refuse("VIP %s keys its clients by %d bits, and %d records are kept so: add another VIP with %d, or wait until they are gone", old.Name, old.ClientBits, named, anew.ClientBits)
+	}
+	return nil
 }
 
 func (m *member) removeVIP(ctx context.Context, in admin.NameRequest) (any, error) {
@@ -119,9 +155,9 @@ func (m *member) addBackend(ctx context.Context, in admin.BackendRequest) (any, 
 	if err := checkName("backend", in.Name); err != nil {
 		return nil, err
 	}
-	addr, err := netip.ParseAddr(in.Addr)
-	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
-		return nil, refuse("the server's address is a unicast IPv4 address such as 198.51.100.101, not %q", in.Addr)
+	addr, err := unicast("the server's address", "198.51.100.101 or 2001:db8:1::101", in.Addr)
+	if err != nil {
+		return nil, err
 	}
 	spec := m.spec()
 	b := state.Backend{Name: in.Name, Addr: addr, Weight: 100, Admin: state.AdminEnabled}
@@ -135,6 +171,17 @@ func (m *member) addBackend(ctx context.Context, in admin.BackendRequest) (any, 
 		return nil, err
 	}
 	b.VIP = vip
+	var notes []string
+	switch in.Mode {
+	case "":
+	case "dnat":
+		b.Mode = state.ModeDNAT
+	case "dsr":
+		b.Mode = state.ModeDSR
+		notes = append(notes, dsrNote)
+	default:
+		return nil, refuse("--mode is dnat or dsr, not %q", in.Mode)
+	}
 	if in.Weight != nil {
 		if *in.Weight > state.MaxWeight {
 			return nil, refuse("--weight is 0 to %d, not %d", state.MaxWeight, *in.Weight)
@@ -144,8 +191,11 @@ func (m *member) addBackend(ctx context.Context, in admin.BackendRequest) (any, 
 	if in.Limit != nil {
 		b.Limit = *in.Limit
 	}
-	return m.change(ctx, state.PutBackend{Backend: b, Expect: expect})
+	return m.change(ctx, state.PutBackend{Backend: b, Expect: expect}, notes...)
 }
+
+// dsrNote is what an administrator must know of the mode.
+const dsrNote = "in mode dsr the server holds the VIP on its loopback and stands on the nodes' segment; its replies are not seen here: when it is down or offline its clients are forgotten at once, and TCP goes by hash only"
 
 // pickVIP finds the VIP that is meant: by name, else the one it has, else the
 // only one there is.
@@ -191,7 +241,9 @@ func (m *member) setBackendAdmin(ctx context.Context, in admin.BackendAdminReque
 		notes = append(notes, "known clients stay until they are idle for affinity_timeout; a busy address shared by many users never drains by itself")
 	case "offline":
 		cmd.Admin = state.AdminOffline
-		if b.Admin != state.AdminDrain {
+		if b.Mode == state.ModeDSR {
+			notes = append(notes, fmt.Sprintf("it is in mode dsr: its %d clients are forgotten now, and their tunnels break", b.Entries[state.ClassIKE-1]))
+		} else if b.Admin != state.AdminDrain {
 			notes = append(notes, "users behind one shared address move together at the first login among them: 'backend drain' first moves nobody")
 		}
 	default:
@@ -206,16 +258,19 @@ func (m *member) removeBackend(ctx context.Context, in admin.NameRequest) (any, 
 		return nil, err
 	}
 	var notes []string
-	if n := b.Entries[state.ClassIKE-1]; n > 0 && !in.Purge {
+	switch n := b.Entries[0] + b.Entries[1]; {
+	case n > 0 && b.Mode == state.ModeDSR:
+		notes = append(notes, fmt.Sprintf("%d clients are recorded on it and forgotten now: it is in mode dsr", n))
+	case n > 0 && !in.Purge:
 		notes = append(notes, fmt.Sprintf("%d clients are recorded on it: it stays listed, and their tunnels work, until they are gone", n))
 	}
 	return m.change(ctx, state.RemoveBackend{ID: b.ID, Purge: in.Purge, Expect: b.Version}, notes...)
 }
 
 func (m *member) addGateway(ctx context.Context, in admin.GatewayRequest) (any, error) {
-	addr, err := netip.ParseAddr(in.Addr)
-	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
-		return nil, refuse("a gateway is a unicast IPv4 address of the servers' subnet such as 198.51.100.251, not %q", in.Addr)
+	addr, err := unicast("a gateway of the servers' subnet", "198.51.100.251 or 2001:db8:1::251", in.Addr)
+	if err != nil {
+		return nil, err
 	}
 	if _, ok := m.spec().GatewayByAddr(addr); ok {
 		return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("gateway %s is there already; 'vpnlb gateway list' shows its owner", addr)}
@@ -225,9 +280,9 @@ func (m *member) addGateway(ctx context.Context, in admin.GatewayRequest) (any, 
 
 func (m *member) removeGateway(ctx context.Context, in admin.GatewayRequest) (any, error) {
 	spec := m.spec()
+	addr, err := netip.ParseAddr(strings.TrimSpace(in.Addr))
 	for i := range spec.Gateways {
-		g := &spec.Gateways[i]
-		if g.Addr.String() == strings.TrimSpace(in.Addr) {
+		if g := &spec.Gateways[i]; err == nil && g.Addr == addr {
 			return m.change(ctx, state.RemoveGateway{ID: g.ID, Expect: g.Version})
 		}
 	}
@@ -244,21 +299,16 @@ func (m *member) set(ctx context.Context, in admin.SetRequest) (any, error) {
 }
 
 func (m *member) forgetAffinity(ctx context.Context, in admin.NameRequest) (any, error) {
-	addr, err := netip.ParseAddr(in.Name)
+	client, err := parseClient(in.Name)
 	if err != nil {
-		return nil, refuse("a client is an IP address such as 198.51.100.7, not %q", in.Name)
+		return nil, err
 	}
-	client := state.ClientOf(addr, 64)
-	view := m.replica.View()
 	var keys []state.Key
-	for _, c := range state.Classes {
-		key := state.Key{Client: client, Class: c}
-		if _, ok := view.Affinity(key); ok {
-			keys = append(keys, key)
-		}
+	for _, a := range recordsOf(m.view(), client) {
+		keys = append(keys, a.Key)
 	}
 	if len(keys) == 0 {
-		return nil, missing("client %s has no record", addr)
+		return nil, missing("client %s has no record", client)
 	}
 	return m.change(ctx, state.Forget{Keys: keys})
 }

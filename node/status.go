@@ -104,7 +104,7 @@ func (m *member) fillRoutes(st *admin.Status) {
 		st.VIPs = append(st.VIPs, admin.VIPStatus{Name: name, Addr: v.VIP, Announce: words[v.Announced], Reason: v.Decision.Reason.String(), Since: ago(time.Since(v.Since))})
 	}
 	for _, nb := range m.speaker.Neighbours() {
-		st.Neighbours = append(st.Neighbours, admin.Neighbour{Addr: nb.Address.String(), ASN: nb.ASN, State: nb.State, Since: ago(nb.Uptime)})
+		st.Neighbours = append(st.Neighbours, admin.Neighbour{Addr: nb.Address.String(), ASN: nb.ASN, State: nb.State, Since: ago(nb.Uptime), Families: nb.Families})
 	}
 }
 
@@ -141,12 +141,15 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 		b := &spec.Backends[i]
 		h := b.Health[state.ClassIKE-1]
 		a := admin.Backend{
-			ID: uint32(b.ID), Name: b.Name, Addr: b.Addr, Weight: b.Weight, Limit: b.Limit, Version: b.Version,
+			ID: uint32(b.ID), Name: b.Name, Addr: b.Addr, Mode: b.Mode.String(), Weight: b.Weight, Limit: b.Limit, Version: b.Version,
 			Admin: adminWords[b.Admin], Health: verdictWords[h.Verdict], Stance: spec.Stance(b, state.ClassIKE).String(),
 			Clients: b.Entries[state.ClassIKE-1],
 		}
 		if v, ok := spec.VIPByID(b.VIP); ok {
 			a.VIP = v.Name
+			if v.SSTP == state.SSTPPassthrough {
+				a.TCP = service(spec, b)
+			}
 		}
 		if r, ok := local[b.ID]; ok {
 			a.Local = r.Opinion.String()
@@ -154,6 +157,9 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 				if hint := p.Note.Hint(); hint != "" && a.Detail == "" {
 					a.Detail = fmt.Sprintf("UDP %d: %s", p.Port, hint)
 				}
+			}
+			if a.TCP != nil && r.SSTP != nil {
+				a.TCP.Local, a.TCP.Detail = r.SSTP.Opinion.String(), r.SSTP.Hint()
 			}
 		}
 		if err == nil {
@@ -163,6 +169,14 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 		out = append(out, a)
 	}
 	return out
+}
+
+// service is TCP 443 of a server.
+func service(spec *state.Spec, b *state.Backend) *admin.Service {
+	return &admin.Service{
+		Health: verdictWords[b.Health[state.ClassTCP-1].Verdict], Stance: spec.Stance(b, state.ClassTCP).String(),
+		Clients: b.Entries[state.ClassTCP-1],
+	}
 }
 
 func (m *member) gateways(spec *state.Spec) []admin.Gateway {
@@ -276,7 +290,11 @@ func (m *member) specAnswer(*http.Request) (any, error) {
 	out := admin.Spec{Cluster: spec.ClusterID.String(), VIPs: []admin.VIP{}, Backends: m.backends(spec), Gateways: m.gateways(spec), Settings: showSettings(&spec.Settings)}
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
-		out.VIPs = append(out.VIPs, admin.VIP{ID: uint32(v.ID), Name: v.Name, Addr: v.Addr, SSTP: sstpWords[v.SSTP], Version: v.Version})
+		a := admin.VIP{ID: uint32(v.ID), Name: v.Name, Addr: v.Addr, SSTP: sstpWords[v.SSTP], Version: v.Version}
+		if v.Addr.Is6() {
+			a.Bits = v.ClientBits
+		}
+		out.VIPs = append(out.VIPs, a)
 	}
 	return out, nil
 }

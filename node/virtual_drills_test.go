@@ -50,8 +50,13 @@ func (v *vnode) addServer(name string) {
 // judge commits a verdict, as the leader's tally does; here are no probes.
 func (v *vnode) judge(name string, verdict state.Verdict) {
 	v.town.t.Helper()
+	v.judgeClass(name, state.ClassIKE, verdict)
+}
+
+func (v *vnode) judgeClass(name string, c state.Class, verdict state.Verdict) {
+	v.town.t.Helper()
 	b, _ := v.m.spec().BackendByName(name)
-	v.propose(state.SetHealth{Backend: b.ID, Class: state.ClassIKE, Verdict: verdict, Previous: b.Health[state.ClassIKE-1].Index})
+	v.propose(state.SetHealth{Backend: b.ID, Class: c, Verdict: verdict, Previous: b.Health[c-1].Index})
 }
 
 func (v *vnode) setAdmin(name string, a state.AdminState) {

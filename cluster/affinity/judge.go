@@ -21,6 +21,9 @@ func Judge(v View, e table.Evidence) (state.Learned, table.Answer) {
 		Key: stateKey(e.Key), Backend: id,
 		State: state.Confirmation(e.Level), Opening: e.Opening,
 	}
+	// Payload of TCP opens as an IKE_AUTH response does: the client has answered
+	// the server's SYN, so it is there, and it began anew.
+	want.Opening = want.Opening || want.Class == state.ClassTCP
 	r, ok := v.Affinity(want.Key)
 	counts := ok
 	if ok {
@@ -43,7 +46,7 @@ func Judge(v View, e table.Evidence) (state.Learned, table.Answer) {
 		return state.Learned{}, table.Superseded
 	}
 	saw, ok := backendOf(spec, e.Saw)
-	if !ok || saw != r.Backend || !e.Opening {
+	if !ok || saw != r.Backend || !want.Opening {
 		return state.Learned{}, table.Superseded
 	}
 	want.Replaces = r.Index

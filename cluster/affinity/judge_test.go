@@ -31,3 +31,25 @@ func TestJudgeOfAnotherVIP(t *testing.T) {
 		t.Errorf("evidence of another server of the same VIP is answered %d, want superseded", answer)
 	}
 }
+
+// Payload of TCP may replace, whether or not the program calls it an opening;
+// a tunnel's packet may not.
+func TestJudgeTCP(t *testing.T) {
+	a := newAgreement(t)
+	v := a.View().Spec().VIPs[0]
+	v.SSTP = state.SSTPPassthrough
+	a.must(state.PutVIP{VIP: v, Expect: v.Version})
+	old, anew := a.View().Spec().Backends[0], a.View().Spec().Backends[1]
+	for _, c := range []struct {
+		class table.Class
+		want  table.Answer
+	}{{table.IKE, table.Superseded}, {table.TCP, 0}} {
+		e := evidence(1, table.Slot(anew.Slot), table.Slot(old.Slot), table.Confirmed, false)
+		e.Class = c.class
+		a.must(state.Learn{Records: []state.Learned{{Key: stateKey(e.Key), Backend: old.ID, State: state.Confirmed}}})
+		l, answer := Judge(a.View(), e)
+		if c.class == table.TCP && (!l.Opening || l.Replaces == 0 || l.Backend != anew.ID) || answer != c.want {
+			t.Errorf("class %d: %+v, answer %d, want %d", c.class, l, answer, c.want)
+		}
+	}
+}

@@ -49,7 +49,7 @@ func drill(t *testing.T, body func(c *cluster)) {
 			for _, a := range drillServers {
 				f.servers[a] = rejects
 			}
-			p, err := NewProber(Config{Boot: 1}, Deps{Listen: f.listen})
+			p, err := NewProber(Config{Boot: 1}, Deps{Listen: f.listen, Dial: f.dial})
 			if err != nil {
 				t.Fatal(err)
 			}

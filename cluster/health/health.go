@@ -12,6 +12,7 @@ import (
 type Target struct {
 	Backend state.BackendID
 	Addr    netip.Addr
+	SSTP    bool // TCP 443 as well: its VIP passes it through
 }
 
 // TargetsOf lists what to probe: every backend of the spec, removed ones that
@@ -19,7 +20,9 @@ type Target struct {
 func TargetsOf(s *state.Spec) []Target {
 	ts := make([]Target, 0, len(s.Backends))
 	for i := range s.Backends {
-		ts = append(ts, Target{Backend: s.Backends[i].ID, Addr: s.Backends[i].Addr})
+		b := &s.Backends[i]
+		v, ok := s.VIPByID(b.VIP)
+		ts = append(ts, Target{Backend: b.ID, Addr: b.Addr, SSTP: ok && v.SSTP == state.SSTPPassthrough})
 	}
 	return ts
 }
@@ -85,7 +88,7 @@ func (o Opinion) String() string {
 // Note says what the last probe of a port met. Values are on the wire.
 type Note uint8
 
-// Notes. The first two are answers, the next three are misses, the rest is neutral.
+// Notes. Each counts for what Result says.
 const (
 	NoteNone           Note = 0  // not probed yet
 	NoteInvalidKE      Note = 1  // INVALID_KE_PAYLOAD: a policy matched
@@ -98,7 +101,11 @@ const (
 	NoteInvalidVersion Note = 8  // INVALID_MAJOR_VERSION
 	NoteAccepted       Note = 9  // it took our KE group: a full IKE_SA_INIT response
 	NoteOther          Note = 10 // another valid IKE answer
-	noteCount          Note = 11
+	NoteSSTP           Note = 11 // 401 from the resource of SSTP: it listens
+	NoteNoTLS          Note = 12 // TCP came up, TLS did not
+	NoteNoStatus       Note = 13 // TLS came up, no HTTP status line followed
+	NoteOtherStatus    Note = 14 // another HTTP status, or no HTTP at all
+	noteCount          Note = 15
 )
 
 // Result is which side of the dampening a note counts for.
@@ -117,9 +124,9 @@ func (n Note) Result() Result {
 	switch n {
 	case NoteNone:
 		return ResultNone
-	case NoteInvalidKE, NoteCookie:
+	case NoteInvalidKE, NoteCookie, NoteSSTP:
 		return ResultAnswer
-	case NoteSilent, NoteRefused, NoteUnsendable:
+	case NoteSilent, NoteRefused, NoteUnsendable, NoteNoTLS, NoteNoStatus, NoteOtherStatus:
 		return ResultMiss
 	}
 	return ResultNeutral
@@ -150,11 +157,20 @@ func (n Note) String() string {
 		return "accepted"
 	case NoteOther:
 		return "other_answer"
+	case NoteSSTP:
+		return "sstp_401"
+	case NoteNoTLS:
+		return "no_tls"
+	case NoteNoStatus:
+		return "no_http_status"
+	case NoteOtherStatus:
+		return "other_http_status"
 	}
 	return fmt.Sprintf("note(%d)", uint8(n))
 }
 
-// Hint is a sentence for a person about a note that is no answer, else empty.
+// Hint is a sentence for a person about a note of an IKE port that is no answer,
+// else empty.
 func (n Note) Hint() string {
 	switch n {
 	case NoteSilent:

@@ -11,7 +11,7 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		results: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "vpnlb_health_probes_total", Help: "Probes of IKE ports by what they met."}, []string{"note"}),
+			Name: "vpnlb_health_probes_total", Help: "Probes of servers by what they met."}, []string{"note"}),
 		stray: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "vpnlb_health_stray_answers_total", Help: "Datagrams at the probe socket that answer no open probe: late, forged or malformed."}),
 		unopened: prometheus.NewCounter(prometheus.CounterOpts{

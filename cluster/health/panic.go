@@ -3,8 +3,9 @@ package health
 import "github.com/vpnlb/vpnlb/cluster/state"
 
 // panic applies the rule for a pool (the backends of one VIP and class) of
-// which more than half would be down: then only servers whose packets the
-// return path still carries are kept, and never is the table left empty.
+// which more than half would be down: then servers whose packets the return
+// path still carries are kept; of those of which it can carry none, the ones that
+// not every member heard misses; and never is the table left empty.
 func (t *tally) panic() {
 	for i := range t.Spec.VIPs {
 		for _, class := range state.Classes {
@@ -35,8 +36,12 @@ func (t *tally) panicPool(pool []*verdictCase) {
 	}
 	if 2*down > len(pool) {
 		for _, c := range pool {
-			if c.to == state.VerdictDown && c.carried {
+			switch {
+			case c.to != state.VerdictDown:
+			case c.carried:
 				c.to, c.reason = state.VerdictUnknown, HeldPanic
+			case c.unseen && c.votes.Down < c.votes.Fresh:
+				c.to, c.reason = state.VerdictUnknown, HeldUnseen
 			}
 		}
 	}

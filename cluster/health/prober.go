@@ -30,7 +30,9 @@ type Config struct {
 type Deps struct {
 	// Listen opens an unconnected UDP socket on a local address with port 0.
 	// nil: Listen. A socket may implement Refuser.
-	Listen  func(local netip.AddrPort) (net.PacketConn, error)
+	Listen func(local netip.AddrPort) (net.PacketConn, error)
+	// Dial opens the connections of SSTP checks. nil: the kernel's.
+	Dial    Dial
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: none
 }
@@ -45,10 +47,11 @@ type Refuser interface {
 var probedPorts = [...]uint16{500, 4500}
 
 // Prober asks every target on both ports once per interval, with one socket
-// for each address family. Safe for concurrent use.
+// for each address family, and checks SSTP where that is asked for. Safe for concurrent use.
 type Prober struct {
 	cfg     Config
 	listen  func(netip.AddrPort) (net.PacketConn, error)
+	dial    Dial
 	log     *slog.Logger
 	metrics *metrics
 	wake    chan struct{} // targets or timing changed
@@ -68,6 +71,7 @@ type target struct {
 	group   int // index into wrongGroups
 	damped  damped
 	opinion Opinion
+	sstp    *sstpState // nil: not asked for
 }
 
 type portState struct {
@@ -95,12 +99,15 @@ func NewProber(cfg Config, deps Deps) (*Prober, error) {
 		return nil, fmt.Errorf("make prober: %s is not an IPv6 address", cfg.Local6)
 	}
 	p := &Prober{
-		cfg: cfg, listen: deps.Listen, log: deps.Log,
+		cfg: cfg, listen: deps.Listen, dial: deps.Dial, log: deps.Log,
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		timing: DefaultTiming(), targets: map[state.BackendID]*target{}, asked: map[spi]question{},
 	}
 	if p.listen == nil {
 		p.listen = Listen
+	}
+	if p.dial == nil {
+		p.dial = dialTCP
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
@@ -127,12 +134,15 @@ func (p *Prober) SetTargets(ts []Target, timing Timing) {
 	news := false
 	for _, t := range ts[:min(len(ts), MaxTargets)] {
 		t.Addr = t.Addr.Unmap()
-		if was := p.targets[t.Backend]; was != nil && was.Addr == t.Addr {
-			next[t.Backend] = was
+		n := p.targets[t.Backend]
+		if n != nil && n.Addr == t.Addr {
+			next[t.Backend] = n
+			news = n.watchSSTP(t.SSTP, now, timing) || news
 			continue
 		}
 		news = true
-		n := &target{Target: t}
+		n = &target{Target: t}
+		n.watchSSTP(t.SSTP, now, timing)
 		for i := range n.ports { // spread new ones over the interval
 			n.ports[i].next = now.Add(rand.N(timing.Interval))
 		}
@@ -148,6 +158,19 @@ func (p *Prober) SetTargets(ts []Target, timing Timing) {
 	}
 	p.targets = next
 	poke(p.wake)
+}
+
+// watchSSTP begins or ends the checks of TCP 443 and reports whether it did.
+func (t *target) watchSSTP(on bool, now time.Time, timing Timing) (changed bool) {
+	t.SSTP = on
+	if on == (t.sstp != nil) {
+		return false
+	}
+	t.sstp = nil
+	if on {
+		t.sstp = &sstpState{portState: portState{next: now.Add(rand.N(timing.Interval))}}
+	}
+	return true
 }
 
 // Changed receives when an opinion or the set of targets has changed:
@@ -185,6 +208,9 @@ func (p *Prober) Observe(r *Returns) Observation {
 		}
 		s.Returned, s.Quiet = r.of(t.Backend)
 		o.Seen = append(o.Seen, s)
+		if t.sstp != nil {
+			o.Seen = append(o.Seen, t.sstp.seen(t.Backend, now))
+		}
 	}
 	slices.SortFunc(o.Seen, func(a, b Seen) int {
 		if less(a, b) {
@@ -200,6 +226,7 @@ type Report struct {
 	Target
 	Opinion Opinion
 	Ports   [len(probedPorts)]PortReport
+	SSTP    *SSTPReport // nil: not checked
 }
 
 // PortReport is what status prints of one port.
@@ -230,6 +257,9 @@ func (p *Prober) Reports() []Report {
 			r.Ports[i] = PortReport{Port: probedPorts[i], Note: q.note, Group: q.group, RTT: q.rtt, Age: age,
 				Misses: q.run.misses, Answers: q.run.answers, Neutrals: q.run.neutrals}
 		}
+		if t.sstp != nil {
+			r.SSTP = t.sstp.report(now)
+		}
 		all = append(all, r)
 	}
 	slices.SortFunc(all, func(a, b Report) int { return int(a.Backend) - int(b.Backend) })
@@ -240,6 +270,10 @@ func (p *Prober) Reports() []Report {
 func (p *Prober) Run(ctx context.Context) error {
 	s := &sockets{prober: p}
 	defer s.close()
+	var checks sync.WaitGroup
+	defer checks.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -249,7 +283,8 @@ func (p *Prober) Run(ctx context.Context) error {
 		case <-p.wake:
 		case <-timer.C:
 		}
-		due, next := p.due(time.Now())
+		due, sstp, next := p.due(time.Now())
+		p.checkSSTP(ctx, sstp, &checks)
 		for _, d := range due {
 			if err := s.send(d); err != nil {
 				p.settle(d.id, answer{note: NoteUnsendable}, err)
@@ -268,7 +303,7 @@ type probeDue struct {
 
 // due ends questions that timed out, asks those whose time has come, and tells
 // when to come back.
-func (p *Prober) due(now time.Time) (out []probeDue, next time.Time) {
+func (p *Prober) due(now time.Time) (out []probeDue, sstp []*target, next time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	next = now.Add(p.timing.Interval)
@@ -292,7 +327,8 @@ func (p *Prober) due(now time.Time) (out []probeDue, next time.Time) {
 			}
 		}
 	}
-	return out, next
+	sstp, next = p.dueSSTP(now, next)
+	return out, sstp, next
 }
 
 // ask draws a question and schedules the next: jittered by up to a tenth of the

@@ -43,6 +43,26 @@ type fabric struct {
 	fail    error // of Listen
 	conns   []*memConn
 	probes  int
+	webs    map[netip.Addr]Dial // TCP 443; none: SSTP listens
+}
+
+func (f *fabric) dial(ctx context.Context, local netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	f.mu.Lock()
+	d := f.webs[to.Addr()]
+	f.mu.Unlock()
+	if d == nil {
+		d = serve(listens)
+	}
+	return d(ctx, local, to)
+}
+
+func (f *fabric) setWeb(a netip.Addr, d Dial) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.webs == nil {
+		f.webs = map[netip.Addr]Dial{}
+	}
+	f.webs[a] = d
 }
 
 type memConn struct {
@@ -162,7 +182,7 @@ func probing(t *testing.T, body func(b *bench)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.SetTargets([]Target{{1, server1}, {2, server2}}, DefaultTiming())
+		p.SetTargets([]Target{{Backend: 1, Addr: server1}, {Backend: 2, Addr: server2}}, DefaultTiming())
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- p.Run(ctx) }()
@@ -367,7 +387,7 @@ func TestProberManyTargetsTwoSockets(t *testing.T) {
 		for i := range MaxTargets + 10 {
 			a := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
 			b.set(a, rejects)
-			ts = append(ts, Target{state.BackendID(i + 1), a})
+			ts = append(ts, Target{Backend: state.BackendID(i + 1), Addr: a})
 		}
 		b.SetTargets(ts, DefaultTiming())
 		time.Sleep(10 * time.Second)
@@ -397,7 +417,7 @@ func TestProberSetTargets(t *testing.T) {
 	probing(t, func(b *bench) {
 		time.Sleep(10 * time.Second)
 		before := b.Observe(nil)
-		b.SetTargets([]Target{{1, server2}, {2, server2}}, DefaultTiming())
+		b.SetTargets([]Target{{Backend: 1, Addr: server2}, {Backend: 2, Addr: server2}}, DefaultTiming())
 		o := b.Observe(nil)
 		if o.Sequence <= before.Sequence {
 			t.Error("sequence stands still")

@@ -50,24 +50,30 @@ func TestStrongSwan(t *testing.T) {
 		t.Skip("strongSwan (charon-systemd, swanctl) is not installed")
 	}
 	s := startStrongSwan(t)
+	six := strongSwanPair{server: netip.MustParseAddr("2001:db8:77::1"), client: netip.MustParseAddr("2001:db8:77::2")}
+	s.addresses(t, six)
 	for _, c := range []struct {
 		proposals string
+		at        strongSwanPair
 		want      Opinion
 	}{
-		{"aes256-sha256-modp2048,aes256gcm16-prfsha384-ecp384", OpinionUp},
-		{"aes256-sha1-modp1024", OpinionUp},
-		{"aes128gcm16-prfsha256-modp2048", OpinionUp},
-		{"aes256-sha256-ecp256", OpinionUp},
-		{"aes256-sha256-curve25519,aes256-sha256-modp2048", OpinionUp}, // the group we send, but do not propose
-		{"aes256-sha512-modp8192", OpinionNeutral},
+		{"aes256-sha256-modp2048,aes256gcm16-prfsha384-ecp384", s.strongSwanPair, OpinionUp},
+		{"aes256-sha1-modp1024", s.strongSwanPair, OpinionUp},
+		{"aes128gcm16-prfsha256-modp2048", s.strongSwanPair, OpinionUp},
+		{"aes256-sha256-ecp256", s.strongSwanPair, OpinionUp},
+		{"aes256-sha256-curve25519,aes256-sha256-modp2048", s.strongSwanPair, OpinionUp}, // the group we send, but do not propose
+		{"aes256-sha512-modp8192", s.strongSwanPair, OpinionNeutral},
+		{"aes256-sha256-modp2048,aes256gcm16-prfsha384-ecp384", six, OpinionUp},
+		{"aes256-sha1-modp1024", six, OpinionUp},
+		{"aes256-sha512-modp8192", six, OpinionNeutral},
 	} {
-		t.Run(c.proposals, func(t *testing.T) {
+		t.Run(c.at.server.String()+"/"+c.proposals, func(t *testing.T) {
 			s.load(t, c.proposals)
-			p, err := NewProber(Config{Local4: s.client}, Deps{Listen: s.listen})
+			p, err := NewProber(Config{Local4: s.client, Local6: six.client}, Deps{Listen: s.listen})
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.SetTargets([]Target{{1, s.server}}, Timing{Interval: 100 * time.Millisecond, Timeout: time.Second, DownAfter: 3, UpAfter: 5})
+			p.SetTargets([]Target{{Backend: 1, Addr: c.at.server}}, Timing{Interval: 100 * time.Millisecond, Timeout: time.Second, DownAfter: 3, UpAfter: 5})
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- p.Run(ctx) }()
@@ -89,20 +95,28 @@ func TestStrongSwan(t *testing.T) {
 }
 
 type strongSwan struct {
-	dir            string
-	namespace      string
-	server, client netip.Addr
+	dir       string
+	namespace string
+	strongSwanPair
+}
+
+// strongSwanPair is both ends of a conversation, on one loopback interface.
+type strongSwanPair struct{ server, client netip.Addr }
+
+func (s *strongSwan) addresses(t *testing.T, p strongSwanPair) {
+	t.Helper()
+	for _, a := range []netip.Addr{p.server, p.client} {
+		s.run(t, "ip", "-n", s.namespace, "addr", "add", netip.PrefixFrom(a, a.BitLen()).String(), "dev", "lo", "nodad")
+	}
 }
 
 func startStrongSwan(t *testing.T) *strongSwan {
 	s := &strongSwan{dir: t.TempDir(), namespace: fmt.Sprintf("vpnlb-thealth%d", os.Getpid()),
-		server: netip.MustParseAddr("198.18.77.1"), client: netip.MustParseAddr("198.18.77.2")}
+		strongSwanPair: strongSwanPair{server: netip.MustParseAddr("198.18.77.1"), client: netip.MustParseAddr("198.18.77.2")}}
 	s.run(t, "ip", "netns", "add", s.namespace)
 	t.Cleanup(func() { s.run(t, "ip", "netns", "del", s.namespace) })
 	s.run(t, "ip", "-n", s.namespace, "link", "set", "lo", "up")
-	for _, a := range []netip.Addr{s.server, s.client} {
-		s.run(t, "ip", "-n", s.namespace, "addr", "add", a.String()+"/32", "dev", "lo")
-	}
+	s.addresses(t, s.strongSwanPair)
 	s.write(t, "strongswan.conf", fmt.Sprintf(charonConf, s.dir))
 	cmd := exec.Command("ip", "netns", "exec", s.namespace, charon)
 	cmd.Env = s.env()

@@ -33,6 +33,7 @@ const (
 	HeldDwell         Reason = "dwell"                  // too soon after it came up
 	HeldReturnTraffic Reason = "return_traffic"         // its packets veto a lone or borderline down
 	HeldPanic         Reason = "panic_return_traffic"   // most of the pool seems down, this one still carries traffic
+	HeldUnseen        Reason = "panic_not_unanimous"    // most of the pool seems down, nothing can be seen of this one, and not all who are heard miss it
 	HeldNeverEmpty    Reason = "panic_last_server"      // nothing would be left in the table
 	HeldGeneration    Reason = "generation_not_applied" // up waits until the last change is everywhere
 	HeldVoidAge       Reason = "down_not_long_enough"   // to void
@@ -126,6 +127,7 @@ type verdictCase struct {
 	to      state.Verdict // proposed; VerdictUnknown: none
 	void    bool
 	reason  Reason
+	unseen  bool // there is no passive evidence of it
 	carried bool // a fresh observer counted its packets within PanicWindow
 	failing int  // fresh observers that see it down or on its way there
 }
@@ -171,6 +173,22 @@ func (t *tally) fullWindow() bool {
 	return t.Office >= need && n >= t.majority()
 }
 
+// unseen reports whether the return path can carry no sign of life of a class
+// of a backend: replies of a DSR server bypass the nodes, and what is counted of
+// the others is IKE's. Silence then says nothing.
+func unseen(b *state.Backend, c state.Class) bool {
+	return b.Mode == state.ModeDSR || c == state.ClassTCP
+}
+
+// of is the timing of a class. A server that is surely up or down is checked
+// for SSTP every SSTPInterval only.
+func (t Timing) of(c state.Class) Timing {
+	if c == state.ClassTCP {
+		t.Interval = max(t.Interval, SSTPInterval)
+	}
+	return t
+}
+
 // fresh reports whether a record still says something about now: it was
 // received lately, and its probes were not stuck at the sender.
 func fresh(o Observer, s Seen, t Timing) bool {
@@ -179,7 +197,7 @@ func fresh(o Observer, s Seen, t Timing) bool {
 
 // judge makes the case of one class of one backend, without regard to its pool.
 func (t *tally) judge(b *state.Backend, class state.Class) {
-	c := &verdictCase{backend: b, class: class, votes: Votes{Members: t.members}}
+	c := &verdictCase{backend: b, class: class, unseen: unseen(b, class), votes: Votes{Members: t.members}}
 	quiet := t.count(c)
 	h := c.health()
 	if c.votes.Fresh == 0 && h.Verdict == state.VerdictUnknown {
@@ -200,7 +218,7 @@ func (t *tally) judge(b *state.Backend, class state.Class) {
 	if r := t.hold(c); r != reasonNone {
 		c.to, c.reason = state.VerdictUnknown, r
 	}
-	if c.to == state.VerdictUnknown && h.Verdict == state.VerdictDown && h.Voided == 0 && !b.Purged {
+	if c.to == state.VerdictUnknown && h.Verdict == state.VerdictDown && h.Voided == 0 && !b.Purged && b.Mode != state.ModeDSR {
 		t.judgeVoid(c, quiet)
 	}
 }
@@ -208,7 +226,7 @@ func (t *tally) judge(b *state.Backend, class state.Class) {
 // count fills the votes and reports for how long no fresh observer has counted
 // a packet of the server.
 func (t *tally) count(c *verdictCase) (quiet time.Duration) {
-	timing := TimingOf(&t.Spec.Settings)
+	timing := TimingOf(&t.Spec.Settings).of(c.class)
 	first := true
 	for _, o := range t.Observers {
 		s, ok := o.Observation.Of(c.backend.ID, c.class)
@@ -226,6 +244,9 @@ func (t *tally) count(c *verdictCase) (quiet time.Duration) {
 		}
 		if s.Opinion == OpinionDown || s.Misses >= min(failingMisses, timing.DownAfter) {
 			c.failing++
+		}
+		if c.unseen {
+			continue
 		}
 		c.votes.Returned = c.votes.Returned || s.Returned && s.Quiet+o.Age <= VetoWindow
 		c.carried = c.carried || s.Returned && s.Quiet+o.Age <= PanicWindow
@@ -275,7 +296,7 @@ func (t *tally) judgeVoid(c *verdictCase, quiet time.Duration) {
 		c.reason = HeldVoidAlone
 	case !t.window || c.votes.Fresh < t.majority():
 		c.reason = HeldVoidUnheard
-	case quiet < min(after, maxQuiet):
+	case !c.unseen && quiet < min(after, maxQuiet):
 		c.reason = HeldVoidTraffic
 	default:
 		c.void, c.reason = true, ReasonVoid

@@ -28,6 +28,10 @@ func (m *Machine) learnOne(origin NodeID, l *Learned) LearnResult {
 	if !stance.Known() {
 		return LearnRefused // it would count as absent at once
 	}
+	dsr := m.spec.Backends[at].Mode == ModeDSR
+	if dsr && l.Class == ClassTCP {
+		return LearnRefused // by Maglev only
+	}
 	p := placeOf(&l.Key)
 	r := m.records.find(&p)
 	if r == nil {
@@ -43,7 +47,7 @@ func (m *Machine) learnOne(origin NodeID, l *Learned) LearnResult {
 		return LearnRefused // one record per client and class, whatever the VIP: see DESIGN.md
 	case l.Replaces != r.index:
 		return LearnSuperseded
-	case !l.Opening || oldStance != StanceLeave || !stance.MayTake():
+	case !l.Opening || oldStance != StanceLeave || !stance.MayTake() || dsr:
 		return LearnRefused
 	}
 	return m.store(origin, l, p, r)
@@ -69,8 +73,15 @@ func (m *Machine) raise(l *Learned, p place, r *record) LearnResult {
 }
 
 // insert stores a record where none counts (old is one that does not), within
-// budgets: who confirms his records is never throttled.
+// budgets: who confirms his records is never throttled. At a DSR backend every
+// record begins unconfirmed, whatever was seen of it: what clients send alone can
+// be forged in any amount.
 func (m *Machine) insert(origin NodeID, l *Learned, p place, old *record) LearnResult {
+	if b, _ := m.spec.BackendByID(l.Backend); b.Mode == ModeDSR && l.State != EarnedSK {
+		first := *l
+		first.State = EarnedSK
+		l = &first
+	}
 	if old == nil && m.records.count >= MaxAffinity {
 		return LearnRefused
 	}
@@ -211,21 +222,27 @@ func (m *Machine) touch(all []Touched) Outcome {
 func (m *Machine) touchOne(t *Touched) bool {
 	p := placeOf(&t.Key)
 	r := m.records.find(&p)
-	if r == nil || r.index != t.Index || r.state != Confirmed || !m.stance(m.spec.backendAt(r.backend), r.class).Known() {
+	if r == nil || r.index != t.Index || r.state != Confirmed {
 		return false
 	}
+	at := m.spec.backendAt(r.backend)
+	if !m.stance(at, r.class).Known() {
+		return false
+	}
+	// No server behind DSR is ever heard: activity alone must do.
+	heard := t.Heard || m.spec.Backends[at].Mode == ModeDSR
 	active := m.seconds()
 	active -= min(active, t.Age)
 	unheard := uint64(m.spec.Settings.UnheardTimeout / time.Second)
-	if !t.Heard && uint64(active) > uint64(r.heard)+unheard {
+	if !heard && uint64(active) > uint64(r.heard)+unheard {
 		return false
 	}
-	if active <= r.seen && (!t.Heard || active <= r.heard) {
+	if active <= r.seen && (!heard || active <= r.heard) {
 		return false
 	}
 	r = m.records.edit(&p)
 	r.seen = max(r.seen, active)
-	if t.Heard {
+	if heard {
 		r.heard = max(r.heard, active)
 	}
 	return true

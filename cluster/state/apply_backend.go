@@ -22,6 +22,9 @@ func (m *Machine) putBackend(c *PutBackend) Outcome {
 	if b.Weight > MaxWeight {
 		return refusal(Invalid, "backend %s has weight %d: at most %d", b.Name, b.Weight, MaxWeight)
 	}
+	if b.Mode > ModeDSR {
+		return refusal(Invalid, "backend %s has no mode %d: dnat or dsr", b.Name, b.Mode)
+	}
 	if at >= 0 {
 		return m.changeBackend(&m.spec.Backends[at], &b, c.Expect)
 	}
@@ -31,7 +34,7 @@ func (m *Machine) putBackend(c *PutBackend) Outcome {
 	return m.addBackend(b)
 }
 
-// changeBackend sets name, weight and limit. VIP and address are what records
+// changeBackend sets name, mode, weight and limit. VIP and address are what records
 // and return rules hang on: they stay.
 func (m *Machine) changeBackend(old, b *Backend, expect uint64) Outcome {
 	switch other, taken := m.spec.BackendByName(b.Name); {
@@ -45,12 +48,22 @@ func (m *Machine) changeBackend(old, b *Backend, expect uint64) Outcome {
 		return refusal(Invalid, "backend %s stays behind its VIP: remove it there and add it to the other one", old.Name)
 	case taken && other.Admin != AdminRemoved && other.ID != old.ID:
 		return refusal(Invalid, "backend name %s is taken: choose another", b.Name)
+	case b.Mode != old.Mode && old.named() > 0:
+		return refusal(Invalid, "backend %s stays in mode %v while %d records name it: drain it first, or remove it with --purge and add it again", old.Name, old.Mode, old.named())
 	}
-	old.Name, old.Weight, old.Limit = b.Name, b.Weight, b.Limit
+	old.Name, old.Mode, old.Weight, old.Limit = b.Name, b.Mode, b.Weight, b.Limit
 	old.fill()
 	old.Version = m.index
 	m.changed, m.unsettled = true, true
 	return done(uint64(old.ID))
+}
+
+// named counts the records of all classes that name b.
+func (b *Backend) named() (n uint32) {
+	for _, e := range b.Entries {
+		n += e
+	}
+	return n
 }
 
 func (m *Machine) addBackend(b Backend) Outcome {
@@ -62,11 +75,13 @@ func (m *Machine) addBackend(b Backend) Outcome {
 		case old.Admin != AdminRemoved:
 			v, _ := m.spec.VIPByID(old.VIP)
 			return refusal(Invalid, "backend address %v belongs to backend %s of VIP %s: a server stands behind one VIP only (replies have one source), remove it there first", b.Addr, old.Name, v.Name)
+		case old.VIP == b.VIP && old.Mode != b.Mode && !old.Purged:
+			return refusal(Invalid, "backend address %v is still named by %d records in mode %v: wait for them, or remove %s again with --purge", b.Addr, old.named(), old.Mode, old.Name)
 		case old.VIP == b.VIP:
 			return m.revive(old, &b)
 		case !old.Purged:
 			v, _ := m.spec.VIPByID(old.VIP)
-			return refusal(Invalid, "backend address %v is still named by %d clients of VIP %s: wait for them or remove %s again with --purge", b.Addr, old.Entries[0]+old.Entries[1], v.Name, old.Name)
+			return refusal(Invalid, "backend address %v is still named by %d clients of VIP %s: wait for them or remove %s again with --purge", b.Addr, old.named(), v.Name, old.Name)
 		}
 		m.dropAll(old.ID) // purged: what is left names it in vain
 		m.reap()
@@ -79,7 +94,7 @@ func (m *Machine) addBackend(b Backend) Outcome {
 	m.last.backend++
 	added := Backend{
 		ID: m.last.backend, VIP: b.VIP, Name: b.Name, Addr: b.Addr, Slot: slot,
-		Weight: b.Weight, Limit: b.Limit, Admin: AdminEnabled, Version: m.index,
+		Mode: b.Mode, Weight: b.Weight, Limit: b.Limit, Admin: AdminEnabled, Version: m.index,
 	}
 	for i := range added.Health {
 		added.Health[i].Since = m.spec.Now
@@ -120,7 +135,7 @@ func (m *Machine) revive(old, b *Backend) Outcome {
 	if old.Purged {
 		m.dropAll(old.ID)
 	}
-	old.Name, old.Weight, old.Limit = b.Name, b.Weight, b.Limit
+	old.Name, old.Mode, old.Weight, old.Limit = b.Name, b.Mode, b.Weight, b.Limit
 	old.fill()
 	old.Admin, old.Purged, old.Version = AdminEnabled, false, m.index
 	m.changed, m.unsettled = true, true
@@ -242,6 +257,8 @@ func (s *Spec) voidFault(b *Backend, c Class, now Time) string {
 	}
 	h := &b.Health[c-1]
 	switch {
+	case b.Mode == ModeDSR:
+		return fmt.Sprintf("backend %s is in mode DSR: a verdict down voids its records at once", b.Name)
 	case h.Verdict != VerdictDown:
 		return fmt.Sprintf("backend %s is not down for %v: its clients stay", b.Name, c)
 	case h.Voided != 0:

@@ -55,6 +55,14 @@ func (m *Machine) memberClash(n *Member, except NodeID) string {
 	return ""
 }
 
+// formatFault says why a node cannot read what the cluster uses already.
+func (m *Machine) formatFault(n *Member) string {
+	if lowest := m.spec.Format(); n.Format < lowest {
+		return fmt.Sprintf("node %s understands command format %d, and the cluster uses %d: install a newer version there", n.Name, n.Format, lowest)
+	}
+	return ""
+}
+
 func (m *Machine) addToken(c *AddToken) Outcome {
 	if c.Name != "" {
 		if fault := nameFault("node", c.Name); fault != "" {
@@ -103,6 +111,9 @@ func (m *Machine) admitMember(c *AdmitMember) Outcome {
 	}
 	if fault := m.memberClash(&n, NodeID{}); fault != "" {
 		return refusal(Invalid, "%s", fault)
+	}
+	if fault := m.formatFault(&n); fault != "" {
+		return refusal(NotAllowed, "%s", fault)
 	}
 	if len(m.spec.Members) >= MaxMembers {
 		return refusal(Full, "%d nodes are the most a cluster has: remove one first", MaxMembers)
@@ -216,6 +227,9 @@ func (m *Machine) replaceMember(c *ReplaceMember) Outcome {
 	}
 	if fault := m.memberClash(&n, c.Old); fault != "" {
 		return refusal(Invalid, "%s", fault)
+	}
+	if fault := m.formatFault(&n); fault != "" {
+		return refusal(NotAllowed, "%s", fault)
 	}
 	m.dismiss(at)
 	m.enrol(n)

@@ -363,6 +363,9 @@ func Check(c Command) error {
 	if c == nil {
 		return errors.New("check command: there is none")
 	}
+	if in, ok := c.(Init); ok && in.Settings.SourceLimit != 0 {
+		return errors.New("check command: init has no source limit, set it afterwards")
+	}
 	r := &reader{b: appendCommand(nil, c), strict: true}
 	r.command()
 	return r.end(fmt.Sprintf("command of kind %d", c.kind()))

@@ -2,6 +2,7 @@ package state
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 )
@@ -20,7 +21,11 @@ func appendCommand(b []byte, c Command) []byte {
 	case RemoveVIP:
 		return appendUints(b, uint64(c.ID), c.Expect)
 	case PutBackend:
-		return binary.AppendUvarint(appendBackend(b, &c.Backend), c.Expect)
+		b = appendBackend(b, &c.Backend)
+		if c.Backend.Mode != ModeDNAT {
+			b = append(b, byte(c.Backend.Mode))
+		}
+		return binary.AppendUvarint(b, c.Expect)
 	case SetBackendAdmin:
 		return appendUints(b, uint64(c.ID), uint64(c.Admin), c.Expect)
 	case RemoveBackend:
@@ -36,7 +41,11 @@ func appendCommand(b []byte, c Command) []byte {
 	case OwnGateway:
 		return binary.AppendUvarint(append(appendUints(b, uint64(c.ID)), c.Owner[:]...), c.Previous)
 	case SetSettings:
-		return binary.AppendUvarint(appendSettings(b, &c.Settings), c.Expect)
+		b = appendSettings(b, &c.Settings)
+		if c.Settings.SourceLimit != 0 {
+			b = binary.AppendUvarint(b, uint64(c.Settings.SourceLimit))
+		}
+		return binary.AppendUvarint(b, c.Expect)
 	case AddToken:
 		return appendDuration(appendString(append(b, c.Hash[:]...), c.Name), c.Life)
 	case AdmitMember:
@@ -117,6 +126,10 @@ func (r *reader) command() Command {
 		return Forget{Keys: list(r, "keys", MaxBatch, sizeKey, (*reader).key)}
 	case KindTick:
 		return Tick{}
+	case KindPutBackendMode:
+		return PutBackend{Backend: r.backendMode(), Expect: r.uint64()}
+	case KindSetSettingsLimit:
+		return SetSettings{Settings: r.settingsLimit(), Expect: r.uint64()}
 	default:
 		if r.err == nil {
 			r.fail(fmt.Errorf("command of kind %d: %w", k, ErrUnknown))
@@ -180,6 +193,16 @@ func (r *reader) backend() Backend {
 		ID: BackendID(r.uint32()), VIP: VIPID(r.uint32()), Name: r.string("name", MaxText),
 		Addr: r.addr(), Weight: r.uint16(), Limit: r.uint32(),
 	}
+}
+
+// backendMode reads what kind 26 adds. A zero there has a form of its own, as
+// in settingsLimit: each command has one form.
+func (r *reader) backendMode() Backend {
+	b := r.backend()
+	if b.Mode = Mode(r.uint8()); b.Mode == ModeDNAT && r.err == nil {
+		r.fail(errors.New("a backend of mode DNAT in the form of another mode"))
+	}
+	return b
 }
 
 func appendMember(b []byte, m *Member) []byte {
@@ -256,4 +279,12 @@ func (r *reader) settings() Settings {
 		UpDwell: r.duration(), Demote: r.duration(),
 		NodeBudget: uint32(r.uint(math.MaxUint32)), PrefixBudget: uint32(r.uint(math.MaxUint32)),
 	}
+}
+
+func (r *reader) settingsLimit() Settings {
+	s := r.settings()
+	if s.SourceLimit = r.uint32(); s.SourceLimit == 0 && r.err == nil {
+		r.fail(errors.New("settings without a source limit in the form of those with one"))
+	}
+	return s
 }

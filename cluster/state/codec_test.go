@@ -28,6 +28,8 @@ func samples() map[string]Command {
 	settings := DefaultSettings()
 	settings.InsidePrefixes = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:1::/48")}
 	settings.ForwardPrefixes = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/25")}
+	limited := settings
+	limited.SourceLimit = 5000
 	first := memberOf(nodeA, "a")
 	first.Addrs = append(first.Addrs, netip.MustParseAddr("2001:db8::1"))
 	first.Draining = true
@@ -63,6 +65,8 @@ func samples() map[string]Command {
 		"tick":                Tick{},
 		"empty_learn":         Learn{},
 		"remove_backend_keep": RemoveBackend{ID: 200},
+		"put_backend_mode":    PutBackend{Backend: Backend{VIP: 3, Name: "ras2", Addr: netip.MustParseAddr("2001:db8:2::2"), Mode: ModeDSR, Weight: 100}},
+		"set_settings_limit":  SetSettings{Settings: limited, Expect: 5},
 	}
 }
 
@@ -110,7 +114,7 @@ func TestCommandGolden(t *testing.T) {
 			}
 		})
 	}
-	for k := KindInit; k <= KindTick; k++ {
+	for k := KindInit; k <= KindSetSettingsLimit; k++ {
 		if !kinds[k] {
 			t.Errorf("kind %d has no sample", k)
 		}
@@ -159,7 +163,7 @@ func TestDecodeRefusals(t *testing.T) {
 		{"empty", nil, "too early", false},
 		{"newer format", []byte{formatBatch + 1, 0, 0}, "format 2", true},
 		{"no kind", one([]byte{0}), "kind 0", true},
-		{"newer kind", one([]byte{byte(KindTick) + 1, 1, 2, 3}), "kind 26", true},
+		{"newer kind", one([]byte{byte(KindSetSettingsLimit) + 1, 1, 2, 3}), "kind 28", true},
 		{"more follows", append(one([]byte{byte(KindTick)}), 0), "left over", false},
 		{"long number", one([]byte{byte(KindRemoveVIP), 0x81, 0x00, 0}), "shortest", false},
 		{"number too large", one([]byte{byte(KindRemoveVIP), 0xff, 0xff, 0xff, 0xff, 0x7f, 0}), "larger", false},
@@ -169,6 +173,8 @@ func TestDecodeRefusals(t *testing.T) {
 		{"name too long", one(appendCommand(nil, AddToken{Name: strings.Repeat("n", MaxText+1)})), "bytes of name", false},
 		{"IPv4 in the form of IPv6", one(append([]byte{byte(KindForget), 1, 1 | formWhole<<2}, mapped[:]...)), "flags", false},
 		{"boolean of 2", one([]byte{byte(KindRemoveBackend), 1, 2, 0}), "boolean", false},
+		{"mode DNAT in the form of DSR", one(append(appendBackend([]byte{byte(KindPutBackendMode)}, &Backend{}), 0, 0)), "mode DNAT", false},
+		{"no limit in the form with one", one(append(appendSettings([]byte{byte(KindSetSettingsLimit)}, &Settings{}), 0, 0)), "source limit", false},
 		{"family 5", one([]byte{byte(KindPutGateway), 5, 1, 2, 3, 4, 0}), "form of an address", false},
 	}
 	for _, tt := range tests {
@@ -181,6 +187,9 @@ func TestDecodeRefusals(t *testing.T) {
 	}
 	if err := Check(Learn{Records: make([]Learned, MaxBatch+1)}); err == nil {
 		t.Error("Check accepts a batch that is too long")
+	}
+	if err := Check(Init{Settings: Settings{SourceLimit: 1}}); err == nil {
+		t.Error("Check accepts an init whose source limit would be lost")
 	}
 	if err := Check(nil); err == nil {
 		t.Error("Check accepts no command")

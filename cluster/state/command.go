@@ -44,9 +44,12 @@ const (
 	KindExpire            Kind = 23
 	KindForget            Kind = 24
 	KindTick              Kind = 25
+	KindPutBackendMode    Kind = 26 // format 2: PutBackend of another mode than DNAT
+	KindSetSettingsLimit  Kind = 27 // format 2: SetSettings with a SourceLimit
 )
 
 // Init is the first command of a cluster's log; only `cluster init` makes it.
+// Its Settings have no SourceLimit: SetSettings brings one.
 type Init struct {
 	ClusterID ClusterID
 	HashKey   [16]byte
@@ -82,8 +85,8 @@ type RemoveVIP struct {
 	Expect uint64
 }
 
-// PutBackend adds a backend or changes name, weight and limit of an existing
-// one. ID, slot, health and entries are the Machine's. Adding the address of a
+// PutBackend adds a backend or changes name, mode, weight and limit of an
+// existing one; the mode only while no record names it. ID, slot, health and entries are the Machine's. Adding the address of a
 // removed backend that is still named revives it. A backend address belongs to
 // one VIP per family and service.
 type PutBackend struct {
@@ -250,7 +253,6 @@ type Tick struct{}
 func (Init) kind() Kind              { return KindInit }
 func (PutVIP) kind() Kind            { return KindPutVIP }
 func (RemoveVIP) kind() Kind         { return KindRemoveVIP }
-func (PutBackend) kind() Kind        { return KindPutBackend }
 func (SetBackendAdmin) kind() Kind   { return KindSetBackendAdmin }
 func (RemoveBackend) kind() Kind     { return KindRemoveBackend }
 func (SetHealth) kind() Kind         { return KindSetHealth }
@@ -258,7 +260,6 @@ func (VoidBackend) kind() Kind       { return KindVoidBackend }
 func (PutGateway) kind() Kind        { return KindPutGateway }
 func (RemoveGateway) kind() Kind     { return KindRemoveGateway }
 func (OwnGateway) kind() Kind        { return KindOwnGateway }
-func (SetSettings) kind() Kind       { return KindSetSettings }
 func (AddToken) kind() Kind          { return KindAddToken }
 func (AdmitMember) kind() Kind       { return KindAdmitMember }
 func (UpdateMember) kind() Kind      { return KindUpdateMember }
@@ -272,6 +273,22 @@ func (Touch) kind() Kind             { return KindTouch }
 func (Expire) kind() Kind            { return KindExpire }
 func (Forget) kind() Kind            { return KindForget }
 func (Tick) kind() Kind              { return KindTick }
+
+// What format 1 can say keeps its form: members of that format read it.
+
+func (c PutBackend) kind() Kind {
+	if c.Backend.Mode == ModeDNAT {
+		return KindPutBackend
+	}
+	return KindPutBackendMode
+}
+
+func (c SetSettings) kind() Kind {
+	if c.Settings.SourceLimit == 0 {
+		return KindSetSettings
+	}
+	return KindSetSettingsLimit
+}
 
 // Envelope carries one command from its origin to the log. Origin, Boot (the
 // origin's persisted boot counter) and Sequence (from 1 in each boot) make a

@@ -86,6 +86,7 @@ type mark struct {
 	slot    Slot
 	weight  uint16
 	addr    netip.Addr
+	mode    Mode
 	stances [len(Classes)]Stance
 }
 
@@ -279,7 +280,9 @@ func (m *Machine) settle() {
 	m.unsettled = false
 	m.reap()
 	marks := m.spec.marks()
-	if m.unvoid(marks) {
+	unvoided := m.unvoid(marks)
+	if forgot := m.forgetDSR(marks); unvoided || forgot {
+		m.reap()
 		marks = m.spec.marks()
 		m.unsettled = false
 	}
@@ -318,11 +321,27 @@ func (m *Machine) unvoid(marks []mark) (any bool) {
 	return any
 }
 
+// forgetDSR removes the records of DSR backends that count as absent. They must
+// not count again when the backend comes back: nothing that its clients send
+// could move those that were served elsewhere meanwhile.
+func (m *Machine) forgetDSR(marks []mark) (any bool) {
+	for i := range m.spec.Backends {
+		b := &m.spec.Backends[i]
+		for _, c := range Classes {
+			if b.Mode == ModeDSR && b.Entries[c-1] > 0 && !marks[i].stances[c-1].Known() {
+				m.dropRecords(b.ID, c)
+				any = true
+			}
+		}
+	}
+	return any
+}
+
 func (s *Spec) marks() []mark {
 	all := make([]mark, len(s.Backends))
 	for i := range s.Backends {
 		b := &s.Backends[i]
-		all[i] = mark{id: b.ID, vip: b.VIP, slot: b.Slot, weight: b.Weight, addr: b.Addr}
+		all[i] = mark{id: b.ID, vip: b.VIP, slot: b.Slot, weight: b.Weight, addr: b.Addr, mode: b.Mode}
 		for _, c := range Classes {
 			all[i].stances[c-1] = s.Stance(b, c)
 		}

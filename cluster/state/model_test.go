@@ -69,8 +69,13 @@ func net24(c Client) string {
 func (m *model) learn(origin NodeID, index uint64, now Time, l Learned) LearnResult {
 	now -= now % second
 	m.recount()
+	defer m.forgetDSR()
 	to := m.stance(l.Backend, l.Class)
 	if to == StanceNone || to == StanceVoid {
+		return LearnRefused
+	}
+	anew, _ := m.spec.BackendByID(l.Backend)
+	if anew.Mode == ModeDSR && l.Class == ClassTCP {
 		return LearnRefused
 	}
 	a, found := m.records[l.Key]
@@ -80,6 +85,9 @@ func (m *model) learn(origin NodeID, index uint64, now Time, l Learned) LearnRes
 	}
 	fresh := Affinity{Key: l.Key, Backend: l.Backend, Index: index, Since: now, Seen: now, Heard: now, State: l.State}
 	if !found || from == StanceVoid || from == StanceNone { // insert
+		if anew.Mode == ModeDSR {
+			l.State, fresh.State = EarnedSK, EarnedSK
+		}
 		if l.State < Confirmed {
 			node, prefix := uint32(0), uint32(0)
 			for k, r := range m.records {
@@ -105,18 +113,29 @@ func (m *model) learn(origin NodeID, index uint64, now Time, l Learned) LearnRes
 		return LearnStored
 	}
 	old, _ := m.spec.BackendByID(a.Backend)
-	anew, _ := m.spec.BackendByID(l.Backend)
 	if l.Replaces == 0 && old.VIP != anew.VIP {
 		return LearnRefused
 	}
 	if l.Replaces != a.Index {
 		return LearnSuperseded
 	}
-	if l.Opening && from == StanceLeave && (to == StanceTake || to == StanceKeep) {
+	if l.Opening && anew.Mode == ModeDNAT && from == StanceLeave && (to == StanceTake || to == StanceKeep) {
 		m.records[l.Key], m.proposer[l.Key] = fresh, origin
 		return LearnStored
 	}
 	return LearnRefused
+}
+
+// forgetDSR: what counts as absent at a DSR backend is gone for good.
+func (m *model) forgetDSR() {
+	m.recount()
+	for k, a := range m.records {
+		b, _ := m.spec.BackendByID(a.Backend)
+		if s := m.stance(b.ID, a.Class); b.Mode == ModeDSR && (s == StanceVoid || s == StanceNone) {
+			delete(m.records, k)
+		}
+	}
+	m.recount()
 }
 
 func (m *model) touch(now Time, t Touched) {
@@ -125,6 +144,9 @@ func (m *model) touch(now Time, t Touched) {
 	s := m.stance(a.Backend, t.Class)
 	if !ok || a.Index != t.Index || a.State != Confirmed || s == StanceVoid || s == StanceNone {
 		return
+	}
+	if b, _ := m.spec.BackendByID(a.Backend); b.Mode == ModeDSR {
+		t.Heard = true
 	}
 	now -= now % second
 	at := max(0, now-Time(t.Age)*second)
@@ -163,6 +185,7 @@ func (m *model) apply(origin NodeID, index uint64, c Command) (learns []LearnRes
 	default:
 		return nil, false
 	}
+	m.forgetDSR()
 	return learns, true
 }
 

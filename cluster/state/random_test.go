@@ -100,6 +100,9 @@ func (c *chaos) putBackend(s *Spec) Command {
 		VIP: s.VIPs[c.IntN(len(s.VIPs))].ID, Name: fmt.Sprintf("s%d", n), Weight: uint16(c.IntN(3) * 50),
 		Limit: uint32(c.IntN(3) * 4), Addr: netip.AddrFrom4([4]byte{203, 0, 113, n}),
 	}}
+	if (n > 6) != c.one(20) {
+		p.Backend.Mode = ModeDSR
+	}
 	if b, ok := s.BackendByName(p.Backend.Name); ok && b.Admin != AdminRemoved {
 		p.Backend.VIP, p.Expect = 0, c.expect(b.Version)
 	}
@@ -122,6 +125,7 @@ func (c *chaos) misc(s *Spec) Command {
 		return OwnGateway{ID: GatewayID(c.IntN(4)), Owner: nodeA}
 	case 5:
 		set := s.Settings
+		set.SourceLimit = uint32(c.IntN(2) * 1000)
 		set.NodeBudget, set.PrefixBudget = uint32(5+c.IntN(30)), uint32(5+c.IntN(20))
 		return SetSettings{Settings: set, Expect: set.Version}
 	}
@@ -260,6 +264,9 @@ func consistent(t *testing.T, v *View) {
 		}
 		slots[b.Slot] = true
 		for _, c := range Classes {
+			if b.Mode == ModeDSR && b.Entries[c-1] > 0 && (c == ClassTCP || !s.Stance(b, c).Known()) {
+				t.Fatalf("DSR backend %d, %v, has %d records of %v", b.ID, s.Stance(b, c), b.Entries[c-1], c)
+			}
 			if got := v.marks[i].stances[c-1]; got != s.Stance(b, c) {
 				t.Fatalf("backend %d: stance %v, noted %v", b.ID, s.Stance(b, c), got)
 			}

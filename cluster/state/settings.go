@@ -71,6 +71,7 @@ func (s *Settings) Validate() error {
 	span("demote", s.Demote, 100*time.Millisecond, time.Hour)
 	number("node budget", s.NodeBudget, 1, MaxAffinity)
 	number("prefix budget", s.PrefixBudget, 1, MaxAffinity)
+	number("source limit", s.SourceLimit, 0, MaxLimit)
 	faults = append(faults, s.prefixFaults()...)
 	if len(faults) == 0 {
 		return nil

@@ -13,10 +13,11 @@ import (
 // A snapshot is: magic and format (8 bytes), the length of the head (8), the
 // head (everything but records), the number of records (8), the records in
 // the order of shards and places, CRC-32C of all that (4). Fixed integers are
-// little endian. It is canonical: equal states give equal bytes.
+// little endian. It is canonical: equal states give equal bytes. Its format is
+// the lowest that can hold the state (Spec.Format): a member of an older
+// version is sent nothing that it cannot read.
 const (
-	snapshotMagic  = "vpnlbst"
-	snapshotFormat = 1
+	snapshotMagic = "vpnlbst"
 
 	bufferSize = 256 << 10 // bytes written or read at once
 	maxRecord  = 1 + 16 + 4 + 8 + 4 + 4 + 4 + 1
@@ -49,7 +50,7 @@ func (s *sink) flush() {
 // WriteTo writes the snapshot: the same bytes on all replicas at one index.
 func (v *View) WriteTo(w io.Writer) (int64, error) {
 	s := &sink{w: w, buf: make([]byte, 0, bufferSize)}
-	s.buf = append(append(s.buf, snapshotMagic...), snapshotFormat)
+	s.buf = append(append(s.buf, snapshotMagic...), byte(v.spec.Format()))
 	head := v.appendHead(nil)
 	s.buf = binary.LittleEndian.AppendUint64(s.buf, uint64(len(head)))
 	s.flush()
@@ -162,14 +163,15 @@ func readSnapshot(r io.Reader) (core, error) {
 	if string(magic[:len(snapshotMagic)]) != snapshotMagic {
 		return core{}, errors.New("this is no snapshot")
 	}
-	if f := magic[len(snapshotMagic)]; f != snapshotFormat {
-		return core{}, fmt.Errorf("snapshot of format %d: %w", f, ErrUnknown)
+	format := uint16(magic[len(snapshotMagic)])
+	if format < 1 || format > Format {
+		return core{}, fmt.Errorf("snapshot of format %d: %w", format, ErrUnknown)
 	}
 	head, err := s.head()
 	if err != nil {
 		return core{}, err
 	}
-	c, err := decodeHead(head)
+	c, err := decodeHead(head, format)
 	if err != nil {
 		return core{}, err
 	}

@@ -24,9 +24,9 @@ func (v *View) appendHead(b []byte) []byte {
 	return b
 }
 
-func decodeHead(head []byte) (core, error) {
+func decodeHead(head []byte, format uint16) (core, error) {
 	r := &reader{b: head}
-	spec := r.spec()
+	spec := r.spec(format)
 	c := newCore(spec.HashKey)
 	c.spec = spec
 	c.last = numbers{
@@ -40,6 +40,9 @@ func decodeHead(head []byte) (core, error) {
 	windows := list(r, "windows", MaxOrigins, 20, (*reader).window)
 	if err := r.end("head"); err != nil {
 		return core{}, err
+	}
+	if lowest := spec.Format(); lowest != format {
+		return core{}, fmt.Errorf("what format %d holds is in one of format %d", lowest, format)
 	}
 	for i := range windows {
 		if i > 0 && bytes.Compare(windows[i-1].origin[:], windows[i].origin[:]) >= 0 {
@@ -67,6 +70,9 @@ func (c *core) check() error {
 		}
 		if _, ok := s.VIPByID(b.VIP); !ok {
 			return fmt.Errorf("backend %d names VIP %d, which is not there", b.ID, b.VIP)
+		}
+		if b.Mode > ModeDSR {
+			return fmt.Errorf("backend %d has mode %d: %w", b.ID, b.Mode, ErrUnknown)
 		}
 		slots[b.Slot] = true
 	}
@@ -138,7 +144,12 @@ func appendSpec(b []byte, s *Spec) []byte {
 	b = append(b, s.ClusterID[:]...)
 	b = append(b, s.HashKey[:]...)
 	b = appendUints(b, s.Index, s.Generation, uint64(s.Now), uint64(s.TableSize))
-	b = binary.AppendUvarint(appendSettings(b, &s.Settings), s.Settings.Version)
+	format := s.Format()
+	b = appendSettings(b, &s.Settings)
+	if format >= 2 {
+		b = binary.AppendUvarint(b, uint64(s.Settings.SourceLimit))
+	}
+	b = binary.AppendUvarint(b, s.Settings.Version)
 	b = binary.AppendUvarint(b, uint64(len(s.VIPs)))
 	for i := range s.VIPs {
 		v := &s.VIPs[i]
@@ -147,6 +158,9 @@ func appendSpec(b []byte, s *Spec) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s.Backends)))
 	for i := range s.Backends {
 		b = appendWholeBackend(b, &s.Backends[i])
+		if format >= 2 {
+			b = append(b, byte(s.Backends[i].Mode))
+		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(s.Gateways)))
 	for _, g := range s.Gateways {
@@ -178,17 +192,26 @@ func appendSpec(b []byte, s *Spec) []byte {
 	return binary.AppendUvarint(b, s.KeyEpoch)
 }
 
-func (r *reader) spec() *Spec {
+func (r *reader) spec(format uint16) *Spec {
 	s := &Spec{ClusterID: r.id(), HashKey: r.id()}
 	s.Index, s.Generation, s.Now, s.TableSize = r.uint64(), r.uint64(), r.time(), r.uint32()
 	s.Settings = r.settings()
+	if format >= 2 {
+		s.Settings.SourceLimit = r.uint32()
+	}
 	s.Settings.Version = r.uint64()
 	s.VIPs = list(r, "VIPs", MaxVIPs, 6, func(r *reader) VIP {
 		v := r.vip()
 		v.Place, v.Version = r.uint8(), r.uint64()
 		return v
 	})
-	s.Backends = list(r, "backends", MaxBackends, 10, (*reader).wholeBackend)
+	s.Backends = list(r, "backends", MaxBackends, 10, func(r *reader) Backend {
+		b := r.wholeBackend()
+		if format >= 2 {
+			b.Mode = Mode(r.uint8())
+		}
+		return b
+	})
 	s.Gateways = list(r, "gateways", MaxGateways, 20, func(r *reader) Gateway {
 		return Gateway{ID: GatewayID(r.uint32()), Addr: r.addr(), Owner: r.id(), Index: r.uint64(), Version: r.uint64()}
 	})

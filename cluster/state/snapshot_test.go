@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -76,7 +77,7 @@ func TestRestoreIsTotal(t *testing.T) {
 		t.Error("a byte more is accepted")
 	}
 	newer := slices.Clone(data)
-	newer[7]++
+	newer[7] = Format + 1
 	if err := m.Restore(bytes.NewReader(newer)); !errors.Is(err, ErrUnknown) {
 		t.Errorf("a newer format: %v", err)
 	}
@@ -123,6 +124,9 @@ func TestWriteFails(t *testing.T) {
 func FuzzRestore(f *testing.F) {
 	f.Add(settled(f).snapshot())
 	f.Add(newRig(f).snapshot())
+	two := settled(f)
+	two.ok(PutBackend{Backend: Backend{VIP: 1, Name: "d", Mode: ModeDSR, Addr: netip.MustParseAddr("203.0.113.77")}})
+	f.Add(two.snapshot())
 	f.Add((&rig{t: f, m: NewMachine()}).snapshot())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// The sum is mended, or nothing behind it would be reached.

@@ -44,16 +44,40 @@ func (b *Backend) candidate() bool { return b.Admin == AdminEnabled && b.Weight 
 // judged is the stance by the backend's own state alone, the never-empty rule
 // left out. The pool must have the service.
 func (b *Backend) judged(c Class) Stance {
-	h := &b.Health[c-1]
+	leaves := b.Admin == AdminRemoved || b.Admin == AdminOffline || b.Health[c-1].Verdict != VerdictUp
+	if b.Mode == ModeDSR {
+		return b.judgedDSR(c, leaves)
+	}
 	switch {
-	case b.Admin == AdminRemoved && b.Purged, h.Voided != 0:
+	case b.voided(c):
 		return StanceVoid
-	case b.Admin == AdminRemoved, b.Admin == AdminOffline, h.Verdict != VerdictUp:
+	case leaves:
 		return StanceLeave
 	case b.Admin == AdminDrain, b.Weight == 0, b.Full():
 		return StanceKeep
 	}
 	return StanceTake
+}
+
+// judgedDSR knows no StanceLeave: nothing that a DSR backend's clients send may
+// replace a record (no answer is seen), so a client whose logins go elsewhere
+// would stay torn in two. TCP has no records there: what keeps known clients
+// only, keeps nobody; the limit, which counts records of IKE, says nothing.
+func (b *Backend) judgedDSR(c Class, leaves bool) Stance {
+	idle := b.Admin == AdminDrain || b.Weight == 0
+	switch {
+	case leaves, c == ClassTCP && idle:
+		return StanceVoid
+	case c == ClassIKE && (idle || b.Full()):
+		return StanceKeep
+	}
+	return StanceTake
+}
+
+// voided reports whether the entries count as absent by somebody's word: a
+// purge or VoidBackend.
+func (b *Backend) voided(c Class) bool {
+	return b.Admin == AdminRemoved && b.Purged || b.Health[c-1].Voided != 0
 }
 
 // Stance says what the data plane may do with a backend: the columns of the
@@ -72,10 +96,10 @@ func (s *Spec) Stance(b *Backend, c Class) Stance {
 		return own
 	}
 	p := s.pool(b.VIP, c)
-	if p.taken || own == StanceVoid && p.candidates > 0 {
+	if p.taken || b.voided(c) && p.candidates > 0 {
 		return own
 	}
-	if b.Full() {
+	if b.Full() && !(b.Mode == ModeDSR && c == ClassTCP) {
 		return StanceKeep
 	}
 	return StanceTake
@@ -99,7 +123,7 @@ func (s *Spec) pool(id VIPID, c Class) (p pool) {
 		case own == StanceTake:
 			p.taken = true
 		case !b.candidate():
-		case own == StanceVoid:
+		case b.voided(c):
 			p.voided++
 		default:
 			p.candidates++

@@ -211,6 +211,25 @@ type Health struct {
 	Voided  uint64 // log index of the VoidBackend that voided its entries; 0 none
 }
 
+// Mode says how packets get to a backend. Values are in the log.
+type Mode uint8
+
+const (
+	ModeDNAT Mode = 0 // the destination becomes the backend's address; replies cross a node
+	ModeDSR  Mode = 1 // layer 2 direct server return: the frame gets the backend's MAC, replies bypass the nodes
+)
+
+// String gives the word used by the CLI: "dnat" or "dsr".
+func (m Mode) String() string {
+	switch m {
+	case ModeDNAT:
+		return "dnat"
+	case ModeDSR:
+		return "dsr"
+	}
+	return fmt.Sprintf("mode(%d)", uint8(m))
+}
+
 // Backend is one RRAS server behind one VIP.
 type Backend struct {
 	ID      BackendID
@@ -219,6 +238,7 @@ type Backend struct {
 	Addr    netip.Addr
 	Slot    Slot
 	Weight  uint16 // share of new clients, 0..MaxWeight; 0 = none
+	Mode    Mode
 	Limit   uint32 // affinities of class IKE from which it is full; 0 = no limit
 	Filled  bool   // it reached its Limit, and has not fallen its slack below it since; see Full
 	Admin   AdminState
@@ -360,6 +380,7 @@ type Settings struct {
 	Demote            time.Duration  // T1, 5 s: without a quorum for this long a node demotes
 	NodeBudget        uint32         // unconfirmed entries per proposing node
 	PrefixBudget      uint32         // unconfirmed entries per /24 or /48
+	SourceLimit       uint32         // packets a second of one client key that a node lets through to our services; 0: no limit
 	Version           uint64
 }
 
@@ -374,6 +395,7 @@ const (
 	MaxSecrets   = 64       //
 	MaxCerts     = 64       //
 	MaxPrefixes  = 256      // of each list in Settings
+	MaxLimit     = 10000000 // of SourceLimit: more than a node forwards of all clients
 	MaxWeight    = 1000     // keeps the Maglev fill bounded
 	MaxName      = 63       // bytes of any name: a DNS label
 	MaxAffinity  = 4 << 20  // records

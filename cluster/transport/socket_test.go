@@ -12,16 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// On real sockets, where timing and buffers are the kernel's.
+// On real sockets of both families, where timing and buffers are the kernel's.
 func TestLoopback(t *testing.T) {
+	for _, at := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(at, func(t *testing.T) { onLoopback(t, at) })
+	}
+}
+
+func onLoopback(t *testing.T, at string) {
 	w := newWorld(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var nodes []*Transport
 	for range 2 {
-		ln, err := Listen(ctx, "127.0.0.1:0")
+		ln, err := Listen(ctx, at)
 		if err != nil {
-			t.Fatal(err)
+			t.Skipf("no %s here: %v", at, err)
 		}
 		nodes = append(nodes, w.start(ctx, ln.Addr().String(), w.admit(state.RoleNode), func(_ *Config, d *Deps) {
 			d.Listener, d.Dial = ln, nil

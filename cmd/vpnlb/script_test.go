@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,11 +86,13 @@ func TestNode(t *testing.T) {
 // quick takes the second off that a program built with -race waits at its end.
 func quick(e *testscript.Env) { e.Setenv("GORACE", "atexit_sleep_ms=0") }
 
+var namespaces atomic.Int32 // scripts run side by side
+
 // setupNode makes the namespace, with an interface to each side that nobody
 // is behind, and a bpffs.
 func setupNode(e *testscript.Env) error {
 	quick(e)
-	ns := fmt.Sprintf("vpnlb-tcli%d", os.Getpid())
+	ns := fmt.Sprintf("vpnlb-tcli%d-%d", os.Getpid(), namespaces.Add(1))
 	bpffs := filepath.Join(e.WorkDir, "bpf")
 	if err := os.Mkdir(bpffs, 0o700); err != nil {
 		return err

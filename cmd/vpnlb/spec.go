@@ -13,13 +13,19 @@ import (
 
 func (c *cli) vip() *cobra.Command {
 	var sstp string
+	var bits uint8
 	add := &cobra.Command{
 		Use: "add NAME ADDR", Short: "Add a VIP, or change the one of this name", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.change(cmd, admin.PathVIPAdd, admin.VIPRequest{Name: args[0], Addr: args[1], SSTP: sstp}, "VIP "+args[0]+" set")
+			in := admin.VIPRequest{Name: args[0], Addr: args[1], SSTP: sstp}
+			if cmd.Flags().Changed("client-bits") {
+				in.Bits = &bits
+			}
+			return c.change(cmd, admin.PathVIPAdd, in, "VIP "+args[0]+" set")
 		},
 	}
-	add.Flags().StringVar(&sstp, "sstp", "", "what happens to TCP 443: off, passthrough, offload or reencrypt")
+	add.Flags().StringVar(&sstp, "sstp", "", "what happens to TCP 443: off (the node itself) or passthrough (to the servers)")
+	add.Flags().Uint8Var(&bits, "client-bits", 64, "IPv6 VIPs: clients are keyed by so many bits of their address, 32 to 128")
 	return group("vip", "Virtual addresses that clients dial", add, c.vipList(), c.named("remove", "Remove a VIP that has no backends", admin.PathVIPRemove, "VIP %s removed"))
 }
 
@@ -47,9 +53,13 @@ func (c *cli) vipList() *cobra.Command {
 				return err
 			}
 			return c.print(cmd.OutOrStdout(), spec.VIPs, func(w io.Writer) {
-				fmt.Fprintln(w, "NAME\tADDRESS\tSSTP")
+				fmt.Fprintln(w, "NAME\tADDRESS\tSSTP\tCLIENT BITS")
 				for _, v := range spec.VIPs {
-					fmt.Fprintf(w, "%s\t%s\t%s\n", v.Name, v.Addr, v.SSTP)
+					bits := "-"
+					if v.Bits != 0 {
+						bits = fmt.Sprint(v.Bits)
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Name, v.Addr, v.SSTP, bits)
 				}
 			})
 		},
@@ -65,13 +75,13 @@ func (c *cli) backend() *cobra.Command {
 }
 
 func (c *cli) backendAdd() *cobra.Command {
-	var vip string
+	var vip, mode string
 	var weight uint16
 	var limit uint32
 	cmd := &cobra.Command{
-		Use: "add NAME ADDR", Short: "Add a server, or change weight and limit of the one of this name", Args: cobra.ExactArgs(2),
+		Use: "add NAME ADDR", Short: "Add a server, or change mode, weight and limit of the one of this name", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			in := admin.BackendRequest{Name: args[0], Addr: args[1], VIP: vip}
+			in := admin.BackendRequest{Name: args[0], Addr: args[1], VIP: vip, Mode: mode}
 			if cmd.Flags().Changed("weight") {
 				in.Weight = &weight
 			}
@@ -82,6 +92,7 @@ func (c *cli) backendAdd() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&vip, "vip", "", "the VIP it serves (not needed where there is one)")
+	cmd.Flags().StringVar(&mode, "mode", "", "how packets get there: dnat (its address is written in) or dsr (only its MAC; replies bypass the nodes)")
 	cmd.Flags().Uint16Var(&weight, "weight", 100, "share of new clients, 0 to 1000")
 	cmd.Flags().Uint32Var(&limit, "limit", 0, "most clients it may hold; 0 = no limit")
 	return cmd
@@ -122,13 +133,20 @@ func (c *cli) backendList() *cobra.Command {
 }
 
 func printBackends(w io.Writer, list []admin.Backend) {
-	fmt.Fprintln(w, "BACKEND\tADDRESS\tVIP\tWEIGHT\tADMIN\tHEALTH\tSTANCE\tCLIENTS\tHERE")
-	for _, b := range list {
-		local := b.Local
-		if b.Detail != "" {
-			local += ": " + b.Detail
+	fmt.Fprintln(w, "BACKEND\tADDRESS\tVIP\tMODE\tWEIGHT\tADMIN\tCLASS\tHEALTH\tSTANCE\tCLIENTS\tHERE")
+	line := func(b *admin.Backend, class string, s admin.Service) {
+		if s.Detail != "" {
+			s.Local += ": " + s.Detail
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%d\t%s\n", b.Name, b.Addr, b.VIP, b.Weight, b.Admin, b.Health, b.Stance, b.Clients, local)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n",
+			b.Name, b.Addr, b.VIP, b.Mode, b.Weight, b.Admin, class, s.Health, s.Stance, s.Clients, s.Local)
+	}
+	for i := range list {
+		b := &list[i]
+		line(b, "ike", admin.Service{Health: b.Health, Stance: b.Stance, Local: b.Local, Detail: b.Detail, Clients: b.Clients})
+		if b.TCP != nil {
+			line(b, "tcp", *b.TCP)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -58,7 +59,7 @@ func printStatus(w io.Writer, st *admin.Status) {
 		fmt.Fprintf(w, "vip\t%s %s %s: %s\n", v.Name, v.Addr, v.Announce, v.Reason)
 	}
 	for _, n := range st.Neighbours {
-		fmt.Fprintf(w, "bgp\t%s AS%d %s\n", n.Addr, n.ASN, n.State)
+		fmt.Fprintf(w, "bgp\t%s AS%d %s %s\n", n.Addr, n.ASN, n.State, strings.Join(n.Families, " "))
 	}
 	for _, warning := range st.Warnings {
 		fmt.Fprintf(w, "warning\t%s\n", warning)
@@ -118,7 +119,7 @@ func (c *cli) affinity() *cobra.Command {
 				return err
 			}
 			var out []admin.Affinity
-			if err := c.client().Get(cmd.Context(), admin.PathAffinityGet+"?client="+url.QueryEscape(client.String()), &out); err != nil {
+			if err := c.client().Get(cmd.Context(), admin.PathAffinityGet+"?client="+url.QueryEscape(client), &out); err != nil {
 				return err
 			}
 			return c.print(cmd.OutOrStdout(), out, func(w io.Writer) {
@@ -136,7 +137,7 @@ func (c *cli) affinity() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.change(cmd, admin.PathAffinityForget, admin.NameRequest{Name: client.String()}, "record of "+client.String()+" forgotten")
+			return c.change(cmd, admin.PathAffinityForget, admin.NameRequest{Name: client}, "record of "+client+" forgotten")
 		},
 	}
 	return group("affinity", "Which client is on which server", list, get, forget)
@@ -145,19 +146,23 @@ func (c *cli) affinity() *cobra.Command {
 const affinityHead = "CLIENT\tCLASS\tBACKEND\tSTATE\tSINCE\tSEEN\tINDEX"
 
 func printAffinity(w io.Writer, a admin.Affinity) {
-	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\n", a.Client, a.Class, a.Backend, a.State, a.Since, a.Seen, a.Index)
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\n", a.Key, a.Class, a.Backend, a.State, a.Since, a.Seen, a.Index)
 }
 
-func clientArg(s string) (netip.Addr, error) {
+// clientArg is an address, or a prefix as lists show it for IPv6 clients.
+func clientArg(s string) (string, error) {
+	if p, err := netip.ParsePrefix(s); err == nil && p.Addr().Is6() && p.Masked() == p {
+		return p.String(), nil
+	}
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Zone() != "" {
-		return netip.Addr{}, usagef("CLIENT is an IP address such as 198.51.100.7, not %q", s)
+		return "", usagef("CLIENT is an IP address such as 198.51.100.7 or 2001:db8:7::1, not %q", s)
 	}
-	return a.Unmap(), nil
+	return a.Unmap().String(), nil
 }
 
 func (c *cli) explain() *cobra.Command {
-	var vip string
+	var vip, class string
 	cmd := &cobra.Command{
 		Use: "explain CLIENT", Short: "Which server this client gets now, and why", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -165,7 +170,7 @@ func (c *cli) explain() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			q := url.Values{"client": {client.String()}, "vip": {vip}}
+			q := url.Values{"client": {client}, "vip": {vip}, "class": {class}}
 			var out admin.Explanation
 			if err := c.client().Get(cmd.Context(), admin.PathExplain+"?"+q.Encode(), &out); err != nil {
 				return err
@@ -173,15 +178,16 @@ func (c *cli) explain() *cobra.Command {
 			return c.print(cmd.OutOrStdout(), out, func(w io.Writer) { printExplanation(w, &out) })
 		},
 	}
-	cmd.Flags().StringVar(&vip, "vip", "", "the VIP it dials (not needed where there is one)")
+	cmd.Flags().StringVar(&vip, "vip", "", "the VIP it dials (not needed where there is one of the client's family)")
+	cmd.Flags().StringVar(&class, "class", "ike", "the service it uses: ike, or tcp where the VIP passes TCP 443 through")
 	return cmd
 }
 
 func printExplanation(w io.Writer, e *admin.Explanation) {
 	if e.Record == nil {
-		fmt.Fprintf(w, "client %s, VIP %s: no record\n", e.Client, e.VIP)
+		fmt.Fprintf(w, "client %s, VIP %s, %s: no record\n", e.Client, e.VIP, e.Class)
 	} else {
-		fmt.Fprintf(w, "client %s, VIP %s: recorded on %s (%s), since %s ago, seen %s ago\n", e.Client, e.VIP, e.Record.Backend, e.Record.State, e.Record.Since, e.Record.Seen)
+		fmt.Fprintf(w, "client %s, VIP %s, %s: recorded on %s (%s), since %s ago, seen %s ago\n", e.Client, e.VIP, e.Class, e.Record.Backend, e.Record.State, e.Record.Since, e.Record.Seen)
 	}
 	fmt.Fprintln(w, "PACKET\tGOES TO\tREASON\tWHY")
 	for _, cs := range e.Cases {

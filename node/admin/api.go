@@ -34,7 +34,7 @@ const (
 	PathAffinityList   = "/v1/affinity"
 	PathAffinityGet    = "/v1/affinity/get" // ?client=ADDR
 	PathAffinityForget = "/v1/affinity/forget"
-	PathExplain        = "/v1/explain" // ?client=ADDR[&vip=NAME]
+	PathExplain        = "/v1/explain" // ?client=ADDR[&vip=NAME][&class=ike|tcp]
 )
 
 // MaxBody bounds every request, in bytes.
@@ -113,6 +113,8 @@ type Neighbour struct {
 	ASN   uint32 `json:"asn"`
 	State string `json:"state"`
 	Since string `json:"since,omitempty"`
+	// Families that the session carries: ipv4, ipv6.
+	Families []string `json:"families,omitempty"`
 }
 
 // Counter is packets that left the program for one reason.
@@ -128,6 +130,7 @@ type Backend struct {
 	Name     string     `json:"name"`
 	VIP      string     `json:"vip"`
 	Addr     netip.Addr `json:"addr"`
+	Mode     string     `json:"mode"` // dnat, dsr
 	Weight   uint16     `json:"weight"`
 	Limit    uint32     `json:"limit,omitempty"`
 	Admin    string     `json:"admin"`
@@ -137,7 +140,17 @@ type Backend struct {
 	Detail   string     `json:"detail,omitempty"` // hint of the prober
 	Clients  uint32     `json:"clients"`
 	Version  uint64     `json:"version"`
-	Returned uint64     `json:"returned,omitempty"` // ESP and SK packets from it, this node
+	Returned uint64     `json:"returned,omitempty"` // ESP and SK packets from it, this node; none are seen of one in mode dsr
+	TCP      *Service   `json:"tcp,omitempty"`      // TCP 443, where its VIP passes that through
+}
+
+// Service is a second service of a server: what Backend says of IKE.
+type Service struct {
+	Health  string `json:"health"`
+	Stance  string `json:"stance"`
+	Local   string `json:"local,omitempty"`
+	Detail  string `json:"detail,omitempty"`
+	Clients uint32 `json:"clients"`
 }
 
 // Gateway is one floating gateway address.
@@ -182,12 +195,15 @@ type VIP struct {
 	Name    string     `json:"name"`
 	Addr    netip.Addr `json:"addr"`
 	SSTP    string     `json:"sstp"`
+	Bits    uint8      `json:"client_bits,omitempty"` // prefix length that keys its clients; IPv6 only
 	Version uint64     `json:"version"`
 }
 
 // Affinity is one record.
 type Affinity struct {
-	Client  netip.Addr `json:"client"`
+	Client  netip.Addr `json:"client"` // address of the key: of IPv6 clients the first of their prefix
+	Key     string     `json:"key"`    // the address, or the prefix that stands for an IPv6 client
+	VIP     string     `json:"vip"`
 	Class   string     `json:"class"`
 	Backend string     `json:"backend"`
 	State   string     `json:"state"` // unconfirmed, authenticated, confirmed
@@ -206,6 +222,7 @@ type Affinities struct {
 type Explanation struct {
 	Client netip.Addr `json:"client"`
 	VIP    string     `json:"vip"`
+	Class  string     `json:"class"` // ike, tcp
 	Record *Affinity  `json:"record,omitempty"`
 	Cases  []Case     `json:"cases"`
 	Notes  []string   `json:"notes,omitempty"`
@@ -286,6 +303,7 @@ type VIPRequest struct {
 	Name string `json:"name"`
 	Addr string `json:"addr"`
 	SSTP string `json:"sstp,omitempty"`
+	Bits *uint8 `json:"client_bits,omitempty"`
 }
 
 // BackendRequest adds a backend or changes the one of this name.
@@ -293,6 +311,7 @@ type BackendRequest struct {
 	Name   string  `json:"name"`
 	VIP    string  `json:"vip,omitempty"`
 	Addr   string  `json:"addr"`
+	Mode   string  `json:"mode,omitempty"` // dnat, dsr; empty: as it is, dnat for a new one
 	Weight *uint16 `json:"weight,omitempty"`
 	Limit  *uint32 `json:"limit,omitempty"`
 }

@@ -60,6 +60,7 @@ const (
 type BGP struct {
 	ASN        uint32
 	RouterID   netip.Addr // IPv4
+	NextHop6   netip.Addr // of IPv6 VIPs on sessions of IPv4; zero: taken from the outside interface
 	Neighbours []Neighbour
 }
 
@@ -72,6 +73,7 @@ type Neighbour struct {
 	ASN          uint32
 	HoldTime     time.Duration // whole seconds, at least 3
 	LocalAddress netip.Addr    // source of the session; zero: the kernel's choice
+	NextHop6     netip.Addr    // instead of the section's, for this session
 	Port         uint16        // TCP port of the router
 	Passive      bool          // wait for the router to dial
 	PasswordFile string        // holds the TCP MD5 password (RFC 2385); empty: none

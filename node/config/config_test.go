@@ -58,10 +58,10 @@ func describe(c *Config, faults []Fault) string {
 	fmt.Fprintf(&b, "name %s\ndata_dir %s\nadmin_socket %s\n", c.Name, c.DataDir, c.AdminSocket)
 	fmt.Fprintf(&b, "cluster %s gossip %s heartbeat %s\n", c.Cluster.Address, c.Cluster.Gossip, c.Cluster.Heartbeat)
 	fmt.Fprintf(&b, "dataplane %s %v attach %s max_clients %d\n", c.Dataplane.PinDir, c.Dataplane.Interfaces(), c.Dataplane.Attach, c.Dataplane.MaxClients)
-	fmt.Fprintf(&b, "bgp %v asn %d router_id %s\n", c.BGP.Enabled(), c.BGP.ASN, c.BGP.RouterID)
+	fmt.Fprintf(&b, "bgp %v asn %d router_id %s next_hop6 %s\n", c.BGP.Enabled(), c.BGP.ASN, c.BGP.RouterID, c.BGP.NextHop6)
 	for _, n := range c.BGP.Neighbours {
-		fmt.Fprintf(&b, "neighbour %s asn %d hold %s local %s port %d passive %v password_file %q\n",
-			n.Address, n.ASN, n.HoldTime, n.LocalAddress, n.Port, n.Passive, n.PasswordFile)
+		fmt.Fprintf(&b, "neighbour %s asn %d hold %s local %s next_hop6 %s port %d passive %v password_file %q\n",
+			n.Address, n.ASN, n.HoldTime, n.LocalAddress, n.NextHop6, n.Port, n.Passive, n.PasswordFile)
 	}
 	fmt.Fprintf(&b, "log %s %s\n", c.Log.Level, c.Log.Format)
 	return b.String()
@@ -84,7 +84,7 @@ func TestExample(t *testing.T) {
 		bare := strings.TrimLeft(line, " ")
 		key, _, found := strings.Cut(strings.TrimPrefix(bare, "# "), ": ")
 		known := places[key] != "" && !strings.Contains(key, " ")
-		if strings.HasPrefix(bare, "# ") && found && known && key != "password_file" && key != "local_address" {
+		if strings.HasPrefix(bare, "# ") && found && known && key != "password_file" && key != "local_address" && key != "next_hop6" {
 			line = strings.Replace(line, "# ", "", 1)
 		}
 		lines = append(lines, line)

@@ -104,6 +104,7 @@ func (r *reader) bgp(b *BGP) func(*yaml.Node, string) {
 		r.section(n, key, []field{
 			{"asn", "write this node's AS number, such as asn: 65011", r.asn(&b.ASN)},
 			{"router_id", "write an IPv4 address that no other BGP speaker uses, such as router_id: 192.0.2.11", r.addr(&b.RouterID)},
+			{"next_hop6", "", r.globalIPv6(&b.NextHop6)},
 			{"neighbours", "list the routers, or remove the bgp section to speak no BGP", r.neighbours(b)},
 		})
 		if b.RouterID.IsValid() && !b.RouterID.Is4() {
@@ -146,6 +147,7 @@ func (r *reader) neighbour(n *yaml.Node, key string) Neighbour {
 		{"hold_time", "", r.duration(&nb.HoldTime, MinHoldTime, MaxHoldTime, DefaultHoldTime/3,
 			"RFC 4271 allows whole seconds from 3; a long one keeps traffic on a hung node")},
 		{"local_address", "", r.addr(&nb.LocalAddress)},
+		{"next_hop6", "", r.globalIPv6(&nb.NextHop6)},
 		{"port", "", r.number(1, 65535, "a TCP port", func(v uint64) { nb.Port = uint16(v) })},
 		{"passive", "", r.flag(&nb.Passive)},
 		{"password_file", "", r.path(&nb.PasswordFile, 4096)},
@@ -153,6 +155,10 @@ func (r *reader) neighbour(n *yaml.Node, key string) Neighbour {
 	if nb.LocalAddress.IsValid() && nb.Address.IsValid() && nb.LocalAddress.Is4() != nb.Address.Is4() {
 		r.fault(r.lines[key+".local_address"], key+".local_address",
 			"%s and the router's %s are of different families; use two IPv4 or two IPv6 addresses", nb.LocalAddress, nb.Address)
+	}
+	if nb.NextHop6.IsValid() && nb.Address.Is6() {
+		r.fault(r.lines[key+".next_hop6"], key+".next_hop6",
+			"is for a session of IPv4, and the router's address is %s; remove it: the next hop is the session's own address", nb.Address)
 	}
 	return nb
 }

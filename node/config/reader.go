@@ -171,6 +171,9 @@ func dialable(a netip.Addr, s string) error {
 	if a.IsUnspecified() || a.IsMulticast() {
 		return fmt.Errorf("%q cannot be dialled by the other nodes; write this node's own address", s)
 	}
+	if a.Zone() != "" || a.Unmap().IsLinkLocalUnicast() {
+		return fmt.Errorf("%q is a link-local address, which means something else on each node; write a global one, such as [2001:db8::1]:7950", s)
+	}
 	return nil
 }
 
@@ -181,6 +184,18 @@ func (r *reader) addr(dst *netip.Addr) func(*yaml.Node, string) {
 			return fmt.Errorf("%q is not the IP address of a host; write it as 192.0.2.1 or 2001:db8::1", s)
 		}
 		*dst = a.Unmap()
+		return nil
+	})
+}
+
+// globalIPv6 reads this node's own address for others to send to.
+func (r *reader) globalIPv6(dst *netip.Addr) func(*yaml.Node, string) {
+	return r.text(func(s string) error {
+		a, err := netip.ParseAddr(s)
+		if err != nil || !a.Is6() || a.Is4In6() || a.Zone() != "" || !a.IsGlobalUnicast() {
+			return fmt.Errorf("%q is not a global IPv6 address; write this node's own towards the routers, such as 2001:db8::11", s)
+		}
+		*dst = a
 		return nil
 	})
 }

@@ -6,7 +6,7 @@ import "strings"
 var places = map[string]string{
 	"address": "cluster", "gossip": "cluster", "heartbeat": "cluster",
 	"pin_dir": "dataplane", "outside": "dataplane", "inside": "dataplane", "attach": "dataplane", "max_clients": "dataplane",
-	"asn": "bgp", "router_id": "bgp", "neighbours": "bgp",
+	"asn": "bgp", "router_id": "bgp", "neighbours": "bgp", "next_hop6": "bgp",
 	"hold_time": "bgp.neighbours", "password_file": "bgp.neighbours", "local_address": "bgp.neighbours",
 	"passive": "bgp.neighbours", "port": "bgp.neighbours",
 	"level": "log", "format": "log",
@@ -18,7 +18,7 @@ var places = map[string]string{
 var specKeys = map[string]string{
 	"vips": "vip add", "vip": "vip add", "backends": "backend add", "backend": "backend add",
 	"gateways": "gateway add", "gateway": "gateway add", "settings": "cluster set",
-	"affinity_timeout": "cluster set", "touch_interval": "cluster set", "probe_interval": "cluster set",
+	"source_limit": "cluster set", "affinity_timeout": "cluster set", "touch_interval": "cluster set", "probe_interval": "cluster set",
 }
 
 // suggest ends the sentence about an unknown key.

@@ -1,0 +1,133 @@
+package bgp
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+
+	api "github.com/osrg/gobgp/v3/api"
+)
+
+func TestFamilies(t *testing.T) {
+	four, six := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	hop, own := netip.MustParseAddr("2001:db8::11"), netip.MustParseAddr("2001:db8:1::11")
+	for _, c := range []struct {
+		name string
+		cfg  Config
+		n    Neighbour
+		want []string
+		hop  netip.Addr
+	}{
+		{"IPv4 alone", Config{}, Neighbour{Address: four}, []string{"ipv4"}, netip.Addr{}},
+		{"IPv4 with a next hop", Config{NextHop6: hop}, Neighbour{Address: four}, []string{"ipv4", "ipv6"}, hop},
+		{"its own next hop", Config{NextHop6: hop}, Neighbour{Address: four, NextHop6: own}, []string{"ipv4", "ipv6"}, own},
+		{"IPv6", Config{NextHop6: hop}, Neighbour{Address: six}, []string{"ipv6"}, netip.Addr{}},
+	} {
+		var got []string
+		for _, f := range c.cfg.families(&c.n) {
+			got = append(got, familyName(f))
+		}
+		if !slices.Equal(got, c.want) || c.cfg.nextHop6(&c.n) != c.hop {
+			t.Errorf("%s: %v by %v", c.name, got, c.cfg.nextHop6(&c.n))
+		}
+	}
+	if got := familyName(&api.Family{Afi: api.Family_AFI_L2VPN, Safi: api.Family_SAFI_EVPN}); got != "25/70" {
+		t.Errorf("another family is called %q", got)
+	}
+}
+
+// One neighbour set for each next hop, over sessions of IPv4 alone.
+func TestNextHopStatements(t *testing.T) {
+	hop, own := netip.MustParseAddr("2001:db8::11"), netip.MustParseAddr("2001:db8:1::11")
+	cfg := Config{NextHop6: hop, Neighbours: []Neighbour{
+		{Address: netip.MustParseAddr("192.0.2.1")}, {Address: netip.MustParseAddr("2001:db8::1")},
+		{Address: netip.MustParseAddr("192.0.2.2")}, {Address: netip.MustParseAddr("198.51.100.1"), NextHop6: own},
+	}}
+	sets, statements := nextHopStatements(&cfg)
+	if len(sets) != 2 || !slices.Equal(sets[0].List, []string{"192.0.2.1/32", "192.0.2.2/32"}) || !slices.Equal(sets[1].List, []string{"198.51.100.1/32"}) {
+		t.Errorf("sets %v", sets)
+	}
+	if len(statements) != 2 || statements[0].Actions.Nexthop.Address != hop.String() || statements[1].Actions.Nexthop.Address != own.String() {
+		t.Errorf("statements %v", statements)
+	}
+	if sets, statements := nextHopStatements(&Config{Neighbours: cfg.Neighbours[:3]}); len(sets)+len(statements) > 0 {
+		t.Errorf("without a next hop: %v, %v", sets, statements)
+	}
+}
+
+// IPv6 from a router is rejected as IPv4 is, and status tells the families.
+func TestIPv6OverIPv4(t *testing.T) {
+	severalSpeakers(t)
+	const local, hop = "127.0.1.41", "2001:db8::41"
+	router := newPeerRouter(t, "127.0.1.40", routerASN)
+	if err := router.srv.AddPeer(context.Background(), &api.AddPeerRequest{Peer: &api.Peer{
+		Conf:      &api.PeerConf{NeighborAddress: local, PeerAsn: nodeASN},
+		Timers:    &api.Timers{Config: &api.TimersConfig{HoldTime: 3, KeepaliveInterval: 1}},
+		Transport: &api.Transport{PassiveMode: true},
+		AfiSafis:  []*api.AfiSafi{{Config: &api.AfiSafiConfig{Family: family6, Enabled: true}}, {Config: &api.AfiSafiConfig{Family: family4, Enabled: true}}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	path, err := pathOf(Advertisement{netip.MustParseAddr("2001:db8:99::7"), Announce})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := router.srv.AddPath(context.Background(), &api.AddPathRequest{Path: path}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := nodeConfig(local, nodeASN, router.neighbour(routerASN))
+	cfg.NextHop6 = netip.MustParseAddr(hop)
+	s, _ := run(t, cfg)
+	six := netip.MustParseAddr("2001:db8::10")
+	set(t, s, Advertisement{six, Demote}, Advertisement{vip1, Announce})
+	routes6 := func() (got seenRoute, ok bool) {
+		_ = router.srv.ListPath(context.Background(), &api.ListPathRequest{Family: family6}, func(d *api.Destination) {
+			for _, p := range d.Paths {
+				if d.Prefix == "2001:db8::10/128" && p.NeighborIp == local {
+					got, ok = decode(p.Pattrs), true
+					got.next = nextHopOf(p)
+				}
+			}
+		})
+		return got, ok
+	}
+	until(t, sessionBound, "the route", func() bool {
+		got, ok := routes6()
+		return ok && got.next == hop && slices.Equal(got.asPath, slices.Repeat([]uint32{nodeASN}, 4)) && got.origin == 1
+	})
+	awaitRoute(t, router, vip1.String()+"/32", seenRoute{local, []uint32{nodeASN}, -1, 0, nil})
+	n := s.Neighbours()[0]
+	if !slices.Equal(n.Families, []string{"ipv4", "ipv6"}) || n.Advertised != 2 {
+		t.Errorf("status %+v", n)
+	}
+	received := func() (n uint64) {
+		_ = s.srv.ListPeer(context.Background(), &api.ListPeerRequest{Address: router.addr.String()}, func(p *api.Peer) {
+			for _, f := range p.AfiSafis {
+				n += f.State.GetReceived()
+			}
+		})
+		return n
+	}
+	until(t, sessionBound, "the router's own route to arrive", func() bool { return received() == 1 })
+	_ = s.srv.ListPath(context.Background(), &api.ListPathRequest{Family: family6}, func(d *api.Destination) {
+		if d.Prefix != "2001:db8::10/128" {
+			t.Errorf("imported %s", d.Prefix)
+		}
+	})
+	set(t, s, Advertisement{vip1, Announce})
+	until(t, sessionBound, "withdrawal", func() bool { _, ok := routes6(); return !ok })
+}
+
+func nextHopOf(p *api.Path) string {
+	for _, packed := range p.Pattrs {
+		m, err := packed.UnmarshalNew()
+		if err != nil {
+			continue
+		}
+		if mp, ok := m.(*api.MpReachNLRIAttribute); ok && len(mp.NextHops) > 0 {
+			return mp.NextHops[0]
+		}
+	}
+	return decode(p.Pattrs).next
+}
