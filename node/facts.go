@@ -168,7 +168,7 @@ func (m *member) nodeFacts() bgp.NodeFacts {
 		Removed:        m.removed.Load() != nil,
 		Parked:         st.Parked != "" && m.parkedForGood(),
 		PlaneAttached:  m.planeMode() != cluster.PlaneNone && (m.sync.index.Load() > 0),
-		PlaneSelfCheck: m.sync.failure.Load() == nil && !m.insideDead.Load(),
+		PlaneSelfCheck: m.sync.failure.Load() == nil && !m.insideDead.Load() && m.plane.SelfCheck() == nil,
 		CaughtUp:       m.caughtUp.Load(),
 		QuorumLost:     lost,
 		LeaseGap:       m.leaseGap(),

@@ -289,7 +289,7 @@ func (m *member) attach() error {
 		return fmt.Errorf("attach the data plane: %w", err)
 	}
 	m.pinned = pinned
-	m.metrics.MustRegister(planeCollector{m.plane})
+	m.metrics.MustRegister(planeCollector{m.plane, m.spec})
 	m.mendKernel()
 	m.log.Info("data plane attached", "taken_over", pinned.TakenOver, "attached", pinned.Attached, "pinned_index", pinned.Index)
 	return nil

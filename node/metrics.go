@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/dataplane"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
@@ -13,16 +14,22 @@ import (
 var (
 	packetsDesc  = prometheus.NewDesc("vpnlb_dataplane_packets_total", "Packets by the reason why they left the program as they did.", []string{"reason"}, nil)
 	bytesDesc    = prometheus.NewDesc("vpnlb_dataplane_bytes_total", "Bytes of frames by reason.", []string{"reason"}, nil)
+	backendDesc  = prometheus.NewDesc("vpnlb_dataplane_backend_packets_total", "Packets forwarded to (in) and from (out) a backend.", []string{"backend", "vip", "direction"}, nil)
+	backendBytes = prometheus.NewDesc("vpnlb_dataplane_backend_bytes_total", "Bytes of frames forwarded to (in) and from (out) a backend.", []string{"backend", "vip", "direction"}, nil)
+	eventsDesc   = prometheus.NewDesc("vpnlb_dataplane_events_total", "Incidents beside the packets' fates.", []string{"event"}, nil)
 	entriesDesc  = prometheus.NewDesc("vpnlb_dataplane_entries", "Affinity records in the kernel's table.", nil, nil)
 	capacityDesc = prometheus.NewDesc("vpnlb_dataplane_entries_limit", "Affinity records that the kernel's table can hold.", nil, nil)
 )
 
 // planeCollector reads the data plane when somebody asks.
-type planeCollector struct{ plane *dataplane.Plane }
+type planeCollector struct {
+	plane *dataplane.Plane
+	spec  func() *state.Spec
+}
 
 // Describe implements prometheus.Collector.
 func (c planeCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{packetsDesc, bytesDesc, entriesDesc, capacityDesc} {
+	for _, d := range []*prometheus.Desc{packetsDesc, bytesDesc, backendDesc, backendBytes, eventsDesc, entriesDesc, capacityDesc} {
 		out <- d
 	}
 }
@@ -40,6 +47,29 @@ func (c planeCollector) Collect(out chan<- prometheus.Metric) {
 		n := counters.Reasons[r]
 		out <- prometheus.MustNewConstMetric(packetsDesc, prometheus.CounterValue, float64(n.Packets), r.String())
 		out <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(n.Bytes), r.String())
+	}
+	e := counters.Events
+	for name, n := range map[string]uint64{"next_hop_miss": e.NextHopMiss, "pending_written": e.PendingWritten, "pending_full": e.PendingFull,
+		"partial_repaired": e.PartialRepaired, "affinity_full": e.AffinityFull, "answers_withheld": e.AnswersWithheld,
+		"trace_lost": e.TraceLost, "tables_mended": e.TablesMended} {
+		out <- prometheus.MustNewConstMetric(eventsDesc, prometheus.CounterValue, float64(n), name)
+	}
+	c.collectBackends(out, &counters)
+}
+
+// collectBackends tells what each backend got and sent; a VIP's traffic is their sum.
+func (c planeCollector) collectBackends(out chan<- prometheus.Metric, counters *dataplane.Counters) {
+	spec := c.spec()
+	for i := range spec.Backends {
+		b := &spec.Backends[i]
+		vip := ""
+		if v, ok := spec.VIPByID(b.VIP); ok {
+			vip = v.Name
+		}
+		for direction, n := range map[string]dataplane.Count{"in": counters.In[b.Slot], "out": counters.Out[b.Slot]} {
+			out <- prometheus.MustNewConstMetric(backendDesc, prometheus.CounterValue, float64(n.Packets), b.Name, vip, direction)
+			out <- prometheus.MustNewConstMetric(backendBytes, prometheus.CounterValue, float64(n.Bytes), b.Name, vip, direction)
+		}
 	}
 }
 

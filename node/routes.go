@@ -16,6 +16,7 @@ func (n *Node) routes() {
 	n.get(admin.PathAffinityList, (*member).affinityList)
 	n.get(admin.PathAffinityGet, (*member).affinityGet)
 	n.get(admin.PathExplain, (*member).explain)
+	n.admin.Handle(admin.PathTrace, http.HandlerFunc(n.serveTrace))
 
 	admin.Post(n.admin, admin.PathInit, n.initCluster)
 	admin.Stream(n.admin, admin.PathJoin, n.joinCluster)

@@ -11,6 +11,7 @@ import (
 	"github.com/vpnlb/vpnlb/cluster"
 	"github.com/vpnlb/vpnlb/cluster/health"
 	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/dataplane"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 	"github.com/vpnlb/vpnlb/node/admin"
 )
@@ -165,6 +166,8 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 		if err == nil {
 			n := counters.Returns[b.Slot]
 			a.Returned = n.ESP + n.SK
+			a.In = traffic(counters.In[b.Slot])
+			a.Out = traffic(counters.Out[b.Slot])
 		}
 		out = append(out, a)
 	}
@@ -232,6 +235,9 @@ func (m *member) warnings(st *admin.Status) []string {
 	if rs.CommitStall > 0 {
 		add("a commit has been waiting for %s", rs.CommitStall.Round(time.Millisecond))
 	}
+	if err := m.plane.SelfCheck(); err != nil {
+		add("the data plane's self-check fails, so this node announces nothing: %v", err)
+	}
 	if e := m.keeper.Status().Err; e != "" {
 		add("gateway addresses: %s", e)
 	}
@@ -298,3 +304,5 @@ func (m *member) specAnswer(*http.Request) (any, error) {
 	}
 	return out, nil
 }
+
+func traffic(c dataplane.Count) admin.Traffic { return admin.Traffic(c) }

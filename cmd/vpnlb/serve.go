@@ -9,8 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/vpnlb/vpnlb/dataplane"
-	"github.com/vpnlb/vpnlb/dataplane/forward"
 	"github.com/vpnlb/vpnlb/node"
 	"github.com/vpnlb/vpnlb/node/config"
 )
@@ -91,30 +89,4 @@ func faults(e *config.InvalidError) []fault {
 		out = append(out, fault(f))
 	}
 	return out
-}
-
-func (c *cli) plane() *cobra.Command {
-	var file string
-	detach := &cobra.Command{
-		Use: "detach --config FILE", Short: "Remove the XDP programs and everything pinned; forwarding ends here", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(file)
-			if err != nil {
-				return err
-			}
-			if err := dataplane.Detach(node.PlaneConfig(cfg)); err != nil {
-				return err
-			}
-			if err := forward.Remove(); err != nil {
-				return err
-			}
-			if err := node.KernelSettings(cfg).Restore(); err != nil {
-				return err
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), "detached: nothing is forwarded by this node until 'vpnlb serve' attaches again")
-			return nil
-		},
-	}
-	configFlag(detach, &file)
-	return group("plane", "The XDP data plane of this node", detach)
 }

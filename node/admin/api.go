@@ -34,7 +34,8 @@ const (
 	PathAffinityList   = "/v1/affinity"
 	PathAffinityGet    = "/v1/affinity/get" // ?client=ADDR
 	PathAffinityForget = "/v1/affinity/forget"
-	PathExplain        = "/v1/explain" // ?client=ADDR[&vip=NAME][&class=ike|tcp]
+	PathTrace          = "/v1/plane/trace" // ?client=ADDR|PREFIX&count=N; lines of Traced
+	PathExplain        = "/v1/explain"     // ?client=ADDR[&vip=NAME][&class=ike|tcp]
 )
 
 // MaxBody bounds every request, in bytes.
@@ -142,6 +143,14 @@ type Backend struct {
 	Version  uint64     `json:"version"`
 	Returned uint64     `json:"returned,omitempty"` // ESP and SK packets from it, this node; none are seen of one in mode dsr
 	TCP      *Service   `json:"tcp,omitempty"`      // TCP 443, where its VIP passes that through
+	In       Traffic    `json:"in"`                 // forwarded to it by this node
+	Out      Traffic    `json:"out"`                // replies of its; none pass by of one in mode dsr
+}
+
+// Traffic is what a node forwarded, since its tables were made.
+type Traffic struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
 
 // Service is a second service of a server: what Backend says of IKE.

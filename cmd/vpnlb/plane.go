@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vpnlb/vpnlb/dataplane"
+	"github.com/vpnlb/vpnlb/dataplane/forward"
+	"github.com/vpnlb/vpnlb/node"
+	"github.com/vpnlb/vpnlb/node/admin"
+)
+
+func (c *cli) plane() *cobra.Command {
+	var file string
+	detach := &cobra.Command{
+		Use: "detach --config FILE", Short: "Remove the XDP programs and everything pinned; forwarding ends here", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			if err := dataplane.Detach(node.PlaneConfig(cfg)); err != nil {
+				return err
+			}
+			if err := forward.Remove(); err != nil {
+				return err
+			}
+			if err := node.KernelSettings(cfg).Restore(); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "detached: nothing is forwarded by this node until 'vpnlb serve' attaches again")
+			return nil
+		},
+	}
+	configFlag(detach, &file)
+	dump := &cobra.Command{
+		Use: "dump --config FILE", Short: "Write what the pinned maps hold, a fact a line; needs no running node", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			return dataplane.Dump(node.PlaneConfig(cfg), cmd.OutOrStdout())
+		},
+	}
+	configFlag(dump, &file)
+	return group("plane", "The XDP data plane of this node", detach, dump, c.planeTrace())
+}
+
+// planeTrace follows one client. Its lines come as the packets do.
+func (c *cli) planeTrace() *cobra.Command {
+	var count int
+	cmd := &cobra.Command{
+		Use: "trace CLIENT", Short: "Show each packet of a client (address or prefix), with what became of it, as they pass this node", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q := url.Values{"client": {args[0]}, "count": {strconv.Itoa(count)}}
+			return c.client().Trace(cmd.Context(), admin.PathTrace+"?"+q.Encode(), func(t admin.Traced) error {
+				if c.output == "json" {
+					return json.NewEncoder(cmd.OutOrStdout()).Encode(t)
+				}
+				out, server := t.Out, t.Backend
+				if out == "" {
+					out = "-"
+				}
+				if server == "" {
+					server = "-"
+				}
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s > %s %d bytes %s server %s\n", t.At.Format("15:04:05.000"), t.In, out, t.Bytes, t.Reason, server)
+				return err
+			})
+		},
+	}
+	cmd.Flags().IntVar(&count, "count", 100, "packets until it ends; it ends by itself after ten minutes")
+	return cmd
+}
