@@ -269,7 +269,7 @@ func (p *Plane) dropLeftovers() error {
 		p.log.Info("took the program off an interface that is not configured", "interface", name)
 	}
 	for _, n := range names {
-		if !pinName.MatchString(n.Name()) || strings.HasPrefix(n.Name(), "link_") || strings.HasSuffix(n.Name(), schemaSuffix) {
+		if !pinName.MatchString(n.Name()) || strings.HasPrefix(n.Name(), "link_") || strings.HasSuffix(n.Name(), p.cfg.schemaSuffix()) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(p.cfg.PinDir, n.Name())); err != nil {

@@ -83,6 +83,7 @@ type Config struct {
 	SweepInterval time.Duration
 
 	bench   bool   // load the benchmark's program too
+	schema  uint32 // stands for another version in tests; 0 = this one
 	answers uint32 // ICMP errors of our own per second and CPU; 0 = default
 }
 

@@ -43,6 +43,7 @@ func (p *Plane) Counters() (Counters, error) {
 		c.Events.AnswersWithheld += v.AnswersWithheld
 		c.Events.TraceLost += v.TraceLost
 	}
+	c.Events.TablesMended = p.mended.Load()
 	c.Events.AffinityFull = p.affinities.full()
 	return c, nil
 }

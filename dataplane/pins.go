@@ -22,7 +22,12 @@ import (
 // map's type or size, needs a new one.
 const schema = 2
 
-var schemaSuffix = fmt.Sprintf("_v%d", schema)
+func (c *Config) schemaSuffix() string {
+	if c.schema != 0 {
+		return fmt.Sprintf("_v%d", c.schema)
+	}
+	return fmt.Sprintf("_v%d", schema)
+}
 
 // bpffsMagic is the type of a bpffs, from the kernel's magic.h.
 const bpffsMagic = 0xcafe4a11
@@ -34,11 +39,12 @@ var unpinned = map[string]bool{"next_hop_by_vip": true, "next_hop_by_client": tr
 // keepsSize are the maps whose pinned size wins over the configuration's.
 var keepsSize = map[string]bool{"affinity4": true, "affinity6": true, "affinity_stash": true}
 
-// pinName matches what this package pins, of any schema version.
-var pinName = regexp.MustCompile(`^(link_.+|(plane_control|plane_meta|plane_rules|backends6?|servers6?|maglev|not_return6?|not_return_places|routed_places|affinity4|affinity6|affinity_stash|pending_proofs|silences|interfaces|vlans|counters|returns|event_counters|by_slot|fragments6?|sightings|sources)_v[0-9]+)$`)
+// pinName matches what this package pins, of any schema version: of a later one the
+// maps have other names.
+var pinName = regexp.MustCompile(`^(link_.+|[a-z][a-z0-9_]*_v[0-9]+)$`)
 
 func (p *Plane) mapPin(name string) string {
-	return filepath.Join(p.cfg.PinDir, name+schemaSuffix)
+	return filepath.Join(p.cfg.PinDir, name+p.cfg.schemaSuffix())
 }
 
 func (p *Plane) linkPin(name string) string {
@@ -172,6 +178,7 @@ func (c *controlWords) words() *bpf.PlaneControl {
 func (c *controlWords) selector() uint32      { return atomic.LoadUint32(&c.words().Selector) & 1 }
 func (c *controlWords) selectTables(s uint32) { atomic.StoreUint32(&c.words().Selector, s) }
 func (c *controlWords) pendingSerial() uint32 { return atomic.LoadUint32(&c.words().PendingSerial) }
+func (c *controlWords) trace(on uint32)       { atomic.StoreUint32(&c.words().Tracing, on) }
 func (c *controlWords) forgetNextHops()       { atomic.AddUint32(&c.words().NextHopSerial, 1) }
 
 func (c *controlWords) Close() error { return unix.Munmap(c.page) }

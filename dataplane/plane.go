@@ -60,6 +60,9 @@ type Plane struct {
 	set      atomic.Pointer[table.Set]     // what the maps hold; nil before Resync
 	held     atomic.Pointer[bpf.PlaneMeta] // copy of meta for readers
 	synced   atomic.Bool
+	tracing  atomic.Bool
+	mended   atomic.Uint64
+	checked  atomic.Pointer[checkResult]
 
 	writer     sync.Mutex // one writer of tables, entries and meta
 	tables     *tables
@@ -179,7 +182,7 @@ func (p *Plane) Run(ctx context.Context) error {
 		return ErrNotSynced
 	}
 	var all sync.WaitGroup
-	for _, f := range []func(context.Context){p.watch, p.keepNeighbours, p.pollPending, p.sweepAll} {
+	for _, f := range []func(context.Context){p.watch, p.keepNeighbours, p.pollPending, p.sweepAll, p.checkAll} {
 		all.Go(func() { f(ctx) })
 	}
 	all.Wait()

@@ -74,5 +74,6 @@ type Events struct {
 	PartialRepaired uint64 // UDP checksum written as 0
 	AffinityFull    uint64 // entries that Apply could not store
 	AnswersWithheld uint64 // ICMP errors of our own beyond the rate
+	TablesMended    uint64 // times that the self-check found tables changed by somebody else
 	TraceLost       uint64 // traced packets that nobody fetched in time
 }

@@ -68,28 +68,26 @@ func (w *watcher) follow(ctx context.Context) error {
 		}
 	}
 	done := make(chan struct{})
-	defer func() {
-		close(done)
-		// The library's receivers close the channels when they end; until then they
-		// may wait for somebody to take what they read.
-		go drain(routes)
-		go drain(neighbours)
-		go drain(links)
-	}()
+	defer close(done)
 	ns := w.plane.ns.handle
 	const buffer = 1 << 20
 	if err := netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{
 		Namespace: &ns, ErrorCallback: note, ReceiveBufferSize: buffer}); err != nil {
 		return fmt.Errorf("subscribe to routes: %w", err)
 	}
+	// The library's receiver closes the channel when it ends; until then it may wait for
+	// somebody to take what it read. Deferred after close(done), so run before it.
+	defer func() { go drain(routes) }()
 	if err := netlink.NeighSubscribeWithOptions(neighbours, done, netlink.NeighSubscribeOptions{
 		Namespace: &ns, ErrorCallback: note, ListExisting: true, ReceiveBufferSize: buffer}); err != nil {
 		return fmt.Errorf("subscribe to neighbours: %w", err)
 	}
+	defer func() { go drain(neighbours) }()
 	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{
 		Namespace: &ns, ErrorCallback: note, ReceiveBufferSize: buffer}); err != nil {
 		return fmt.Errorf("subscribe to links: %w", err)
 	}
+	defer func() { go drain(links) }()
 	w.plane.control.forgetNextHops() // what changed before the subscription
 	return w.loop(ctx, routes, neighbours, links, failed)
 }

@@ -89,6 +89,21 @@ func New(mem []byte, family Family, seed uint64, stash Stash, now func() time.Ti
 	return t, nil
 }
 
+// Read opens a table that somebody else writes: All and Lookup only. Nothing is
+// mended, and Len is 0.
+func Read(mem []byte, family Family, seed uint64, stash Stash) (*Table, error) {
+	size := family.BucketBytes()
+	if family != IPv4 && family != IPv6 || len(mem)%size != 0 || len(mem) < 2*size {
+		return nil, fmt.Errorf("read affinity table: %d bytes are not 2 or more buckets of %d", len(mem), size)
+	}
+	base := unsafe.Pointer(unsafe.SliceData(mem))
+	if uintptr(base)%8 != 0 {
+		return nil, errors.New("read affinity table: memory is not aligned to 8 bytes")
+	}
+	return &Table{family: family, n: uint32(len(mem) / size), seed: seed, stash: stash,
+		words: unsafe.Slice((*uint64)(base), len(mem)/8)}, nil
+}
+
 // Len is the number of records.
 func (t *Table) Len() int { return int(t.count.Load()) }
 

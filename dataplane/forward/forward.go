@@ -85,6 +85,9 @@ func (k *Keeper) Mend(p Policy) (changed bool, err error) {
 	for _, r := range p.outputRules() {
 		c.AddRule(&nftables.Rule{Table: table, Chain: output, Exprs: r})
 	}
+	if err := removeFormer(c); err != nil {
+		return false, err
+	}
 	if err := c.Flush(); err != nil {
 		return false, fmt.Errorf("write the nftables table %q (does the kernel have nf_tables?): %w", TableName, err)
 	}
@@ -124,12 +127,33 @@ func Remove() error {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	there, err := exists(c)
-	if err != nil || !there {
+	if err != nil {
 		return err
+	}
+	if err := removeFormer(c); err != nil {
+		return err
+	}
+	if !there {
+		return c.Flush()
 	}
 	c.DelTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: TableName})
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("remove the nftables table %q: %w", TableName, err)
+	}
+	return nil
+}
+
+// removeFormer takes away, in the same transaction, the table of IPv4 alone that
+// versions before IPv6 wrote: it would go on filtering beside this one.
+func removeFormer(c *nftables.Conn) error {
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("list the nftables tables: %w", err)
+	}
+	for _, t := range tables {
+		if t.Name == TableName {
+			c.DelTable(t)
+		}
 	}
 	return nil
 }

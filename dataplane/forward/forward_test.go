@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -121,6 +122,40 @@ func TestPolicy(t *testing.T) {
 	check("mended", yes, yes, no, yes)
 	l.in(l.node, Remove)
 	l.in(l.node, Remove) // twice is no error
+}
+
+// The table of a version that knew IPv4 alone goes when the policy is written.
+func TestFormerTableGoes(t *testing.T) {
+	l := newLane(t)
+	former := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: TableName}
+	left := func() (there bool) {
+		l.in(l.node, func() error {
+			c, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			tables, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+			there = len(tables) > 0
+			return err
+		})
+		return there
+	}
+	l.in(l.node, func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		c.AddTable(former)
+		return c.Flush()
+	})
+	if !left() {
+		t.Fatal("nothing to remove")
+	}
+	var k Keeper
+	l.mend(&k, Policy{Outside: "out0", Inside: "in0", Servers: servers()})
+	if left() {
+		t.Error("the former table is still there")
+	}
 }
 
 // A family without a server or prefix gets nothing.

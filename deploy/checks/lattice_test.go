@@ -16,7 +16,7 @@ const module = "github.com/vpnlb/vpnlb/"
 // top folder whose siblings it may not import.
 func level(pkg string) (int, string) {
 	top, _, _ := strings.Cut(pkg, "/")
-	for _, leaf := range []string{"cluster/state", "dataplane/maglev", "dataplane/ike", "dataplane/table", "dataplane/model"} {
+	for _, leaf := range []string{"cluster/state", "dataplane/maglev", "dataplane/ike", "dataplane/table", "dataplane/model", "dataplane/bucket"} {
 		if pkg == leaf || strings.HasPrefix(pkg, leaf+"/") {
 			return 0, top
 		}

@@ -1,0 +1,185 @@
+package dataplane
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vpnlb/vpnlb/dataplane/bpf"
+	"github.com/vpnlb/vpnlb/dataplane/model/fixture"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+)
+
+// newCheckedPlane holds a set of both families.
+func newCheckedPlane(t *testing.T) *Plane {
+	t.Helper()
+	p, _ := newSmallPlane(t)
+	set, err := fixture.Set("farm6")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set.ClusterID = testCluster
+	mustResync(t, p, set, nil)
+	return p
+}
+
+func TestSelfCheckPassesWithoutATrace(t *testing.T) {
+	p := newCheckedPlane(t)
+	before := allCounts(t, p)
+	var c checker
+	for range 3 {
+		if err := p.selfCheck(&c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := allCounts(t, p); after != before {
+		t.Errorf("counters changed from %+v to %+v", before, after)
+	}
+	if len(collect(t, p)) != 0 {
+		t.Error("the synthetic client has a record")
+	}
+}
+
+func TestSelfCheckMendsTables(t *testing.T) {
+	p := newCheckedPlane(t)
+	var b bpf.PlaneBackend6
+	half := p.control.selector()
+	slot := p.set.Load().Backends[0].Slot
+	for _, b := range p.set.Load().Backends {
+		if b.Addr.Is6() {
+			slot = b.Slot
+		}
+	}
+	if err := p.coll.Maps["backends6"].Lookup(half*slots+uint32(slot), &b); err != nil || b.Vip > 15 {
+		t.Fatal(err)
+	}
+	b.Stance[0] = 9
+	if err := p.coll.Maps["backends6"].Put(half*slots+uint32(slot), &b); err != nil {
+		t.Fatal(err)
+	}
+	var c checker
+	if err := p.selfCheck(&c); err != nil {
+		t.Fatal(err)
+	}
+	if n := allCounts(t, p).Events.TablesMended; n != 1 {
+		t.Errorf("mended %d times", n)
+	}
+}
+
+// A Maglev table that sends the synthetic client elsewhere, or nowhere, is noticed.
+func TestSelfCheckFails(t *testing.T) {
+	p := newCheckedPlane(t)
+	var c checker
+	if err := p.selfCheck(&c); err != nil {
+		t.Fatal(err)
+	}
+	empty := make([]bpf.PlaneMaglevChunk, pools*chunks)
+	if err := putAll(p.coll.Maps["maglev"], p.control.selector()*pools*chunks, empty); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.selfCheck(&c); err == nil || !strings.Contains(err.Error(), "drop_no_backend") {
+		t.Errorf("an empty table: %v", err)
+	}
+	if err := p.attachments[0].link.Update(p.coll.Programs["vpnlb_check"]); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.selfCheck(&c); err == nil || !strings.Contains(err.Error(), "runs program") {
+		t.Errorf("another program: %v", err)
+	}
+}
+
+func TestJudgeCheck(t *testing.T) {
+	p := newCheckedPlane(t)
+	set := p.set.Load()
+	var c checker
+	for _, v := range set.VIPs {
+		slot := c.wanted(set)[v.Index]
+		if slot == 0 {
+			continue
+		}
+		i := slices.IndexFunc(set.Backends, func(b table.Backend) bool { return b.Slot == slot })
+		good := checkFrame([6]byte{2}, checkClient(v), set.Backends[i].Addr)
+		if err := judgeCheck(set, v, slot, table.ForwardMaglev, good); err != nil {
+			t.Error(err)
+		}
+		for name, out := range map[string][]byte{
+			"checksum": append(good[:len(good)-1:len(good)-1], good[len(good)-1]^1),
+			"address":  checkFrame([6]byte{2}, checkClient(v), v.Addr),
+			"short":    good[:30],
+		} {
+			if err := judgeCheck(set, v, slot, table.ForwardMaglev, out); err == nil {
+				t.Errorf("%s: nothing found", name)
+			}
+		}
+		if err := judgeCheck(set, v, slot, table.PassOther, good); err == nil {
+			t.Error("a wrong reason was accepted")
+		}
+		if err := judgeCheck(set, v, 0, table.DropNoBackend, nil); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestTraceFollowsOneClient(t *testing.T) {
+	p, _ := newSmallPlane(t)
+	mustResync(t, p, farm(t, 100), entries(3, 1))
+	leg := p.InterfaceIndex("leg")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	got := make(chan Traced, 8)
+	ended := make(chan error, 1)
+	client := netip.MustParsePrefix("203.0.113.7/32")
+	go func() {
+		ended <- p.Trace(ctx, client, 2, func(e Traced) error { got <- e; return nil })
+	}()
+	eventually(t, "tracing", func() bool { return p.control.words().Tracing == 1 })
+	if err := p.Trace(ctx, client, 1, nil); !errors.Is(err, ErrTracing) {
+		t.Errorf("a second trace: %v", err)
+	}
+	for _, frame := range []string{
+		"eth router > outside | ip client2 > vip | udp 500 > 500 | ike sa_init",
+		"eth router > outside | ip client > vip | udp 500 > 500 | ike sa_init",
+		"eth s1 > outside | ip s1 > client2 | udp 500 > 500 | ike sa_init response",
+		"eth s1 > outside | ip s1 > client | udp 500 > 500 | ike sa_init response",
+	} {
+		run(t, p.coll.Programs["vpnlb"], buildFrame(t, frame), leg)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	in, out := <-got, <-got
+	if in.Reason.String()[:4] == "none" || in.Interface != leg || out.Slot != 1 || len(in.Head) == 0 {
+		t.Errorf("traced %+v, %+v", in, out)
+	}
+	if p.control.words().Tracing != 0 {
+		t.Error("the program still traces")
+	}
+}
+
+func TestDumpNeedsNoDaemon(t *testing.T) {
+	p, dir := newSmallPlane(t)
+	client6 := table.Entry{Key: table.Key{Client: netip.MustParseAddr("2001:db8:1:2::").As16(), Class: table.TCP}, Slot: 2, State: table.EarnedAuth}
+	mustResync(t, p, farm(t, 100), append(entries(3, 1), client6))
+	p.Close()
+	var out bytes.Buffer
+	if err := Dump(Config{PinDir: dir}, &out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"meta schema=2 ", "index=100", "vip 0 192.0.2.100 ", "backend 1 198.51.100.11 vip=0 ike=take", "maglev vip=0 class=1 slot=1 places=",
+		"not_return 198.51.100.1/32", "interface ", "affinity 2001:db8:1:2:: class=tcp slot=2 state=earned_auth"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("not in the dump: %s\n%s", want, out.String())
+		}
+	}
+	if n := strings.Count(out.String(), "\naffinity "); n != 4 {
+		t.Errorf("%d records in the dump", n)
+	}
+	if err := Dump(Config{PinDir: t.TempDir()}, &out); err == nil || !strings.Contains(err.Error(), "is the plane attached") {
+		t.Errorf("nothing pinned: %v", err)
+	}
+}

@@ -1,0 +1,113 @@
+package dataplane
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/vpnlb/vpnlb/dataplane/bpf"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+)
+
+// Limits of a trace: somebody forgets to stop it.
+const (
+	MaxTraceTime    = 10 * time.Minute
+	MaxTracePackets = 10_000
+)
+
+// ErrTracing: one trace at a time.
+var ErrTracing = errors.New("somebody traces already")
+
+// Traced is one packet of the client that is followed.
+type Traced struct {
+	At        time.Time
+	Interface uint32 // where it came in
+	Out       uint32 // where it leaves; 0 = it is dropped or passed
+	Bytes     int    // of the frame as it leaves
+	Reason    table.Reason
+	Slot      table.Slot // of the server; 0 = none
+	Head      []byte     // the frame's beginning, as it leaves
+}
+
+// Trace delivers the packets of a client, both ways, with what became of them, until
+// ctx ends, for limit packets at most and MaxTraceTime. The program sees the frame as it
+// leaves, so it is compared with the client's address there. Packets that nobody
+// takes in time are lost and counted.
+func (p *Plane) Trace(ctx context.Context, client netip.Prefix, limit int, deliver func(Traced) error) error {
+	if limit < 1 || limit > MaxTracePackets {
+		return fmt.Errorf("trace %s: %d packets: want 1 to %d", client, limit, MaxTracePackets)
+	}
+	p.reading.RLock()
+	defer p.reading.RUnlock()
+	if !p.attached.Load() {
+		return ErrNotSynced
+	}
+	if !p.tracing.CompareAndSwap(false, true) {
+		return ErrTracing
+	}
+	defer p.tracing.Store(false)
+	reader, err := ringbuf.NewReader(p.coll.Maps["trace_ring"])
+	if err != nil {
+		return fmt.Errorf("open trace: %w", err)
+	}
+	defer reader.Close()
+	now, err := p.clock.whole()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, MaxTraceTime)
+	defer cancel()
+	filter := traceFilter(client)
+	filter.Until, filter.Left = now+uint64(MaxTraceTime.Seconds())*uint64(p.clock.hz), uint64(limit)
+	if err := p.coll.Maps["trace_filters"].Put(uint32(0), &filter); err != nil {
+		return fmt.Errorf("set trace: %w", err)
+	}
+	p.control.trace(1)
+	defer p.control.trace(0)
+	for n := 0; n < limit && ctx.Err() == nil; {
+		reader.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		record, err := reader.Read()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read trace: %w", err)
+		}
+		n++
+		if err := deliver(p.traced(record.RawSample)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func traceFilter(client netip.Prefix) bpf.PlaneTraceFilter {
+	var f bpf.PlaneTraceFilter
+	bits := client.Bits()
+	if client.Addr().Is4() {
+		bits += 96
+	}
+	ones := netip.AddrFrom16([16]byte(bytes.Repeat([]byte{0xff}, 16)))
+	m, _ := ones.Prefix(bits)
+	f.Mask = m.Addr().As16()
+	f.Client = client.Masked().Addr().As16()
+	return f
+}
+
+func (p *Plane) traced(raw []byte) Traced {
+	var e bpf.PlaneTraceEvent
+	binary.Read(bytes.NewReader(raw), binary.NativeEndian, &e) // a short record leaves zeros
+	age := time.Duration(0)
+	if now, err := p.clock.whole(); err == nil && now >= e.Jiffies {
+		age = time.Duration(now-e.Jiffies) * time.Second / time.Duration(p.clock.hz)
+	}
+	return Traced{At: time.Now().Add(-age), Interface: e.Ifindex, Out: e.Out, Bytes: int(e.Bytes), Reason: table.Reason(e.Reason),
+		Slot: table.Slot(e.Slot), Head: bytes.Clone(e.Head[:min(int(e.Bytes), len(e.Head))])}
+}

@@ -1,0 +1,80 @@
+package dataplane
+
+import (
+	"maps"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vpnlb/vpnlb/dataplane/table"
+)
+
+// A binary with another layout of the maps takes over under traffic without losing
+// a packet, and the first one back again. The maps of the other go each time.
+func TestAnotherSchemaTakesOverAndBack(t *testing.T) {
+	l := newLane(t)
+	go echo(listen(t, l.server, laneServer+":4500"))
+	ping := newPinger(t, l)
+	dir := newBPFFS(t)
+	with := func(schema uint32) *Plane {
+		p := newPlane(t, dir, "outside", "inside")
+		p.cfg.schema = schema
+		return p
+	}
+	p := with(0)
+	attachPlane(t, p)
+	mustResync(t, p, laneSet(100), nil)
+	ping.send(t, 0)
+	eventually(t, "first answer", func() bool { n, _ := ping.got(); return n == 1 })
+
+	stop, sent := make(chan struct{}), uint32(1)
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				ping.send(t, sent)
+				sent++
+			}
+		}
+	})
+	waitFor := func(more int) {
+		n, _ := ping.got()
+		eventually(t, "more answers", func() bool { now, _ := ping.got(); return now >= n+more })
+	}
+	index := uint64(101)
+	for _, schema := range []uint32{77, 0, 78} {
+		waitFor(100)
+		p.Close()
+		q := with(schema)
+		if pinned := attachPlane(t, q); len(pinned.TakenOver) != 2 || pinned.Found {
+			t.Errorf("schema %d: took over %v, found %t", schema, pinned.TakenOver, pinned.Found)
+		}
+		waitFor(50) // the other one's program forwards still
+		mustResync(t, q, laneSet(index), nil)
+		index++
+		waitFor(100)
+		pins, err := pinsIn(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range maps.Keys(pins) {
+			if !strings.HasPrefix(name, "link_") && !strings.HasSuffix(name, q.cfg.schemaSuffix()) {
+				t.Errorf("schema %d: %s is left", schema, name)
+			}
+		}
+		p = q
+	}
+	close(stop)
+	done.Wait()
+	eventually(t, "all answers", func() bool { n, _ := ping.got(); return n == int(sent) })
+	if c := allCounts(t, p); c.Reasons[table.ForwardMaglev].Packets == 0 {
+		t.Error("the last program counted nothing")
+	}
+	t.Logf("%d datagrams over three take-overs, 0 lost", sent)
+}
