@@ -49,8 +49,10 @@ func (d *drill) admin(ctx context.Context, verb string, i int) error {
 	if err != nil {
 		return err
 	}
-	if err := d.l.cli(ctx, cliBound, m, nil, "backend", verb, serverName(i)); err != nil {
-		return err
+	for _, f := range d.l.st.Options.families() {
+		if err := d.l.cli(ctx, cliBound, m, nil, "backend", verb, f.serverName(i)); err != nil {
+			return err
+		}
 	}
 	return d.applied(ctx)
 }
@@ -101,7 +103,7 @@ func (d *drill) again(ctx context.Context, who []netip.Addr) (snapshot, error) {
 
 // arrive adds clients that nobody has seen before.
 func (d *drill) arrive(ctx context.Context, n int) ([]netip.Addr, snapshot, error) {
-	who := clientAddrs(d.l.st.NextClient, n)
+	who := d.l.st.Options.clients(d.l.st.NextClient, n)
 	d.l.st.NextClient += n
 	if err := d.l.save(); err != nil {
 		return nil, snapshot{}, err

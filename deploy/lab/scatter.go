@@ -9,9 +9,6 @@ import (
 	"net/netip"
 	"os"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	"github.com/vpnlb/vpnlb/deploy/lab/peer"
 )
 
@@ -23,18 +20,7 @@ const scatterName = "scatter"
 
 // startScatter lets new clients knock at all nodes at once.
 func (l *Lab) startScatter(clients, ports, rate int) error {
-	err := l.inside(roleClient, func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return fmt.Errorf("find lo: %w", err)
-		}
-		r := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(scatterPrefix), Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST, Table: unix.RT_TABLE_LOCAL}
-		if err := netlink.RouteReplace(r); err != nil {
-			return fmt.Errorf("make %s local: %w", scatterPrefix, err)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := l.inside(roleClient, func() error { return addLocal(scatterPrefix) }); err != nil {
 		return err
 	}
 	if err := os.Remove(l.path("log", scatterName+".log")); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -287,7 +287,7 @@ func TestStandInRealPeers(t *testing.T) {
 		}
 	}
 	wantFragments(t, l)
-	if hops, err := l.ecmp(); err != nil || len(hops) != 2 {
+	if hops, err := l.ecmp(vipAddr); err != nil || len(hops) != 2 {
 		t.Errorf("next hops %v, %v", hops, err)
 	}
 }

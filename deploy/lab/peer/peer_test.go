@@ -2,6 +2,7 @@ package peer
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -62,36 +63,34 @@ func TestMessagesReadBack(t *testing.T) {
 		t.Errorf("secret %+v %t, want %+v", got, ok, want)
 	}
 	d := data{spi: 0x100, seq: 1 << 40, server: 2}
-	if got, ok := parseData(d.encode()); !ok || got != d {
+	if got, ok := parseData(d.encode(0)); !ok || got != d {
 		t.Errorf("data %+v %t, want %+v", got, ok, d)
 	}
 }
 
 func TestResponderRefusesWhatItNeverSaw(t *testing.T) {
-	r := &responder{
-		cfg: ResponderConfig{Number: 1}, sas: map[saKey]*sa{}, bySPI: map[uint32]*sa{},
-		byClient: map[netip.Addr]*sa{}, stray: map[netip.Addr]int{},
-	}
+	r := newResponder(ResponderConfig{Number: 1})
+	natt := &net.UDPConn{} // only its presence counts
 	from := netip.MustParseAddrPort("198.18.16.1:40000")
 	auth := skMessage(header{spiI: 5, spiR: 6, exchange: exchangeAuth, flags: flagInitiator, messageID: 1}, secret{round: 1, rounds: 1, spi: 999}, 0)
-	if m := r.ike(auth, from, true); m != nil || r.stray[from.Addr()] != 1 {
+	if m := r.ike(natt, auth, from); m != nil || r.stray[from.Addr()] != 1 {
 		t.Errorf("an IKE_AUTH of nobody was answered, or not counted: %v", r.stray)
 	}
 	probe := saInit(5, 0, flagInitiator)
 	sa := int(binary.BigEndian.Uint16(probe[ikeHeaderLen+2:]))
 	binary.BigEndian.PutUint16(probe[ikeHeaderLen+sa+4:], 1) // KE for a group that is not offered
-	m := r.ike(probe, from, false)
+	m := r.ike(nil, probe, from)
 	h, ok := parseHeader(m)
 	if !ok || h.spiR != 0 || h.next != payloadNotify || binary.BigEndian.Uint16(m[ikeHeaderLen+6:]) != notifyInvalidKE || len(r.sas) != 0 {
 		t.Errorf("probe: answer %x, %d SAs", m, len(r.sas))
 	}
-	m = r.ike(saInit(5, 0, flagInitiator), from, false)
+	m = r.ike(nil, saInit(5, 0, flagInitiator), from)
 	if h, ok = parseHeader(m); !ok || h.spiR == 0 || r.halfOpen != 1 {
 		t.Fatalf("IKE_SA_INIT: %+v, %d half-open", h, r.halfOpen)
 	}
 	req := skMessage(header{spiI: 5, spiR: h.spiR, exchange: exchangeAuth, flags: flagInitiator, messageID: 1}, secret{round: 1, rounds: 1, spi: 999}, 0)
-	first := r.ike(req, from, true)
-	if first == nil || !slices.Equal(first, r.ike(req, from, true)) || len(r.byClient) != 1 || r.halfOpen != 0 {
+	first := r.ike(natt, req, from)
+	if first == nil || !slices.Equal(first, r.ike(natt, req, from)) || len(r.byClient) != 1 || r.halfOpen != 0 {
 		t.Errorf("IKE_AUTH: answer %d bytes, %d clients, %d half-open", len(first), len(r.byClient), r.halfOpen)
 	}
 }

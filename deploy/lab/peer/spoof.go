@@ -72,7 +72,7 @@ func forged(n int, from, to netip.Addr) []byte {
 		h := header{spiI: randomSPI(), spiR: randomSPI(), exchange: exchangeAuth, flags: flagInitiator, messageID: 1}
 		payload = onPort4500(skMessage(h, secret{round: 1, rounds: 1, spi: 1}, 0))
 	case 8:
-		payload = data{spi: randomESPSPI(), seq: uint64(n)}.encode()
+		payload = data{spi: randomESPSPI(), seq: uint64(n)}.encode(0)
 	case 9:
 		payload = keepalive
 	case 10: // the first fragment of something that never goes on
