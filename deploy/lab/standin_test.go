@@ -8,79 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // These tests prove the laboratory itself, with no vpnlb in it: the nodes are
 // kernels that forward by a stateless hash of the client address. A lab that
 // cannot see a client change its server would prove nothing about nodes.
-
-// standIn makes a node forward: destination by a hash of the source address,
-// source of replies back to the VIP, nothing remembered.
-func (l *Lab) standIn(node string, seed uint32) error {
-	return l.inside(node, func() error {
-		for _, k := range []string{"net.ipv4.ip_forward", "net.ipv4.conf.all.accept_local"} {
-			if err := sysctl(k, "1"); err != nil {
-				return err
-			}
-		}
-		if err := sysctl("net.ipv4.conf.all.send_redirects", "0"); err != nil {
-			return err
-		}
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		c.FlushRuleset()
-		t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "standin"})
-		ch := c.AddChain(&nftables.Chain{
-			Name: "pre", Table: t, Type: nftables.ChainTypeFilter,
-			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(-450),
-		})
-		servers := &nftables.Set{Table: t, Name: "servers", IsMap: true, KeyType: nftables.TypeInteger, DataType: nftables.TypeIPAddr}
-		var elements []nftables.SetElement
-		for i := range l.st.Options.Servers {
-			a := serverAddr(i + 1).As4()
-			elements = append(elements, nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: a[:]})
-		}
-		if err := c.AddSet(servers, elements); err != nil {
-			return err
-		}
-		vip := vipAddr.As4()
-		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: []expr.Any{
-			load(16, 4), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: vip[:]},
-			load(12, 4),
-			&expr.Hash{SourceRegister: 1, DestRegister: 1, Length: 4, Modulus: uint32(l.st.Options.Servers), Seed: seed, Type: expr.HashTypeJenkins},
-			&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: "servers", SetID: servers.ID},
-			store(16),
-		}})
-		for i := range l.st.Options.Servers {
-			a := serverAddr(i + 1).As4()
-			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: []expr.Any{
-				load(12, 4), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: a[:]},
-				load(16, 2), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{198, 18}},
-				&expr.Immediate{Register: 1, Data: vip[:]},
-				store(12),
-			}})
-		}
-		return c.Flush()
-	})
-}
-
-func load(offset, n uint32) expr.Any {
-	return &expr.Payload{OperationType: expr.PayloadLoad, DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n}
-}
-
-func store(offset uint32) expr.Any {
-	return &expr.Payload{
-		OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4,
-		CsumType: expr.CsumTypeInet, CsumOffset: 10, CsumFlags: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR,
-	}
-}
 
 // standInLab is a lab of stand-in nodes with static ECMP and gateways.
 func standInLab(t *testing.T, o Options) *Lab {
@@ -117,16 +50,23 @@ func standInLab(t *testing.T, o Options) *Lab {
 		if err := l.standIn(n, 1); err != nil {
 			t.Fatal(err)
 		}
-		if err := l.inside(n, func() error { return addGatewayHere(gatewayAddr(i + 1)) }); err != nil {
-			t.Fatal(err)
+		for _, f := range o.families() {
+			if err := l.inside(n, func() error { return addGatewayHere(f.gateway(i + 1)) }); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	err = l.inside(roleRouter, func() error {
-		r := &netlink.Route{Dst: ipNet(netip.PrefixFrom(vipAddr, 32))}
-		for i := range o.Nodes {
-			r.MultiPath = append(r.MultiPath, &netlink.NexthopInfo{Gw: nodeOutside(i + 1).AsSlice()})
+		for _, f := range o.families() {
+			r := &netlink.Route{Dst: host(f.vip)}
+			for i := range o.Nodes {
+				r.MultiPath = append(r.MultiPath, &netlink.NexthopInfo{Gw: f.nodeOutside(i + 1).AsSlice()})
+			}
+			if err := netlink.RouteAdd(r); err != nil {
+				return err
+			}
 		}
-		return netlink.RouteAdd(r)
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +77,11 @@ func standInLab(t *testing.T, o Options) *Lab {
 		}
 	}
 	for i := range o.Servers {
+		if o.IPv6 && !o.DSR { // stand-ins do not rewrite IPv6
+			if err := l.inside(serverName(i+1), func() error { return addLoopback([]netip.Addr{vip6Addr}) }); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if err := l.peers.startServer(t.Context(), i+1); err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +94,7 @@ func addGatewayHere(a netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("find inside interface: %w", err)
 	}
-	return addAddr(link, netip.PrefixFrom(a, 32))
+	return addAddr(link, netip.PrefixFrom(a, a.BitLen()))
 }
 
 // pause lets traffic flow; a netns test has no virtual time.

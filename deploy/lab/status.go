@@ -53,7 +53,6 @@ func StatusOf(ctx context.Context, name string) (Status, error) {
 	l := &Lab{dir: labDir(name), st: st, out: io.Discard}
 	l.peers = newPeers(l)
 	s := Status{Name: name, Peers: st.Options.Peers, ECMP: []string{}}
-	var err error
 	for _, vip := range st.Options.vips() {
 		hops, herr := l.ecmp(vip)
 		err = errors.Join(err, herr)

@@ -221,4 +221,3 @@ func (r *responder) strayFrom(a netip.Addr) {
 		r.stray[a]++
 	}
 }
-
