@@ -171,6 +171,12 @@ func routerRoutes(o Options) error {
 		values["net.ipv6.conf.all.forwarding"] = "1"
 		values["net.ipv6.fib_multipath_hash_policy"], values["net.ipv6.fib_multipath_hash_fields"] = "3", "0x37"
 	}
+	if o.ICMP { // every error counts: drills look for each
+		values["net.ipv4.icmp_ratelimit"] = "0"
+		if o.IPv6 {
+			values["net.ipv6.icmp.ratelimit"] = "0"
+		}
+	}
 	if err := setAll(values); err != nil {
 		return err
 	}

@@ -18,19 +18,19 @@ func TestCompareTellsMovedFromRehomed(t *testing.T) {
 		name                     string
 		after                    []session
 		strays                   int64
-		permits                  map[int]time.Time
+		permits                  permits
 		rehomed, moved, relogins int
 	}{
 		{name: "nothing happened", after: []session{first}},
 		{name: "same server again", after: []session{first, {Server: 1, From: at(5)}}, relogins: 1},
 		{name: "another server, no permit", after: []session{first, {Server: 2, From: at(5)}}, rehomed: 1},
-		{name: "another server, its own died", after: []session{first, {Server: 2, From: at(5)}}, permits: map[int]time.Time{1: at(1)}, moved: 1},
-		{name: "moved before its own died", after: []session{first, {Server: 2, From: at(5)}}, permits: map[int]time.Time{1: at(6)}, rehomed: 1},
-		{name: "another one died", after: []session{first, {Server: 2, From: at(5)}}, permits: map[int]time.Time{2: at(1)}, rehomed: 1},
+		{name: "another server, its own died", after: []session{first, {Server: 2, From: at(5)}}, permits: permits{1: at(1)}, moved: 1},
+		{name: "moved before its own died", after: []session{first, {Server: 2, From: at(5)}}, permits: permits{1: at(6)}, rehomed: 1},
+		{name: "another one died", after: []session{first, {Server: 2, From: at(5)}}, permits: permits{2: at(1)}, rehomed: 1},
 		{name: "there and back", after: []session{first, {Server: 2, From: at(5)}, {Server: 1, From: at(6)}}, rehomed: 1},
-		{name: "moved, then on without a permit", after: []session{first, {Server: 2, From: at(5)}, {Server: 3, From: at(6)}}, permits: map[int]time.Time{1: at(1)}, rehomed: 1},
+		{name: "moved, then on without a permit", after: []session{first, {Server: 2, From: at(5)}, {Server: 3, From: at(6)}}, permits: permits{1: at(1)}, rehomed: 1},
 		{name: "one packet on a wrong server", after: []session{first}, strays: 1, rehomed: 1},
-		{name: "packets at its restarted server", after: []session{first, {Server: 2, From: at(5)}}, strays: 3, permits: map[int]time.Time{1: at(1)}, moved: 1},
+		{name: "packets at its restarted server", after: []session{first, {Server: 2, From: at(5)}}, strays: 3, permits: permits{1: at(1)}, moved: 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := snapshot{At: start, Clients: map[netip.Addr]clientView{client: {Up: true, Server: 1, Logins: 1, Sessions: []session{first}}}}

@@ -236,6 +236,14 @@ func (d *drill) gatewaysLeave(ctx context.Context, node string, start time.Time)
 }
 
 func (d *drill) leaveJoin(ctx context.Context) error {
+	if err := d.replaceLeader(ctx); err != nil {
+		return err
+	}
+	return d.unharmed(ctx)
+}
+
+// replaceLeader lets the leader leave and a new node join.
+func (d *drill) replaceLeader(ctx context.Context) error {
 	spare, err := d.l.spare()
 	if err != nil {
 		return err
@@ -255,7 +263,7 @@ func (d *drill) leaveJoin(ctx context.Context) error {
 		return err
 	}
 	d.notef("%s joined and in the ECMP set after %s", spare, time.Since(start).Round(time.Millisecond))
-	return d.unharmed(ctx)
+	return nil
 }
 
 func (d *drill) leave(ctx context.Context, node string) error {

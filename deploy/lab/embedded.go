@@ -160,14 +160,7 @@ func (e *embeddedPeers) snapshot(ctx context.Context) (snapshot, error) {
 		}
 		s.Clients[c.Client] = v
 	}
-	for i := range e.l.st.Options.Servers {
-		var rs peer.ResponderStats
-		if !e.l.st.Processes[serverName(i+1)].alive() {
-			continue
-		}
-		if err := peer.Ask(ctx, e.socket(serverName(i+1)), "/stats", nil, &rs); err != nil {
-			continue // killed just now
-		}
+	for _, rs := range e.servers(ctx) {
 		for a, n := range rs.Strays {
 			addr, err := netip.ParseAddr(a)
 			if err != nil {
@@ -177,6 +170,18 @@ func (e *embeddedPeers) snapshot(ctx context.Context) (snapshot, error) {
 		}
 	}
 	return s, nil
+}
+
+// servers asks the servers that run how they fare, by their number.
+func (e *embeddedPeers) servers(ctx context.Context) map[int]peer.ResponderStats {
+	out := map[int]peer.ResponderStats{}
+	for i := 1; i <= e.l.st.Options.Servers; i++ {
+		var rs peer.ResponderStats
+		if e.l.st.Processes[serverName(i)].alive() && peer.Ask(ctx, e.socket(serverName(i)), "/stats", nil, &rs) == nil {
+			out[i] = rs
+		} // else it is dead, or was killed just now
+	}
+	return out
 }
 
 // PeerMain is the hidden subcommand "lab-peer KIND FILE": one embedded peer,
@@ -206,6 +211,14 @@ func PeerMain(kind string, args []string) error {
 		return runPeer(b, func(c peer.ScatterConfig) error { return peer.Scatter(ctx, c, os.Stdout) })
 	case "spoof":
 		return runPeer(b, func(c peer.SpoofConfig) error { return peer.Spoof(ctx, c) })
+	case "replay":
+		return runPeer(b, func(c peer.ReplayConfig) error { return peer.Replay(ctx, c, os.Stdout) })
+	case "pieces":
+		return runPeer(b, func(c peer.PiecesConfig) error { return peer.Pieces(ctx, c, os.Stdout) })
+	case "probe":
+		return runPeer(b, func(c peer.ProbeConfig) error { return peer.Probe(ctx, c, os.Stdout) })
+	case "ping":
+		return runPeer(b, func(c peer.PingConfig) error { return peer.Ping(ctx, c, os.Stdout) })
 	}
 	return fmt.Errorf("lab-peer %q: no such kind", kind)
 }

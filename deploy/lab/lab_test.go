@@ -98,10 +98,21 @@ func run(t *testing.T, l *Lab, drill string) Result {
 
 // TestLabEmbeddedDrills runs every drill with embedded peers.
 func TestLabEmbeddedDrills(t *testing.T) {
-	l := up(t, Options{Name: "tdrills", Clients: 120})
+	l := up(t, Options{Name: "tdrills", Clients: 120, IPv6: DefaultIPv6, Passthrough: DefaultPassthrough, ICMP: DefaultICMP})
 	wantFragments(t, l)
-	for _, d := range Drills() {
+	for _, d := range l.Drills() {
 		t.Run(d.Name, func(t *testing.T) { run(t, l, d.Name) })
+	}
+}
+
+// TestLabDSR runs what is special about servers that answer directly.
+func TestLabDSR(t *testing.T) {
+	if !DefaultDSR {
+		t.Skip("DefaultDSR is off")
+	}
+	l := up(t, Options{Name: "tdsr", Clients: 120, DSR: true, IPv6: DefaultIPv6, ICMP: DefaultICMP})
+	for _, name := range []string{"daemon-kill", "dsr", "offline", "leave-join"} {
+		t.Run(name, func(t *testing.T) { run(t, l, name) })
 	}
 }
 

@@ -134,7 +134,7 @@ func TestStandInIPv6SeesWhoIsRehomed(t *testing.T) {
 	if w.resets < 4 || w.resets != len(w.elsewhere) {
 		t.Errorf("TCP: %+v: every connection that ended should be elsewhere now", w)
 	}
-	permits := map[int]time.Time{1: before.At, 2: before.At, 3: before.At}
+	permits := permits{1: before.At, 2: before.At, 3: before.At}
 	if p := compareTCP(tcpBefore, tcpAfter, permits); p.resets != 0 || p.permitted != w.resets {
 		t.Errorf("TCP with permits: %+v", p)
 	}

@@ -161,7 +161,7 @@ func TestStandInSeesWhoIsRehomed(t *testing.T) {
 	if changed < 20 || len(v.rehomed) != changed || v.lost == 0 || len(v.moved) != 0 {
 		t.Errorf("%d clients changed server, %d counted as re-homed, %d as moved, %d packets lost", changed, len(v.rehomed), len(v.moved), v.lost)
 	}
-	permits := map[int]time.Time{1: before.At, 2: before.At, 3: before.At}
+	permits := permits{1: before.At, 2: before.At, 3: before.At}
 	if v := before.compare(after, permits); len(v.moved) != changed || len(v.rehomed) != 0 {
 		t.Errorf("with permits %d moved and %d re-homed, want %d and 0", len(v.moved), len(v.rehomed), changed)
 	}
@@ -172,7 +172,7 @@ func TestStandInForgedTrafficHarmsNobody(t *testing.T) {
 	if err := l.peers.startClients(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	d := &drill{l: l, permits: map[int]time.Time{}}
+	d := &drill{l: l, permits: permits{}}
 	var err error
 	if d.before, err = l.peers.snapshot(t.Context()); err != nil {
 		t.Fatal(err)

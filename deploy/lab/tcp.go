@@ -85,7 +85,7 @@ type tcpComparison struct {
 }
 
 // compareTCP judges connections: only those of servers with a permit may end.
-func compareTCP(before, after peer.TCPClientsStats, permits map[int]time.Time) (c tcpComparison) {
+func compareTCP(before, after peer.TCPClientsStats, permits permits) (c tcpComparison) {
 	was := map[netip.Addr]peer.TCPClientStats{}
 	for _, x := range before.Clients {
 		was[x.Client] = x

@@ -1,10 +1,12 @@
 package peer
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -96,19 +98,108 @@ func TestResponderRefusesWhatItNeverSaw(t *testing.T) {
 }
 
 func TestForgedPacketsHaveRightChecksums(t *testing.T) {
-	prefix := netip.MustParsePrefix("198.18.128.0/17")
-	for n := range 24 {
-		src := randomIn(prefix)
-		if !prefix.Contains(src) {
-			t.Fatalf("source %s outside %s", src, prefix)
+	for _, target := range []Target{
+		{netip.MustParseAddr("203.0.113.10"), netip.MustParsePrefix("198.18.128.0/17")},
+		{netip.MustParseAddr("2001:db8:0:ff::10"), netip.MustParsePrefix("2001:db8:f::/48")},
+	} {
+		kinds := map[uint8]int{}
+		for n := range 2 * forgedKinds {
+			src := randomIn(target.Sources)
+			if !target.Sources.Contains(src) {
+				t.Fatalf("source %s outside %s", src, target.Sources)
+			}
+			b := forged(n, src, target.VIP)
+			proto, at := b[9], ipHeaderLen
+			if src.Is6() {
+				proto, at = b[6], ip6HeaderLen
+			}
+			kinds[proto]++
+			if proto != protoTCP && (proto != protoUDP || src.Is4() && b[6]|b[7] != 0) {
+				continue // ESP, or a fragment
+			}
+			if sum := transportSum(src, target.VIP, proto, b[at:]); sum != 0 {
+				t.Errorf("packet %d: sum %#x", n, sum)
+			}
 		}
-		b := forged(n, src, netip.MustParseAddr("203.0.113.10"))
-		udp := b[ipHeaderLen:]
-		if binary.BigEndian.Uint16(udp[6:]) == 0 {
-			continue
+		if kinds[protoTCP] != 2 || kinds[protoESP] != 2 {
+			t.Errorf("protocols %v", kinds)
 		}
-		if sum := fold(onesSum(udp, onesSum(b[12:20], protoUDP+uint32(len(udp))))); sum != 0xffff {
-			t.Errorf("packet %d: sum %#x", n, sum)
+	}
+}
+
+// TestICMPErrorsAreReadBack makes the errors that probes forge and reads them as
+// servers do.
+func TestICMPErrorsAreReadBack(t *testing.T) {
+	for _, c := range []struct{ router, server, client string }{
+		{"198.18.200.1", "203.0.113.10", "198.18.16.1"},
+		{"2001:db8:f::1", "2001:db8:0:ff::10", "2001:db8:c:7::99"},
+	} {
+		router, server, client := netip.MustParseAddr(c.router), netip.MustParseAddr(c.server), netip.MustParseAddr(c.client)
+		reply := ipPacket(server, client, protoUDP, piece{}, datagram(netip.AddrPortFrom(server, 4500), netip.AddrPortFrom(client, 9), random(600)))
+		_, b := tooBig(router, server, 1280, headerSum(reply)[:ip6HeaderLen+udpHeaderLen])
+		log := newErrorLog([]netip.Addr{server})
+		log.note(b, router, server)
+		log.note(b, router, server)
+		want := ICMPError{Client: Key(client), From: router, TooBig: true, MTU: 1280, Count: 2}
+		if st := log.stats(); len(st.Errors) != 1 || st.Errors[0] != want || st.Foreign != 0 || st.Broken != 0 {
+			t.Errorf("%+v, want %+v", st, want)
 		}
+		log = newErrorLog([]netip.Addr{router})
+		log.note(b, router, server)
+		if st := log.stats(); st.Foreign != 1 || len(st.Errors) != 0 {
+			t.Errorf("about somebody else's packet: %+v", st)
+		}
+		if server.Is4() {
+			b[20] ^= 1
+			log.note(b, router, server)
+			if log.stats().Broken != 1 {
+				t.Error("a broken sum was not seen")
+			}
+		}
+	}
+}
+
+func TestKeyNamesTheSlash64(t *testing.T) {
+	a := netip.MustParseAddr("2001:db8:c:5::1")
+	for range 100 {
+		b := anotherOf(a)
+		if b == a || Key(b) != a {
+			t.Fatalf("%s has the key %s, want %s", b, Key(b), a)
+		}
+	}
+}
+
+func TestPiecesCoverTheDatagram(t *testing.T) {
+	const size = 2044
+	for _, c := range pieceCases {
+		seen := make([]int, size)
+		for _, x := range c.cuts(size) {
+			if c.malformed == 0 && (x.more && (x.to-x.from)%8 != 0 || x.offset%8 != 0) {
+				t.Errorf("%s: %+v is malformed", c.name, x)
+			}
+			for i := x.from; i < x.to; i++ {
+				seen[i]++
+			}
+		}
+		if c.answered && slices.ContainsFunc(seen, func(n int) bool { return n != 1 }) {
+			t.Errorf("%s does not cover the datagram once", c.name)
+		}
+	}
+}
+
+func TestTCPAnswers(t *testing.T) {
+	for line, want := range map[string]string{
+		"HEAD " + sstpPath + " HTTP/1.1":             "HTTP/1.1 401 ",
+		"SSTP_DUPLEX_POST " + sstpPath + " HTTP/1.1": "HTTP/1.1 200\r\n",
+		"GET / HTTP/1.1":                             "HTTP/1.1 404 ",
+		"nonsense":                                   "HTTP/1.1 404 ",
+	} {
+		if got, stream := answer(line); !strings.HasPrefix(got, want) || stream != (want == "HTTP/1.1 200\r\n") {
+			t.Errorf("%s: %q %t", line, got, stream)
+		}
+	}
+	want := record{seq: 1 << 40, server: 3}
+	if got, err := readRecord(bytes.NewReader(want.encode())); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
