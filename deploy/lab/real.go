@@ -76,13 +76,12 @@ func (r *realPeers) writeClients(n int) error {
 		N    int
 		Addr netip.Addr
 		VIP  netip.Addr
-		Six  bool
 		EAP  bool
 	}
 	var list []client
 	for i := range n {
 		a := r.l.st.Options.client(i)
-		list = append(list, client{i, a, r.l.vipFor(a), a.Is6(), i%2 == 1})
+		list = append(list, client{i, a, r.l.vipFor(a), i%2 == 1})
 	}
 	return r.clients().render(swanClients, "swanctl/swanctl.conf", map[string]any{
 		"ServerID": serverID, "ClientID": clientID, "Inner": innerPrefix, "Clients": list,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -15,8 +14,8 @@ import (
 // kernels that forward by a stateless hash of the client address. A lab that
 // cannot see a client change its server would prove nothing about nodes.
 
-// standInLab is a lab of stand-in nodes with static ECMP and gateways.
-func standInLab(t *testing.T, o Options) *Lab {
+// standInFrame is a lab with its topology and nothing that runs in it.
+func standInFrame(t *testing.T, o Options) *Lab {
 	t.Helper()
 	needRoot(t)
 	o, err := o.withDefaults()
@@ -45,6 +44,14 @@ func standInLab(t *testing.T, o Options) *Lab {
 	if err := l.buildFrame(); err != nil {
 		t.Fatal(err)
 	}
+	return l
+}
+
+// standInLab is a lab of stand-in nodes with static ECMP and gateways.
+func standInLab(t *testing.T, o Options) *Lab {
+	t.Helper()
+	l := standInFrame(t, o)
+	o = l.st.Options
 	for i := range o.Nodes {
 		n := nodeName(i + 1)
 		if err := l.standIn(n, 1); err != nil {
@@ -56,7 +63,7 @@ func standInLab(t *testing.T, o Options) *Lab {
 			}
 		}
 	}
-	err = l.inside(roleRouter, func() error {
+	err := l.inside(roleRouter, func() error {
 		for _, f := range o.families() {
 			r := &netlink.Route{Dst: host(f.vip)}
 			for i := range o.Nodes {
@@ -195,45 +202,6 @@ func TestStandInForgedTrafficHarmsNobody(t *testing.T) {
 	}
 	if strays < 100 {
 		t.Errorf("forged packets of %d clients reached the servers, want most of 5000/6", strays)
-	}
-}
-
-func needRealPeers(t *testing.T) {
-	t.Helper()
-	needRoot(t)
-	for _, path := range []string{charonPath, swanctlPath, frrDaemons + "/zebra", frrDaemons + "/bgpd", frrDaemons + "/staticd"} {
-		if _, err := os.Stat(path); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("real peers are not installed: %v", err)
-			}
-			t.Skipf("real peers are not installed: %v", err)
-		}
-	}
-}
-
-func TestStandInRealPeers(t *testing.T) {
-	needRealPeers(t)
-	l := standInLab(t, Options{Name: "treal", Nodes: 2, Servers: 2, Clients: 30, Peers: Real})
-	if err := l.peers.startClients(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	pause(t, 3*time.Second)
-	s, err := l.peers.snapshot(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := s.totals()
-	if sum.Up != 30 || sum.Lost != 0 || sum.Sent < 40 {
-		t.Errorf("totals %+v: want 30 up, none lost, two tunnels pinged", sum)
-	}
-	for i := range 2 {
-		if n := len(s.on(i + 1)); n < 5 {
-			t.Errorf("server %d has %d of 30 clients", i+1, n)
-		}
-	}
-	wantFragments(t, l)
-	if hops, err := l.ecmp(vipAddr); err != nil || len(hops) != 2 {
-		t.Errorf("next hops %v, %v", hops, err)
 	}
 }
 
