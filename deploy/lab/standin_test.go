@@ -65,7 +65,7 @@ func standInLab(t *testing.T, o Options) *Lab {
 	}
 	err := l.inside(roleRouter, func() error {
 		for _, f := range o.families() {
-			r := &netlink.Route{Dst: host(f.vip)}
+			r := &netlink.Route{Dst: host(f.vip), Priority: 20} // better than what floats
 			for i := range o.Nodes {
 				r.MultiPath = append(r.MultiPath, &netlink.NexthopInfo{Gw: f.nodeOutside(i + 1).AsSlice()})
 			}
