@@ -68,17 +68,28 @@ func TestCompareCountsLosses(t *testing.T) {
 }
 
 func TestClientAddresses(t *testing.T) {
-	var all []netip.Addr
-	for i := range maxClients {
-		a := clientAddr(i)
-		if clientIndex(a) != i || !clientPrefix.Contains(a) || spoofPrefix.Contains(a) || scatterPrefix.Contains(a) {
-			t.Fatalf("client %d has address %s", i, a)
+	for _, o := range []Options{{}, {IPv6: true}} {
+		var all []netip.Addr
+		kinds, six := map[int]int{}, 0
+		for i := range maxStrangers {
+			a := o.client(i)
+			bad := spoofPrefix.Contains(a) || spoofPrefix6.Contains(a) || scatterPrefix.Contains(a)
+			if clientIndex(a) != i || !clientPrefix.Contains(a) && !clientPrefix6.Contains(a) || bad || peer.Key(a) != a {
+				t.Fatalf("client %d has address %s", i, a)
+			}
+			if a.Is6() {
+				six++
+				kinds[i%sixEvery]++
+			}
+			all = append(all, a)
 		}
-		all = append(all, a)
-	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	if len(slices.Compact(all)) != maxClients {
-		t.Error("addresses are not distinct")
+		slices.SortFunc(all, netip.Addr.Compare)
+		if len(slices.Compact(all)) != maxStrangers {
+			t.Error("addresses are not distinct")
+		}
+		if o.IPv6 && (six != maxStrangers/sixEvery || len(kinds) != sixEvery) {
+			t.Errorf("%d of %d speak IPv6, kinds %v", six, maxStrangers, kinds)
+		}
 	}
 }
 
