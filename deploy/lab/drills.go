@@ -12,6 +12,20 @@ type DrillInfo struct {
 	Name        string `json:"name"`
 	Description string `json:"description"`
 	Needs       string `json:"needs,omitempty"` // the option of "lab up" without which it cannot run
+	NotDSR      bool   `json:"not_dsr,omitempty"`
+}
+
+// refuses says why a lab of these options cannot run the drill; "": it can.
+func (d DrillInfo) refuses(o Options) string {
+	switch {
+	case !o.has(d.Needs):
+		return "it needs a laboratory built with --" + d.Needs
+	case d.NotDSR && o.DSR:
+		// No reply of such a server is seen: a record there cannot outlive a
+		// verdict "offline" or "down", true or false.
+		return "it makes no sense with --dsr, where such a verdict ends tunnels"
+	}
+	return ""
 }
 
 type drillKind struct {
@@ -55,7 +69,12 @@ func (o Options) has(need string) bool {
 // drillKinds in the order in which all of them should run.
 func drillKinds() []drillKind {
 	info := func(name, description string) DrillInfo { return DrillInfo{Name: name, Description: description} }
-	needs := func(need, name, description string) DrillInfo { return DrillInfo{name, description, need} }
+	needs := func(need, name, description string) DrillInfo {
+		return DrillInfo{Name: name, Description: description, Needs: need}
+	}
+	dnat := func(name, description string) DrillInfo {
+		return DrillInfo{Name: name, Description: description, NotDSR: true}
+	}
 	return []drillKind{
 		{info("daemon-kill", "kill -9 the daemon of each node in turn and start it again"), (*drill).daemonKill, sumsExact},
 		{info("leader-kill", "kill -9 the leader's daemon and start it again"), (*drill).leaderKill, sumsExact},
@@ -64,9 +83,9 @@ func drillKinds() []drillKind {
 		{info("outside-death", "cut the outside link alone of a node that owns a gateway"), (*drill).outsideDeath, sumsSpare},
 		{info("inside-death", "cut the inside link alone of a node that owns a gateway"), (*drill).insideDeath, sumsSpare},
 		{info("drain", "drain a server: known clients stay, new ones go elsewhere"), (*drill).drain, sumsExact},
-		{info("offline", "take a server offline: tunnels stay, clients move at their next login"), (*drill).offline, sumsExact},
+		{dnat("offline", "take a server offline: tunnels stay, clients move at their next login"), (*drill).offline, sumsExact},
 		{info("backend-kill", "kill a server: its clients are served by others, nobody else notices"), (*drill).backendKill, sumsNone},
-		{info("false-verdict", "block the probes of a server that is fine: no tunnel is lost"), (*drill).falseVerdict, sumsExact},
+		{dnat("false-verdict", "block the probes of a server that is fine: no tunnel is lost"), (*drill).falseVerdict, sumsExact},
 		{info("spoof", "flood of forged SA_INITs on both ports, ESP, fragments, SYNs and garbage: no entries"), (*drill).spoof, sumsNone},
 		{info("replay", "a real IKE_AUTH replayed from forged sources: entries within budget, gone in minutes"), (*drill).replay, sumsNone},
 		{needs(needsICMP, "ping", "ping the VIPs, small, large and in fragments"), (*drill).ping, sumsExact},
@@ -89,7 +108,7 @@ func Drills() []DrillInfo {
 
 // Drills lists those that this lab can run.
 func (l *Lab) Drills() []DrillInfo {
-	return slices.DeleteFunc(Drills(), func(d DrillInfo) bool { return !l.st.Options.has(d.Needs) })
+	return slices.DeleteFunc(Drills(), func(d DrillInfo) bool { return d.refuses(l.st.Options) != "" })
 }
 
 // Run runs one drill on a running lab and prints what it does to out. err is
@@ -101,8 +120,8 @@ func Run(ctx context.Context, l *Lab, name string, out io.Writer) (Result, error
 	if i < 0 {
 		return Result{}, fmt.Errorf("no drill is called %q", name)
 	}
-	if need := kinds[i].Needs; !l.st.Options.has(need) {
-		return Result{}, fmt.Errorf("drill %s needs a laboratory built with --%s", name, need)
+	if why := kinds[i].refuses(l.st.Options); why != "" {
+		return Result{}, fmt.Errorf("run drill %s: %s", name, why)
 	}
 	l.out = out
 	return l.runDrill(ctx, kinds[i])

@@ -111,7 +111,7 @@ func TestLabDSR(t *testing.T) {
 		t.Skip("DefaultDSR is off")
 	}
 	l := up(t, Options{Name: "tdsr", Clients: 120, DSR: true, IPv6: DefaultIPv6, ICMP: DefaultICMP})
-	for _, name := range []string{"daemon-kill", "dsr", "offline", "leave-join"} {
+	for _, name := range []string{"daemon-kill", "dsr", "drain", "leave-join"} {
 		t.Run(name, func(t *testing.T) { run(t, l, name) })
 	}
 }
@@ -212,7 +212,7 @@ func TestDownAfterCrash(t *testing.T) {
 // clients keep their servers, through node death, drain and leave and join.
 func TestRealPeers(t *testing.T) {
 	needRealPeers(t)
-	l := up(t, Options{Name: "tpeers", Servers: 2, Clients: 300, Peers: Real})
+	l := up(t, Options{Name: "tpeers", Servers: 2, Clients: 300, Peers: Real, IPv6: DefaultIPv6})
 	wantFragments(t, l)
 	before, err := l.peers.snapshot(t.Context())
 	if err != nil {
