@@ -40,6 +40,10 @@ func (c *cli) labUp() *cobra.Command {
 	f.IntVar(&o.Servers, "servers", 3, "servers")
 	f.IntVar(&o.Clients, "clients", 200, "clients")
 	f.IntVar(&o.Rate, "rate", 10, "data packets of each embedded client a second")
+	f.BoolVar(&o.IPv6, "ipv6", lab.DefaultIPv6, "dual stack: a VIP, servers, gateways and every fourth client of IPv6 too")
+	f.BoolVar(&o.Passthrough, "passthrough", lab.DefaultPassthrough, "forward TCP 443; some clients hold a connection")
+	f.BoolVar(&o.ICMP, "icmp", lab.DefaultICMP, "allow drills that need ICMP to be relayed and answered")
+	f.BoolVar(&o.DSR, "dsr", false, "servers answer clients directly (layer 2 DSR)")
 	return cmd
 }
 
@@ -101,7 +105,11 @@ func (c *cli) labRun() *cobra.Command {
 			if args[0] == "list" {
 				return c.print(cmd.OutOrStdout(), lab.Drills(), func(w io.Writer) {
 					for _, d := range lab.Drills() {
-						fmt.Fprintf(w, "%s\t%s\n", d.Name, d.Description)
+						needs := ""
+						if d.Needs != "" {
+							needs = " (needs --" + d.Needs + ")"
+						}
+						fmt.Fprintf(w, "%s\t%s%s\n", d.Name, d.Description, needs)
 					}
 				})
 			}
@@ -113,12 +121,9 @@ func (c *cli) labRun() *cobra.Command {
 }
 
 func (c *cli) runDrills(ctx context.Context, out io.Writer, name, drill string) error {
-	names, known := []string{}, false
+	known := drill == "all"
 	for _, d := range lab.Drills() {
-		known = known || d.Name == drill || drill == "all"
-		if d.Name == drill || drill == "all" {
-			names = append(names, d.Name)
-		}
+		known = known || d.Name == drill
 	}
 	if !known {
 		return usagef("no drill is called %q; 'vpnlb lab run list' names them", drill)
@@ -131,6 +136,13 @@ func (c *cli) runDrills(ctx context.Context, out io.Writer, name, drill string) 
 		return err
 	}
 	defer l.Close()
+	names := []string{drill}
+	if drill == "all" { // that this laboratory can run
+		names = nil
+		for _, d := range l.Drills() {
+			names = append(names, d.Name)
+		}
+	}
 	failed := false
 	progress := out
 	if c.output == "json" {

@@ -18,19 +18,19 @@ func TestCompareTellsMovedFromRehomed(t *testing.T) {
 		name                     string
 		after                    []session
 		strays                   int64
-		permits                  map[int]time.Time
+		permits                  permits
 		rehomed, moved, relogins int
 	}{
 		{name: "nothing happened", after: []session{first}},
 		{name: "same server again", after: []session{first, {Server: 1, From: at(5)}}, relogins: 1},
 		{name: "another server, no permit", after: []session{first, {Server: 2, From: at(5)}}, rehomed: 1},
-		{name: "another server, its own died", after: []session{first, {Server: 2, From: at(5)}}, permits: map[int]time.Time{1: at(1)}, moved: 1},
-		{name: "moved before its own died", after: []session{first, {Server: 2, From: at(5)}}, permits: map[int]time.Time{1: at(6)}, rehomed: 1},
-		{name: "another one died", after: []session{first, {Server: 2, From: at(5)}}, permits: map[int]time.Time{2: at(1)}, rehomed: 1},
+		{name: "another server, its own died", after: []session{first, {Server: 2, From: at(5)}}, permits: permits{1: at(1)}, moved: 1},
+		{name: "moved before its own died", after: []session{first, {Server: 2, From: at(5)}}, permits: permits{1: at(6)}, rehomed: 1},
+		{name: "another one died", after: []session{first, {Server: 2, From: at(5)}}, permits: permits{2: at(1)}, rehomed: 1},
 		{name: "there and back", after: []session{first, {Server: 2, From: at(5)}, {Server: 1, From: at(6)}}, rehomed: 1},
-		{name: "moved, then on without a permit", after: []session{first, {Server: 2, From: at(5)}, {Server: 3, From: at(6)}}, permits: map[int]time.Time{1: at(1)}, rehomed: 1},
+		{name: "moved, then on without a permit", after: []session{first, {Server: 2, From: at(5)}, {Server: 3, From: at(6)}}, permits: permits{1: at(1)}, rehomed: 1},
 		{name: "one packet on a wrong server", after: []session{first}, strays: 1, rehomed: 1},
-		{name: "packets at its restarted server", after: []session{first, {Server: 2, From: at(5)}}, strays: 3, permits: map[int]time.Time{1: at(1)}, moved: 1},
+		{name: "packets at its restarted server", after: []session{first, {Server: 2, From: at(5)}}, strays: 3, permits: permits{1: at(1)}, moved: 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := snapshot{At: start, Clients: map[netip.Addr]clientView{client: {Up: true, Server: 1, Logins: 1, Sessions: []session{first}}}}
@@ -68,17 +68,28 @@ func TestCompareCountsLosses(t *testing.T) {
 }
 
 func TestClientAddresses(t *testing.T) {
-	var all []netip.Addr
-	for i := range maxClients {
-		a := clientAddr(i)
-		if clientIndex(a) != i || !clientPrefix.Contains(a) || spoofPrefix.Contains(a) || scatterPrefix.Contains(a) {
-			t.Fatalf("client %d has address %s", i, a)
+	for _, o := range []Options{{}, {IPv6: true}} {
+		var all []netip.Addr
+		kinds, six := map[int]int{}, 0
+		for i := range maxStrangers {
+			a := o.client(i)
+			bad := spoofPrefix.Contains(a) || spoofPrefix6.Contains(a) || scatterPrefix.Contains(a)
+			if clientIndex(a) != i || !clientPrefix.Contains(a) && !clientPrefix6.Contains(a) || bad || peer.Key(a) != a {
+				t.Fatalf("client %d has address %s", i, a)
+			}
+			if a.Is6() {
+				six++
+				kinds[i%sixEvery]++
+			}
+			all = append(all, a)
 		}
-		all = append(all, a)
-	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	if len(slices.Compact(all)) != maxClients {
-		t.Error("addresses are not distinct")
+		slices.SortFunc(all, netip.Addr.Compare)
+		if len(slices.Compact(all)) != maxStrangers {
+			t.Error("addresses are not distinct")
+		}
+		if o.IPv6 && (six != maxStrangers/sixEvery || len(kinds) != sixEvery) {
+			t.Errorf("%d of %d speak IPv6, kinds %v", six, maxStrangers, kinds)
+		}
 	}
 }
 

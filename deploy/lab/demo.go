@@ -56,10 +56,10 @@ const (
 // demoSteps are drills with the names that the verdict gives them.
 func demoSteps() []drillKind {
 	return []drillKind{
-		{DrillInfo{"quiet", "nothing happens"}, func(_ *drill, ctx context.Context) error { return flow(ctx, demoCalm) }},
-		{DrillInfo{"daemon-kill", "kill -9 the leader's daemon and start it again"}, (*drill).leaderKill},
-		{DrillInfo{"server-failure", "kill a server: its clients are served by others"}, (*drill).backendKill},
-		{DrillInfo{"leave-join", "a node leaves the cluster, a new one joins"}, (*drill).leaveJoin},
+		{DrillInfo{Name: "quiet", Description: "nothing happens"}, func(_ *drill, ctx context.Context) error { return flow(ctx, demoCalm) }, sumsExact},
+		{DrillInfo{Name: "daemon-kill", Description: "kill -9 the leader's daemon and start it again"}, (*drill).leaderKill, sumsExact},
+		{DrillInfo{Name: "server-failure", Description: "kill a server: its clients are served by others"}, (*drill).backendKill, sumsNone},
+		{DrillInfo{Name: "leave-join", Description: "a node leaves the cluster, a new one joins"}, (*drill).leaveJoin, sumsNone},
 	}
 }
 
@@ -89,7 +89,10 @@ func Demo(ctx context.Context, o DemoOptions) (v Verdict, err error) {
 		return v, err
 	}
 	screen := newScreen(o.Progress, o.Terminal)
-	l, err := Up(ctx, Options{Name: o.Name, Binary: o.Binary, Clients: o.Clients, LossAfter: demoLossAfter, Out: screen})
+	l, err := Up(ctx, Options{
+		Name: o.Name, Binary: o.Binary, Clients: o.Clients, LossAfter: demoLossAfter, Out: screen,
+		IPv6: DefaultIPv6, Passthrough: DefaultPassthrough, ICMP: DefaultICMP,
+	})
 	if err != nil {
 		return v, early(ctx, err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"time"
@@ -24,44 +23,6 @@ type Result struct {
 	Details    []string `json:"details"` // facts, and the reason of each failure
 }
 
-// DrillInfo names a drill.
-type DrillInfo struct {
-	Name        string `json:"name"`
-	Description string `json:"description"`
-}
-
-type drillKind struct {
-	DrillInfo
-	run func(*drill, context.Context) error
-}
-
-// drillKinds in the order in which all of them should run.
-func drillKinds() []drillKind {
-	return []drillKind{
-		{DrillInfo{"daemon-kill", "kill -9 the daemon of each node in turn and start it again"}, (*drill).daemonKill},
-		{DrillInfo{"leader-kill", "kill -9 the leader's daemon and start it again"}, (*drill).leaderKill},
-		{DrillInfo{"all-daemons-kill", "kill -9 all daemons at once, let traffic run without them, start them again"}, (*drill).allDaemonsKill},
-		{DrillInfo{"node-death", "cut both links of a node that owns a gateway, heal them later"}, (*drill).nodeDeath},
-		{DrillInfo{"outside-death", "cut the outside link alone of a node that owns a gateway"}, (*drill).outsideDeath},
-		{DrillInfo{"inside-death", "cut the inside link alone of a node that owns a gateway"}, (*drill).insideDeath},
-		{DrillInfo{"drain", "drain a server: known clients stay, new ones go elsewhere"}, (*drill).drain},
-		{DrillInfo{"offline", "take a server offline: tunnels stay, clients move at their next login"}, (*drill).offline},
-		{DrillInfo{"backend-kill", "kill a server: its clients are served by others, nobody else notices"}, (*drill).backendKill},
-		{DrillInfo{"false-verdict", "block the probes of a server that is fine: no tunnel is lost"}, (*drill).falseVerdict},
-		{DrillInfo{"spoof", "flood of forged SA_INITs on both ports and garbage: no entries"}, (*drill).spoof},
-		{DrillInfo{"leave-join", "the leader leaves the cluster, a new node joins it"}, (*drill).leaveJoin},
-	}
-}
-
-// Drills lists the drills, in the order in which all of them should run.
-func Drills() []DrillInfo {
-	var out []DrillInfo
-	for _, k := range drillKinds() {
-		out = append(out, k.DrillInfo)
-	}
-	return out
-}
-
 // Bounds of drills.
 const (
 	calmBound   = 30 * time.Second // until the lab is fit for a drill
@@ -76,52 +37,15 @@ type drill struct {
 	l       *Lab
 	res     Result
 	before  snapshot
-	permits map[int]time.Time // servers whose clients may move, since when
+	permits permits
+
+	tcpBefore peer.TCPClientsStats
+	unlucky   int64   // dropPartial before
+	ledger    *ledger // nil: this drill's packets cannot be accounted for
 }
 
-// Run runs one drill on a running lab and prints what it does to out. err is
-// for what kept the drill from running; a drill that ran and failed has
-// Result.Pass false.
-func Run(ctx context.Context, l *Lab, name string, out io.Writer) (Result, error) {
-	kinds := drillKinds()
-	i := slices.IndexFunc(kinds, func(k drillKind) bool { return k.Name == name })
-	if i < 0 {
-		return Result{}, fmt.Errorf("no drill is called %q", name)
-	}
-	l.out = out
-	return l.runDrill(ctx, kinds[i])
-}
-
-func (l *Lab) runDrill(ctx context.Context, kind drillKind) (Result, error) {
-	d := &drill{l: l, res: Result{Name: kind.Name, Pass: true, Details: []string{}}, permits: map[int]time.Time{}}
-	if err := d.calm(ctx, calmBound); err != nil {
-		return d.res, fmt.Errorf("drill %s cannot begin: %w", kind.Name, err)
-	}
-	var err error
-	if d.before, err = l.peers.snapshot(ctx); err != nil {
-		return d.res, fmt.Errorf("drill %s: %w", kind.Name, err)
-	}
-	l.say("drill %s: %s", kind.Name, kind.Description)
-	if err := kind.run(d, ctx); err != nil {
-		if ctx.Err() != nil {
-			return d.res, err
-		}
-		d.failf("%v", err)
-	}
-	if err := d.calm(ctx, healBound); err != nil {
-		d.failf("afterwards: %v", err)
-	}
-	if err := d.judge(ctx); err != nil {
-		return d.res, fmt.Errorf("drill %s: %w", kind.Name, err)
-	}
-	verdict := "passed"
-	if !d.res.Pass {
-		verdict = "FAILED"
-	}
-	l.say("drill %s %s: lost %d, re-homed %d, moved %d, converged in %d ms",
-		kind.Name, verdict, d.res.Lost, d.res.Rehomed, d.res.Moved, d.res.ConvergeMS)
-	return d.res, nil
-}
+// permits are the servers whose clients may move, and since when.
+type permits map[int]time.Time
 
 // failf notes why the drill failed.
 func (d *drill) failf(format string, args ...any) {
@@ -161,7 +85,10 @@ func (d *drill) calm(ctx context.Context, bound time.Duration) error {
 	if err := d.l.waitECMP(ctx, bound); err != nil {
 		return err
 	}
-	return d.l.allServed(ctx, servedBound)
+	if err := d.l.allServed(ctx, servedBound); err != nil {
+		return err
+	}
+	return d.l.tcpServed(ctx, servedBound)
 }
 
 // flow lets traffic run for a while.
@@ -177,7 +104,7 @@ func flow(ctx context.Context, t time.Duration) error {
 }
 
 // judge compares the accounts before and after, and the nodes' states.
-func (d *drill) judge(ctx context.Context) error {
+func (d *drill) judge(ctx context.Context, kind drillKind) error {
 	if err := flow(ctx, settleTime); err != nil { // packets under way count as lost only after a while
 		return err
 	}
@@ -193,6 +120,18 @@ func (d *drill) judge(ctx context.Context) error {
 	}
 	if v.relogins > 0 {
 		d.notef("%d clients had to log in again on the server they had", v.relogins)
+	}
+	if err := d.judgeTCP(ctx); err != nil {
+		return err
+	}
+	if d.ledger != nil {
+		spare := int64(0)
+		if kind.sums == sumsSpare { // data or echo, and what else a client says meanwhile
+			spare = 2*v.lost + 4*int64(len(after.Clients))
+		}
+		if err := d.conserved(ctx, *d.ledger, spare); err != nil {
+			return err
+		}
 	}
 	return d.sameState(ctx)
 }
@@ -236,7 +175,7 @@ type comparison struct {
 
 // compare judges each client: a change of server that no permit covers is a
 // re-homing, and so is a packet that reached a server without its SA.
-func (s snapshot) compare(after snapshot, permits map[int]time.Time) (c comparison) {
+func (s snapshot) compare(after snapshot, permits permits) (c comparison) {
 	for _, a := range after.sorted() {
 		was, now := s.Clients[a], after.Clients[a]
 		lost := now.Lost - was.Lost

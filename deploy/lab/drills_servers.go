@@ -2,29 +2,21 @@ package lab
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
-
-	"github.com/vpnlb/vpnlb/deploy/lab/peer"
 	"github.com/vpnlb/vpnlb/node/admin"
 )
 
 // Pass criteria of drills on servers, and their sizes.
 const (
-	verdictLimit  = 5 * time.Second // from a server's death to its verdict
-	serviceLimit  = time.Second     // without service, beyond the later of verdict and dead peer detection
-	newClients    = 24              // that come while a server drains
-	relogins      = 12              // known clients that are told to log in again
-	spoofPackets  = 24000
-	spoofRate     = 8000 // a second
-	changeBound   = 10 * time.Second
-	falseFor      = 8 * time.Second // how long probes stay blocked after the verdict
-	entriesBudget = 0               // entries that forged traffic may make
+	verdictLimit = 5 * time.Second // from a server's death to its verdict
+	serviceLimit = time.Second     // without service, beyond the later of verdict and dead peer detection
+	newClients   = 24              // that come while a server drains
+	relogins     = 12              // known clients that are told to log in again
+	changeBound  = 10 * time.Second
+	falseFor     = 8 * time.Second // how long probes stay blocked after the verdict
 )
 
 // victim is the server that a drill works on: the one with most clients.
@@ -49,8 +41,10 @@ func (d *drill) admin(ctx context.Context, verb string, i int) error {
 	if err != nil {
 		return err
 	}
-	if err := d.l.cli(ctx, cliBound, m, nil, "backend", verb, serverName(i)); err != nil {
-		return err
+	for _, f := range d.l.st.Options.families() {
+		if err := d.l.cli(ctx, cliBound, m, nil, "backend", verb, f.serverName(i)); err != nil {
+			return err
+		}
 	}
 	return d.applied(ctx)
 }
@@ -101,7 +95,7 @@ func (d *drill) again(ctx context.Context, who []netip.Addr) (snapshot, error) {
 
 // arrive adds clients that nobody has seen before.
 func (d *drill) arrive(ctx context.Context, n int) ([]netip.Addr, snapshot, error) {
-	who := clientAddrs(d.l.st.NextClient, n)
+	who := d.l.st.Options.clients(d.l.st.NextClient, n)
 	d.l.st.NextClient += n
 	if err := d.l.save(); err != nil {
 		return nil, snapshot{}, err
@@ -291,77 +285,4 @@ func (d *drill) falseVerdict(ctx context.Context) error {
 		d.failf("%d tunnels lost to a false verdict", len(v.moved)+v.relogins)
 	}
 	return nil
-}
-
-// blockProbes drops what nodes themselves send to server i; forwarded packets
-// carry their clients' addresses and go on.
-func (l *Lab) blockProbes(i int, block bool) error {
-	return l.inside(serverName(i), func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return fmt.Errorf("open nftables: %w", err)
-		}
-		c.FlushRuleset()
-		if block {
-			t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "probes"})
-			ch := c.AddChain(&nftables.Chain{
-				Name: "in", Table: t, Type: nftables.ChainTypeFilter,
-				Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
-			})
-			for n := range l.st.Options.Nodes + l.st.Options.Spares {
-				a := nodeInside(n + 1).As4()
-				c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: []expr.Any{
-					&expr.Payload{OperationType: expr.PayloadLoad, DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
-					&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: a[:]},
-					&expr.Verdict{Kind: expr.VerdictDrop},
-				}})
-			}
-		}
-		if err := c.Flush(); err != nil {
-			return fmt.Errorf("set probe filter: %w", err)
-		}
-		return nil
-	})
-}
-
-// flood sends forged packets from addresses where nobody is.
-func (d *drill) flood(ctx context.Context, packets, rate int) error {
-	e := &embeddedPeers{l: d.l}
-	cfg := peer.SpoofConfig{VIP: vipAddr, Sources: spoofPrefix, Packets: packets, Rate: rate}
-	if err := e.startPeer("spoof", "spoof", roleClient, cfg); err != nil {
-		return err
-	}
-	return until(ctx, healBound, "the flood to end", func() (bool, error) { return !d.l.st.Processes["spoof"].alive(), nil })
-}
-
-func (d *drill) spoof(ctx context.Context) error {
-	d.l.say("  sending %d forged packets", spoofPackets)
-	start := time.Now()
-	if err := d.flood(ctx, spoofPackets, spoofRate); err != nil {
-		return err
-	}
-	d.converged(time.Since(start))
-	if err := flow(ctx, settleTime); err != nil {
-		return err
-	}
-	m, err := d.l.anyMember()
-	if err != nil {
-		return err
-	}
-	var list admin.Affinities
-	if err := d.l.cli(ctx, cliBound, m, &list, "affinity", "list"); err != nil {
-		return err
-	}
-	forged := 0
-	for _, r := range list.Records {
-		if spoofPrefix.Contains(r.Client) {
-			forged++
-		}
-	}
-	if forged > entriesBudget {
-		d.failf("%d entries of forged clients", forged)
-	} else {
-		d.notef("%d entries, none of a forged client", list.Total)
-	}
-	return d.unharmed(ctx)
 }

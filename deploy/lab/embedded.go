@@ -53,20 +53,28 @@ func (e *embeddedPeers) socket(name string) string { return e.l.path(name + ".so
 func (e *embeddedPeers) startRouter(context.Context) error {
 	o := e.l.st.Options
 	cfg := router.Config{
-		ASN: routerASN, RouterID: routerOutside.Addr(), Listen: []netip.Addr{routerOutside.Addr()},
+		ASN: routerASN, RouterID: routerOutside.Addr(), Listen: o.routers(),
 		HoldTime: 3 * time.Second, // no VIPs: the lab keeps the floating route itself, spares are not in it
 	}
-	for i := range o.Nodes + o.Spares {
-		cfg.Nodes = append(cfg.Nodes, router.Node{Address: nodeOutside(i + 1), ASN: uint32(nodeASNBase + i + 1)})
+	for i := 1; i <= o.Nodes+o.Spares; i++ {
+		for _, f := range o.families() {
+			cfg.Nodes = append(cfg.Nodes, router.Node{Address: f.nodeOutside(i), ASN: uint32(nodeASNBase + i)})
+		}
 	}
 	return e.startPeer("router", "router", roleRouter, cfg)
 }
 
 func (e *embeddedPeers) startServer(ctx context.Context, i int) error {
 	name := serverName(i)
-	err := e.startPeer(name, "responder", name, peer.ResponderConfig{
-		Name: name, Number: uint16(i), Addr: serverAddr(i), Control: e.socket(name),
-	})
+	o := e.l.st.Options
+	cfg := peer.ResponderConfig{Name: name, Number: uint16(i), TCP: o.Passthrough, Control: e.socket(name)}
+	for _, f := range o.families() {
+		cfg.Addrs = append(cfg.Addrs, f.server(i))
+		if o.DSR {
+			cfg.Addrs = append(cfg.Addrs, f.vip)
+		}
+	}
+	err := e.startPeer(name, "responder", name, cfg)
 	if err != nil {
 		return err
 	}
@@ -82,7 +90,8 @@ const clientsName = "clients"
 func (e *embeddedPeers) startClients(ctx context.Context) error {
 	o := e.l.st.Options
 	err := e.startPeer(clientsName, "clients", roleClient, peer.ClientsConfig{
-		VIP: vipAddr, Addrs: clientAddrs(0, o.Clients), Rate: o.Rate, LossAfter: o.LossAfter, Control: e.socket(clientsName),
+		VIP: vipAddr, VIP6: vip6Addr, Addrs: o.clients(0, o.Clients), MoveEvery: moveEvery,
+		Rate: o.Rate, LossAfter: o.LossAfter, Control: e.socket(clientsName),
 	})
 	if err != nil {
 		return err
@@ -90,7 +99,10 @@ func (e *embeddedPeers) startClients(ctx context.Context) error {
 	if err := e.answers(ctx, clientsName); err != nil {
 		return err
 	}
-	return e.l.allServed(ctx, loginBound)
+	if err := e.l.allServed(ctx, loginBound); err != nil {
+		return err
+	}
+	return e.startTCPClients(ctx)
 }
 
 // allServed waits until every client has a tunnel.
@@ -148,14 +160,7 @@ func (e *embeddedPeers) snapshot(ctx context.Context) (snapshot, error) {
 		}
 		s.Clients[c.Client] = v
 	}
-	for i := range e.l.st.Options.Servers {
-		var rs peer.ResponderStats
-		if !e.l.st.Processes[serverName(i+1)].alive() {
-			continue
-		}
-		if err := peer.Ask(ctx, e.socket(serverName(i+1)), "/stats", nil, &rs); err != nil {
-			continue // killed just now
-		}
+	for _, rs := range e.servers(ctx) {
 		for a, n := range rs.Strays {
 			addr, err := netip.ParseAddr(a)
 			if err != nil {
@@ -165,6 +170,18 @@ func (e *embeddedPeers) snapshot(ctx context.Context) (snapshot, error) {
 		}
 	}
 	return s, nil
+}
+
+// servers asks the servers that run how they fare, by their number.
+func (e *embeddedPeers) servers(ctx context.Context) map[int]peer.ResponderStats {
+	out := map[int]peer.ResponderStats{}
+	for i := 1; i <= e.l.st.Options.Servers; i++ {
+		var rs peer.ResponderStats
+		if e.l.st.Processes[serverName(i)].alive() && peer.Ask(ctx, e.socket(serverName(i)), "/stats", nil, &rs) == nil {
+			out[i] = rs
+		} // else it is dead, or was killed just now
+	}
+	return out
 }
 
 // PeerMain is the hidden subcommand "lab-peer KIND FILE": one embedded peer,
@@ -188,12 +205,22 @@ func PeerMain(kind string, args []string) error {
 		return runPeer(b, func(c peer.ResponderConfig) error { return peer.RunResponder(ctx, c) })
 	case "clients":
 		return runPeer(b, func(c peer.ClientsConfig) error { return peer.RunClients(ctx, c) })
+	case "tcpclients":
+		return runPeer(b, func(c peer.TCPClientsConfig) error { return peer.RunTCPClients(ctx, c) })
 	case "scatter":
 		return runPeer(b, func(c peer.ScatterConfig) error { return peer.Scatter(ctx, c, os.Stdout) })
 	case "spoof":
 		return runPeer(b, func(c peer.SpoofConfig) error { return peer.Spoof(ctx, c) })
+	case "replay":
+		return runPeer(b, func(c peer.ReplayConfig) error { return peer.Replay(ctx, c, os.Stdout) })
+	case "pieces":
+		return runPeer(b, func(c peer.PiecesConfig) error { return peer.Pieces(ctx, c, os.Stdout) })
+	case "probe":
+		return runPeer(b, func(c peer.ProbeConfig) error { return peer.Probe(ctx, c, os.Stdout) })
+	case "ping":
+		return runPeer(b, func(c peer.PingConfig) error { return peer.Ping(ctx, c, os.Stdout) })
 	}
-	return fmt.Errorf("lab-peer %q: want router, responder, clients, scatter or spoof", kind)
+	return fmt.Errorf("lab-peer %q: no such kind", kind)
 }
 
 func runPeer[C any](b []byte, run func(C) error) error {

@@ -40,3 +40,22 @@ func (l *Lab) ipCounter(role, name string) (int64, error) {
 	})
 	return v, err
 }
+
+// ip6Counter is the same of IPv6, by its name in /proc/net/snmp6.
+func (l *Lab) ip6Counter(role, name string) (int64, error) {
+	var v int64
+	err := l.inside(role, func() error {
+		b, err := os.ReadFile("/proc/thread-self/net/snmp6")
+		if err != nil {
+			return fmt.Errorf("read IPv6 counters: %w", err)
+		}
+		for line := range bytes.Lines(b) {
+			if f := strings.Fields(string(line)); len(f) == 2 && f[0] == name {
+				v, err = strconv.ParseInt(f[1], 10, 64)
+				return err
+			}
+		}
+		return fmt.Errorf("no IPv6 counter %s", name)
+	})
+	return v, err
+}

@@ -29,7 +29,7 @@ var frrConfig = template.Must(template.New("frr").Parse(`frr defaults traditiona
 hostname {{.Space}}
 log timestamp precision 3
 !
-{{range .Members}}ip route {{$.VIP}}/32 {{.}} {{$.Float}}
+{{range .Floats}}{{.}}
 {{end}}!
 router bgp {{.ASN}}
  bgp router-id {{.Router}}
@@ -41,14 +41,25 @@ router bgp {{.ASN}}
  neighbor NODES passive
  neighbor NODES timers 1 3
  neighbor NODES advertisement-interval 0
-{{range .Nodes}} neighbor {{.Addr}} remote-as {{.ASN}}
+{{if .Nodes6}} neighbor NODES6 peer-group
+ neighbor NODES6 passive
+ neighbor NODES6 timers 1 3
+ neighbor NODES6 advertisement-interval 0
+{{end}}{{range .Nodes}} neighbor {{.Addr}} remote-as {{.ASN}}
  neighbor {{.Addr}} peer-group NODES
+{{end}}{{range .Nodes6}} neighbor {{.Addr}} remote-as {{.ASN}}
+ neighbor {{.Addr}} peer-group NODES6
 {{end}} !
  address-family ipv4 unicast
   neighbor NODES activate
   maximum-paths 16
  exit-address-family
-!
+{{if .Nodes6}} !
+ address-family ipv6 unicast
+  neighbor NODES6 activate
+  maximum-paths 16
+ exit-address-family
+{{end}}!
 `))
 
 // startFRR runs zebra, staticd and bgpd in the router's namespace.
@@ -59,19 +70,21 @@ func (l *Lab) startFRR(ctx context.Context) error {
 		Addr string
 		ASN  int
 	}
-	var members []string
-	var nodes []node
-	for i := range o.Nodes + o.Spares {
-		a := nodeOutside(i + 1).String()
-		nodes = append(nodes, node{a, nodeASNBase + i + 1})
-		if i < o.Nodes {
-			members = append(members, a)
+	var floats []string
+	var nodes [2][]node // by family
+	for i := 1; i <= o.Nodes+o.Spares; i++ {
+		for n, f := range o.families() {
+			a := f.nodeOutside(i)
+			nodes[n] = append(nodes[n], node{a.String(), nodeASNBase + i})
+			if i <= o.Nodes {
+				word := map[bool]string{false: "ip", true: "ipv6"}[a.Is6()]
+				floats = append(floats, fmt.Sprintf("%s route %s/%d %s %d", word, f.vip, f.vip.BitLen(), a, floatMetric))
+			}
 		}
 	}
 	var b bytes.Buffer
 	err := frrConfig.Execute(&b, map[string]any{
-		"Space": space, "VIP": vipAddr, "Float": floatMetric, "ASN": routerASN,
-		"Router": routerOutside.Addr(), "Members": members, "Nodes": nodes,
+		"Space": space, "ASN": routerASN, "Router": routerOutside.Addr(), "Floats": floats, "Nodes": nodes[0], "Nodes6": nodes[1],
 	})
 	if err != nil {
 		return fmt.Errorf("render FRR configuration: %w", err)

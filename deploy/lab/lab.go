@@ -96,7 +96,10 @@ func (l *Lab) buildFrame() error {
 	if err := unix.Mount("bpf", l.path(bpfDir), "bpf", 0, "mode=0700"); err != nil {
 		return fmt.Errorf("mount bpffs: %w", err)
 	}
-	return l.buildTopology()
+	if err := l.buildTopology(); err != nil {
+		return err
+	}
+	return l.addCounters()
 }
 
 // Open attaches to the running lab of that name.

@@ -98,10 +98,21 @@ func run(t *testing.T, l *Lab, drill string) Result {
 
 // TestLabEmbeddedDrills runs every drill with embedded peers.
 func TestLabEmbeddedDrills(t *testing.T) {
-	l := up(t, Options{Name: "tdrills", Clients: 120})
+	l := up(t, Options{Name: "tdrills", Clients: 120, IPv6: DefaultIPv6, Passthrough: DefaultPassthrough, ICMP: DefaultICMP})
 	wantFragments(t, l)
-	for _, d := range Drills() {
+	for _, d := range l.Drills() {
 		t.Run(d.Name, func(t *testing.T) { run(t, l, d.Name) })
+	}
+}
+
+// TestLabDSR runs what is special about servers that answer directly.
+func TestLabDSR(t *testing.T) {
+	if !DefaultDSR {
+		t.Skip("DefaultDSR is off")
+	}
+	l := up(t, Options{Name: "tdsr", Clients: 120, DSR: true, IPv6: DefaultIPv6, ICMP: DefaultICMP})
+	for _, name := range []string{"daemon-kill", "dsr", "drain", "leave-join"} {
+		t.Run(name, func(t *testing.T) { run(t, l, name) })
 	}
 }
 
@@ -201,7 +212,7 @@ func TestDownAfterCrash(t *testing.T) {
 // clients keep their servers, through node death, drain and leave and join.
 func TestRealPeers(t *testing.T) {
 	needRealPeers(t)
-	l := up(t, Options{Name: "tpeers", Servers: 2, Clients: 300, Peers: Real})
+	l := up(t, Options{Name: "tpeers", Servers: 2, Clients: 300, Peers: Real, IPv6: DefaultIPv6})
 	wantFragments(t, l)
 	before, err := l.peers.snapshot(t.Context())
 	if err != nil {

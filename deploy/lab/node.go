@@ -47,8 +47,8 @@ bgp:
   asn: {{.ASN}}
   router_id: {{.Outside}}
   neighbours:
-    - {address: {{.Router}}, asn: {{.RouterASN}}, hold_time: 3s}
-log: {level: info, format: text}
+{{range .Routers}}    - {address: {{.}}, asn: {{$.RouterASN}}, hold_time: 3s}
+{{end}}log: {level: info, format: text}
 `))
 
 // index gives the number of a node from its name.
@@ -77,7 +77,7 @@ func (l *Lab) startNode(ctx context.Context, node string) error {
 		"Name": node, "Dir": l.path(node), "Inside": nodeInside(i), "Outside": nodeOutside(i),
 		"ClusterPort": clusterPort, "GossipPort": gossipPort, "PinDir": pins,
 		"OutsideName": outsideName, "InsideName": insideName,
-		"ASN": nodeASNBase + i, "Router": routerOutside.Addr(), "RouterASN": routerASN,
+		"ASN": nodeASNBase + i, "Routers": l.st.Options.routers(), "RouterASN": routerASN,
 	})
 	if err != nil {
 		return fmt.Errorf("render node file: %w", err)
@@ -146,14 +146,7 @@ func (l *Lab) startCluster(ctx context.Context) error {
 	if err := l.setMember(first, true); err != nil {
 		return err
 	}
-	commands := [][]string{{"vip", "add", vipName, vipAddr.String()}}
-	for i := range o.Nodes {
-		commands = append(commands, []string{"gateway", "add", gatewayAddr(i + 1).String()})
-	}
-	for i := range o.Servers {
-		commands = append(commands, []string{"backend", "add", serverName(i + 1), serverAddr(i + 1).String(), "--vip", vipName})
-	}
-	for _, c := range commands {
+	for _, c := range o.specCommands() {
 		if err := l.cli(ctx, cliBound, first, nil, c...); err != nil {
 			return err
 		}
@@ -199,7 +192,7 @@ func (l *Lab) setMember(node string, in bool) error {
 		delete(l.st.Members, node)
 	}
 	if l.st.Options.Peers == Embedded { // FRR has its own, made from its configuration
-		if err := l.inside(roleRouter, func() error { return setFloat(l.members()) }); err != nil {
+		if err := l.inside(roleRouter, func() error { return setFloat(l.st.Options, l.members()) }); err != nil {
 			return err
 		}
 	}
@@ -307,7 +300,7 @@ func (l *Lab) backendsUp(ctx context.Context, bound time.Duration) error {
 				up++
 			}
 		}
-		return up == l.st.Options.Servers, err
+		return up == l.st.Options.Servers*len(l.st.Options.families()), err
 	})
 	if err != nil {
 		return fmt.Errorf("%w:%s", err, last)
@@ -315,16 +308,17 @@ func (l *Lab) backendsUp(ctx context.Context, bound time.Duration) error {
 	return nil
 }
 
-// verdict waits until server i has that verdict.
+// verdict waits until server i has that verdict, on every address of it.
 func (l *Lab) verdict(ctx context.Context, bound time.Duration, i int, want string) error {
 	return until(ctx, bound, fmt.Sprintf("verdict %q on %s", want, serverName(i)), func() (bool, error) {
 		list, err := l.backends(ctx)
-		for _, b := range list {
-			if b.Name == serverName(i) {
-				return b.Health == want, err
+		n := 0
+		for _, f := range l.st.Options.families() {
+			if slices.ContainsFunc(list, func(b admin.Backend) bool { return b.Name == f.serverName(i) && b.Health == want }) {
+				n++
 			}
 		}
-		return false, err
+		return n == len(l.st.Options.families()), err
 	})
 }
 

@@ -32,9 +32,31 @@ type Options struct {
 	// logs in again, as dead peer detection would make it; default 5 s: more
 	// than any drill on nodes may cost, so that a loss shows as what it is.
 	LossAfter time.Duration `json:"loss_after"`
+	// IPv6 makes the site dual stack: a VIP, servers, gateways and BGP sessions
+	// of that family too, and every fourth client speaks it.
+	IPv6 bool `json:"ipv6"`
+	// Passthrough makes the VIPs forward TCP 443: servers listen on it, and some
+	// clients hold a connection.
+	Passthrough bool `json:"passthrough"`
+	// ICMP says that the data plane judges fragments, and relays and answers
+	// ICMP errors: the drills that need it may run.
+	ICMP bool `json:"icmp"`
+	// DSR makes all servers layer 2 DSR ones: VIP on their loopback, replies
+	// straight to the router.
+	DSR bool `json:"dsr"`
 	// Out gets one plain line for each thing done; nil: nothing.
 	Out io.Writer `json:"-"`
 }
+
+// What the demo, the tests and the command line take where nobody says
+// otherwise. DefaultDSR decides only whether the test of DSR runs: servers are
+// rewritten to otherwise.
+const (
+	DefaultIPv6        = false
+	DefaultPassthrough = false
+	DefaultICMP        = false
+	DefaultDSR         = false
+)
 
 // Limits of a lab: the address plan has room for this much.
 const (
@@ -91,6 +113,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Clients < 0 || o.Clients > maxClients {
 		errs = append(errs, fmt.Errorf("%d clients: want 0 to %d", o.Clients, maxClients))
+	}
+	if o.Peers == Real && (o.Passthrough || o.DSR) {
+		errs = append(errs, errors.New("pass-through and DSR need embedded peers"))
 	}
 	if o.Rate < 1 || o.Rate > 1000 {
 		errs = append(errs, fmt.Errorf("rate %d: want 1 to 1000", o.Rate))

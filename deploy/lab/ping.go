@@ -22,7 +22,7 @@ const pingedTunnels = 2
 // startPings pings through the first tunnels, from their inner addresses.
 func (r *realPeers) startPings(ctx context.Context) error {
 	for i := range min(pingedTunnels, r.l.st.Options.Clients) {
-		inner, err := r.tunnelOf(ctx, clientAddr(i))
+		inner, err := r.tunnelOf(ctx, r.l.st.Options.client(i))
 		if err != nil {
 			return err
 		}
@@ -43,11 +43,12 @@ func (r *realPeers) addPings(s *snapshot) error {
 		if !ok {
 			continue
 		}
-		v := s.Clients[clientAddr(i)]
+		a := r.l.st.Options.client(i)
+		v := s.Clients[a]
 		if err := v.readPing(p.Log); err != nil {
 			return err
 		}
-		s.Clients[clientAddr(i)] = v
+		s.Clients[a] = v
 	}
 	return nil
 }

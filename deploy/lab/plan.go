@@ -12,6 +12,7 @@ import (
 //	router 192.0.2.1 == nodes' eth0 192.0.2.11.. (one segment, bridge in the router)
 //	nodes' eth1 198.51.100.1.. == servers 198.51.100.101.. (one segment, namespace "inside")
 //	floating gateways 198.51.100.201..; VIP 203.0.113.10
+//	servers that answer by DSR use the router's leg 198.51.100.254
 //	real tunnels: inner addresses of clients 198.19.<server>.0/20 pools, of servers 198.19.255.1
 const (
 	routerASN   = 64999
@@ -30,21 +31,14 @@ var (
 	clientPrefix  = netip.MustParsePrefix("198.18.0.0/16")
 	spoofPrefix   = netip.MustParsePrefix("198.18.128.0/17") // nobody is there
 	routerOutside = netip.MustParsePrefix("192.0.2.1/24")
-	innerServer   = netip.MustParseAddr("198.19.255.1") // behind every real server
+	routerInside  = netip.MustParsePrefix("198.51.100.254/24") // with DSR only
+	innerServer   = netip.MustParseAddr("198.19.255.1")        // behind every real server
 	innerPrefix   = netip.MustParsePrefix("198.19.255.0/24")
 )
 
-// clientAddr is the address of client i (from 0): 250 to a /24, from 198.18.16.1.
+// clientAddr is the IPv4 address of client i (from 0): 250 to a /24, from 198.18.16.1.
 func clientAddr(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{198, 18, byte(16 + i/250), byte(1 + i%250)})
-}
-
-func clientAddrs(from, n int) []netip.Addr {
-	out := make([]netip.Addr, n)
-	for i := range out {
-		out[i] = clientAddr(from + i)
-	}
-	return out
 }
 
 // Nodes, servers and gateways are counted from 1.
@@ -57,9 +51,6 @@ func gatewayAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 51, 100
 func serverPool(i int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, byte(16 * (i - 1)), 0}), 20)
 }
-
-// gatewayOf says which floating gateway server i uses: they are spread.
-func gatewayOf(i, gateways int) netip.Addr { return gatewayAddr(1 + (i-1)%gateways) }
 
 // Roles of the namespaces that are no node and no server.
 const (

@@ -75,14 +75,16 @@ func (r *realPeers) writeClients(n int) error {
 	type client struct {
 		N    int
 		Addr netip.Addr
+		VIP  netip.Addr
 		EAP  bool
 	}
 	var list []client
 	for i := range n {
-		list = append(list, client{i, clientAddr(i), i%2 == 1})
+		a := r.l.st.Options.client(i)
+		list = append(list, client{i, a, r.l.vipFor(a), i%2 == 1})
 	}
 	return r.clients().render(swanClients, "swanctl/swanctl.conf", map[string]any{
-		"VIP": vipAddr, "ServerID": serverID, "ClientID": clientID, "Inner": innerPrefix, "Clients": list,
+		"ServerID": serverID, "ClientID": clientID, "Inner": innerPrefix, "Clients": list,
 	})
 }
 
@@ -127,12 +129,6 @@ func (r *realPeers) relogin(ctx context.Context, addrs []netip.Addr) error {
 	return nil
 }
 
-// clientIndex is the inverse of clientAddr.
-func clientIndex(a netip.Addr) int {
-	b := a.As4()
-	return (int(b[2])-16)*250 + int(b[3]) - 1
-}
-
 func (r *realPeers) snapshot(ctx context.Context) (snapshot, error) {
 	s := snapshot{At: time.Now(), Clients: map[netip.Addr]clientView{}, Strays: map[netip.Addr]int64{}}
 	where := map[string]int{} // responder SPI → server
@@ -159,7 +155,8 @@ func (r *realPeers) snapshot(ctx context.Context) (snapshot, error) {
 		r.history, r.logins = map[netip.Addr][]session{}, map[netip.Addr]string{}
 	}
 	for i := range r.l.st.NextClient {
-		s.Clients[clientAddr(i)] = clientView{Sessions: slices.Clone(r.history[clientAddr(i)])}
+		a := r.l.st.Options.client(i)
+		s.Clients[a] = clientView{Sessions: slices.Clone(r.history[a])}
 	}
 	for _, sa := range list {
 		if !sa.up {

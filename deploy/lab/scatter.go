@@ -1,16 +1,8 @@
 package lab
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"net/netip"
-	"os"
-
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/vpnlb/vpnlb/deploy/lab/peer"
 )
@@ -23,41 +15,15 @@ const scatterName = "scatter"
 
 // startScatter lets new clients knock at all nodes at once.
 func (l *Lab) startScatter(clients, ports, rate int) error {
-	err := l.inside(roleClient, func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return fmt.Errorf("find lo: %w", err)
-		}
-		r := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(scatterPrefix), Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST, Table: unix.RT_TABLE_LOCAL}
-		if err := netlink.RouteReplace(r); err != nil {
-			return fmt.Errorf("make %s local: %w", scatterPrefix, err)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := l.inside(roleClient, func() error { return addLocal(scatterPrefix) }); err != nil {
 		return err
 	}
-	if err := os.Remove(l.path("log", scatterName+".log")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove old result: %w", err)
-	}
-	e := &embeddedPeers{l: l}
-	return e.startPeer(scatterName, scatterName, roleClient, peer.ScatterConfig{
+	return l.startErrand(scatterName, peer.ScatterConfig{
 		VIP: vipAddr, Sources: scatterPrefix, Clients: clients, Ports: ports, Rate: rate,
 	})
 }
 
 // endScatter waits for its end and reads the result.
 func (l *Lab) endScatter(ctx context.Context) (r peer.ScatterResult, err error) {
-	p := l.st.Processes[scatterName]
-	if err := until(ctx, servedBound, "the scattered clients", func() (bool, error) { return !p.alive(), nil }); err != nil {
-		return r, err
-	}
-	b, err := os.ReadFile(p.Log)
-	if err != nil {
-		return r, fmt.Errorf("read scatter result: %w", err)
-	}
-	if err := json.Unmarshal(bytes.TrimSpace(b), &r); err != nil {
-		return r, fmt.Errorf("decode scatter result %q: %w", b, err)
-	}
-	return r, nil
+	return r, l.endErrand(ctx, scatterName, &r)
 }

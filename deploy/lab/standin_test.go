@@ -4,86 +4,18 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // These tests prove the laboratory itself, with no vpnlb in it: the nodes are
 // kernels that forward by a stateless hash of the client address. A lab that
 // cannot see a client change its server would prove nothing about nodes.
 
-// standIn makes a node forward: destination by a hash of the source address,
-// source of replies back to the VIP, nothing remembered.
-func (l *Lab) standIn(node string, seed uint32) error {
-	return l.inside(node, func() error {
-		for _, k := range []string{"net.ipv4.ip_forward", "net.ipv4.conf.all.accept_local"} {
-			if err := sysctl(k, "1"); err != nil {
-				return err
-			}
-		}
-		if err := sysctl("net.ipv4.conf.all.send_redirects", "0"); err != nil {
-			return err
-		}
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		c.FlushRuleset()
-		t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "standin"})
-		ch := c.AddChain(&nftables.Chain{
-			Name: "pre", Table: t, Type: nftables.ChainTypeFilter,
-			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(-450),
-		})
-		servers := &nftables.Set{Table: t, Name: "servers", IsMap: true, KeyType: nftables.TypeInteger, DataType: nftables.TypeIPAddr}
-		var elements []nftables.SetElement
-		for i := range l.st.Options.Servers {
-			a := serverAddr(i + 1).As4()
-			elements = append(elements, nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: a[:]})
-		}
-		if err := c.AddSet(servers, elements); err != nil {
-			return err
-		}
-		vip := vipAddr.As4()
-		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: []expr.Any{
-			load(16, 4), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: vip[:]},
-			load(12, 4),
-			&expr.Hash{SourceRegister: 1, DestRegister: 1, Length: 4, Modulus: uint32(l.st.Options.Servers), Seed: seed, Type: expr.HashTypeJenkins},
-			&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: "servers", SetID: servers.ID},
-			store(16),
-		}})
-		for i := range l.st.Options.Servers {
-			a := serverAddr(i + 1).As4()
-			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: []expr.Any{
-				load(12, 4), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: a[:]},
-				load(16, 2), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{198, 18}},
-				&expr.Immediate{Register: 1, Data: vip[:]},
-				store(12),
-			}})
-		}
-		return c.Flush()
-	})
-}
-
-func load(offset, n uint32) expr.Any {
-	return &expr.Payload{OperationType: expr.PayloadLoad, DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n}
-}
-
-func store(offset uint32) expr.Any {
-	return &expr.Payload{
-		OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4,
-		CsumType: expr.CsumTypeInet, CsumOffset: 10, CsumFlags: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR,
-	}
-}
-
-// standInLab is a lab of stand-in nodes with static ECMP and gateways.
-func standInLab(t *testing.T, o Options) *Lab {
+// standInFrame is a lab with its topology and nothing that runs in it.
+func standInFrame(t *testing.T, o Options) *Lab {
 	t.Helper()
 	needRoot(t)
 	o, err := o.withDefaults()
@@ -112,21 +44,36 @@ func standInLab(t *testing.T, o Options) *Lab {
 	if err := l.buildFrame(); err != nil {
 		t.Fatal(err)
 	}
+	return l
+}
+
+// standInLab is a lab of stand-in nodes with static ECMP and gateways.
+func standInLab(t *testing.T, o Options) *Lab {
+	t.Helper()
+	l := standInFrame(t, o)
+	o = l.st.Options
 	for i := range o.Nodes {
 		n := nodeName(i + 1)
 		if err := l.standIn(n, 1); err != nil {
 			t.Fatal(err)
 		}
-		if err := l.inside(n, func() error { return addGatewayHere(gatewayAddr(i + 1)) }); err != nil {
-			t.Fatal(err)
+		for _, f := range o.families() {
+			if err := l.inside(n, func() error { return addGatewayHere(f.gateway(i + 1)) }); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	err = l.inside(roleRouter, func() error {
-		r := &netlink.Route{Dst: ipNet(netip.PrefixFrom(vipAddr, 32))}
-		for i := range o.Nodes {
-			r.MultiPath = append(r.MultiPath, &netlink.NexthopInfo{Gw: nodeOutside(i + 1).AsSlice()})
+	err := l.inside(roleRouter, func() error {
+		for _, f := range o.families() {
+			r := &netlink.Route{Dst: host(f.vip), Priority: 20} // better than what floats
+			for i := range o.Nodes {
+				r.MultiPath = append(r.MultiPath, &netlink.NexthopInfo{Gw: f.nodeOutside(i + 1).AsSlice()})
+			}
+			if err := netlink.RouteAdd(r); err != nil {
+				return err
+			}
 		}
-		return netlink.RouteAdd(r)
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +84,11 @@ func standInLab(t *testing.T, o Options) *Lab {
 		}
 	}
 	for i := range o.Servers {
+		if o.IPv6 && !o.DSR { // stand-ins do not rewrite IPv6
+			if err := l.inside(serverName(i+1), func() error { return addLoopback([]netip.Addr{vip6Addr}) }); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if err := l.peers.startServer(t.Context(), i+1); err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +101,7 @@ func addGatewayHere(a netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("find inside interface: %w", err)
 	}
-	return addAddr(link, netip.PrefixFrom(a, 32))
+	return addAddr(link, netip.PrefixFrom(a, a.BitLen()))
 }
 
 // pause lets traffic flow; a netns test has no virtual time.
@@ -216,7 +168,7 @@ func TestStandInSeesWhoIsRehomed(t *testing.T) {
 	if changed < 20 || len(v.rehomed) != changed || v.lost == 0 || len(v.moved) != 0 {
 		t.Errorf("%d clients changed server, %d counted as re-homed, %d as moved, %d packets lost", changed, len(v.rehomed), len(v.moved), v.lost)
 	}
-	permits := map[int]time.Time{1: before.At, 2: before.At, 3: before.At}
+	permits := permits{1: before.At, 2: before.At, 3: before.At}
 	if v := before.compare(after, permits); len(v.moved) != changed || len(v.rehomed) != 0 {
 		t.Errorf("with permits %d moved and %d re-homed, want %d and 0", len(v.moved), len(v.rehomed), changed)
 	}
@@ -227,7 +179,7 @@ func TestStandInForgedTrafficHarmsNobody(t *testing.T) {
 	if err := l.peers.startClients(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	d := &drill{l: l, permits: map[int]time.Time{}}
+	d := &drill{l: l, permits: permits{}}
 	var err error
 	if d.before, err = l.peers.snapshot(t.Context()); err != nil {
 		t.Fatal(err)
@@ -250,45 +202,6 @@ func TestStandInForgedTrafficHarmsNobody(t *testing.T) {
 	}
 	if strays < 100 {
 		t.Errorf("forged packets of %d clients reached the servers, want most of 5000/6", strays)
-	}
-}
-
-func needRealPeers(t *testing.T) {
-	t.Helper()
-	needRoot(t)
-	for _, path := range []string{charonPath, swanctlPath, frrDaemons + "/zebra", frrDaemons + "/bgpd", frrDaemons + "/staticd"} {
-		if _, err := os.Stat(path); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("real peers are not installed: %v", err)
-			}
-			t.Skipf("real peers are not installed: %v", err)
-		}
-	}
-}
-
-func TestStandInRealPeers(t *testing.T) {
-	needRealPeers(t)
-	l := standInLab(t, Options{Name: "treal", Nodes: 2, Servers: 2, Clients: 30, Peers: Real})
-	if err := l.peers.startClients(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	pause(t, 3*time.Second)
-	s, err := l.peers.snapshot(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := s.totals()
-	if sum.Up != 30 || sum.Lost != 0 || sum.Sent < 40 {
-		t.Errorf("totals %+v: want 30 up, none lost, two tunnels pinged", sum)
-	}
-	for i := range 2 {
-		if n := len(s.on(i + 1)); n < 5 {
-			t.Errorf("server %d has %d of 30 clients", i+1, n)
-		}
-	}
-	wantFragments(t, l)
-	if hops, err := l.ecmp(); err != nil || len(hops) != 2 {
-		t.Errorf("next hops %v, %v", hops, err)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 type Status struct {
 	Name    string       `json:"name"`
 	Peers   PeerKind     `json:"peers"`
-	ECMP    []string     `json:"ecmp"` // next hops of the VIP on the router, by BGP
+	ECMP    []string     `json:"ecmp"` // next hops of the VIPs on the router, by BGP
 	Nodes   []NodeStatus `json:"nodes"`
 	Servers []PeerStatus `json:"servers"`
 	Clients ClientTotals `json:"clients"`
@@ -53,9 +53,12 @@ func StatusOf(ctx context.Context, name string) (Status, error) {
 	l := &Lab{dir: labDir(name), st: st, out: io.Discard}
 	l.peers = newPeers(l)
 	s := Status{Name: name, Peers: st.Options.Peers, ECMP: []string{}}
-	hops, err := l.ecmp()
-	for _, h := range hops {
-		s.ECMP = append(s.ECMP, h.String())
+	for _, vip := range st.Options.vips() {
+		hops, herr := l.ecmp(vip)
+		err = errors.Join(err, herr)
+		for _, h := range hops {
+			s.ECMP = append(s.ECMP, h.String())
+		}
 	}
 	for i := range st.Options.Nodes + st.Options.Spares {
 		n := NodeStatus{Name: nodeName(i + 1), Member: st.Members[nodeName(i+1)], Socket: l.socket(nodeName(i + 1))}

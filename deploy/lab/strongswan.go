@@ -75,7 +75,7 @@ var swanClients = template.Must(template.New("clients").Parse(`connections {
 {{range .Clients}}  c{{.N}} {
     version = 2
     local_addrs = {{.Addr}}
-    remote_addrs = {{$.VIP}}
+    remote_addrs = {{.VIP}}
     proposals = {{if .EAP}}aes256-sha256-ecp256{{else}}aes256-sha256-modp2048{{end}}
     fragmentation = no
     mobike = no

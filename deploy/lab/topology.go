@@ -19,6 +19,8 @@ const (
 	bridgeName  = "br0"
 	outsideName = "eth0"
 	insideName  = "eth1"
+	clientPort  = "c0" // the router's end of the clients' link
+	directName  = "d0" // the router's leg to DSR servers
 	linkMTU     = 1500
 )
 
@@ -28,9 +30,9 @@ func insidePort(peer string) string  { return "i" + peer }
 // end is one end of a veth pair.
 type end struct {
 	role, name string
-	addr       netip.Prefix // of the link itself, if valid
-	bridge     bool         // port of this namespace's bridge
-	pass       bool         // carry the pass program: the other end is a node's leg
+	addrs      []netip.Prefix // of the link itself
+	bridge     bool           // port of this namespace's bridge
+	pass       bool           // carry the pass program: the other end is a node's leg
 }
 
 // buildTopology makes all namespaces, links, addresses and routes.
@@ -47,7 +49,7 @@ func (l *Lab) buildTopology() error {
 		if err := newNamespace(l.ns(role)); err != nil {
 			return err
 		}
-		if err := l.inside(role, basics); err != nil {
+		if err := l.inside(role, func() error { return basics(o) }); err != nil {
 			return err
 		}
 	}
@@ -56,26 +58,38 @@ func (l *Lab) buildTopology() error {
 			return err
 		}
 	}
-	pairs := [][2]end{{
-		{role: roleClient, name: outsideName, addr: clientLink},
-		{role: roleRouter, name: "c0", addr: routerClient},
-	}}
-	for i := range o.Nodes + o.Spares {
-		n := nodeName(i + 1)
-		pairs = append(pairs,
-			[2]end{{role: n, name: outsideName, addr: netip.PrefixFrom(nodeOutside(i+1), 24)}, {role: roleRouter, name: outsidePort(n), bridge: true, pass: true}},
-			[2]end{{role: n, name: insideName, addr: netip.PrefixFrom(nodeInside(i+1), 24)}, {role: roleInside, name: insidePort(n), bridge: true, pass: true}})
-	}
-	for i := range o.Servers {
-		s := serverName(i + 1)
-		pairs = append(pairs, [2]end{{role: s, name: outsideName, addr: netip.PrefixFrom(serverAddr(i+1), 24)}, {role: roleInside, name: insidePort(s), bridge: true}})
-	}
-	for _, p := range pairs {
+	for _, p := range pairs(o) {
 		if err := l.addPair(p[0], p[1]); err != nil {
 			return err
 		}
 	}
 	return l.addRoutes()
+}
+
+// pairs lists the links.
+func pairs(o Options) [][2]end {
+	out := [][2]end{{
+		{role: roleClient, name: outsideName, addrs: o.prefixes(func(f family) netip.Prefix { return f.client })},
+		{role: roleRouter, name: clientPort, addrs: o.prefixes(func(f family) netip.Prefix { return f.routerClient })},
+	}}
+	for i := 1; i <= o.Nodes+o.Spares; i++ {
+		n := nodeName(i)
+		outside := o.on(i, func(f family) func(int) netip.Addr { return f.nodeOutside })
+		inside := o.on(i, func(f family) func(int) netip.Addr { return f.nodeInside })
+		out = append(out,
+			[2]end{{role: n, name: outsideName, addrs: outside}, {role: roleRouter, name: outsidePort(n), bridge: true, pass: true}},
+			[2]end{{role: n, name: insideName, addrs: inside}, {role: roleInside, name: insidePort(n), bridge: true, pass: true}})
+	}
+	for i := 1; i <= o.Servers; i++ {
+		s := serverName(i)
+		addrs := o.on(i, func(f family) func(int) netip.Addr { return f.server })
+		out = append(out, [2]end{{role: s, name: outsideName, addrs: addrs}, {role: roleInside, name: insidePort(s), bridge: true}})
+	}
+	if o.DSR {
+		leg := o.prefixes(func(f family) netip.Prefix { return f.routerInside })
+		out = append(out, [2]end{{role: roleRouter, name: directName, addrs: leg}, {role: roleInside, name: insidePort("r"), bridge: true}})
+	}
+	return out
 }
 
 // inside runs fn in the namespace of a role.
@@ -86,12 +100,20 @@ func (l *Lab) inside(role string, fn func() error) error {
 	return nil
 }
 
-// basics is what every namespace gets: loopback, no IPv6 chatter.
-func basics() error {
+// basics is what every namespace gets: loopback, and either no IPv6 chatter or
+// addresses that are used at once (no duplicate address detection, no router
+// advertisements).
+func basics(o Options) error {
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
+		off := map[string]string{"disable_ipv6": "1"}
+		if o.IPv6 {
+			off = map[string]string{"disable_ipv6": "0", "accept_dad": "0", "dad_transmits": "0", "accept_ra": "0", "router_solicitations": "0"}
+		}
 		for _, k := range []string{"all", "default"} {
-			if err := sysctl("net.ipv6.conf."+k+".disable_ipv6", "1"); err != nil {
-				return err
+			for key, value := range off {
+				if err := sysctl("net.ipv6.conf."+k+"."+key, value); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -108,7 +130,8 @@ func basics() error {
 // addBridge makes the namespace's bridge with an address of its own: one that
 // it took from its ports would change when ports come and go.
 func addBridge(last byte) error {
-	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{
+	snooping := false // neighbour solicitations are multicast: they go everywhere
+	br := &netlink.Bridge{MulticastSnooping: &snooping, LinkAttrs: netlink.LinkAttrs{
 		Name: bridgeName, MTU: linkMTU, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0xb0, last},
 	}}
 	if err := netlink.LinkAdd(br); err != nil {
@@ -166,103 +189,13 @@ func (e end) prepare() error {
 			return fmt.Errorf("add %s to the bridge: %w", e.name, err)
 		}
 	}
-	if e.addr.IsValid() {
-		if err := addAddr(link, e.addr); err != nil {
+	for _, a := range e.addrs {
+		if err := addAddr(link, a); err != nil {
 			return err
 		}
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set %s up: %w", e.name, err)
-	}
-	return nil
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
-func addAddr(link netlink.Link, p netip.Prefix) error {
-	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
-		return fmt.Errorf("add address %s to %s: %w", p, link.Attrs().Name, err)
-	}
-	return nil
-}
-
-// addRoute adds a route via a gateway; an invalid prefix is the default route.
-func addRoute(to netip.Prefix, via netip.Addr) error {
-	r := &netlink.Route{Gw: via.AsSlice()}
-	if to.IsValid() {
-		r.Dst = ipNet(to)
-	}
-	if err := netlink.RouteAdd(r); err != nil {
-		return fmt.Errorf("add route to %s via %s: %w", to, via, err)
-	}
-	return nil
-}
-
-// addRoutes sets what the links do not bring with them.
-func (l *Lab) addRoutes() error {
-	o := l.st.Options
-	if err := l.inside(roleRouter, routerRoutes); err != nil {
-		return err
-	}
-	err := l.inside(roleClient, func() error {
-		if err := addRoute(netip.Prefix{}, routerClient.Addr()); err != nil {
-			return err
-		}
-		return addLoopback(clientAddrs(0, o.Clients))
-	})
-	if err != nil {
-		return err
-	}
-	for i := range o.Nodes + o.Spares {
-		err := l.inside(nodeName(i+1), func() error { return addRoute(netip.Prefix{}, routerOutside.Addr()) })
-		if err != nil {
-			return err
-		}
-	}
-	for i := range o.Servers {
-		err := l.inside(serverName(i+1), func() error { return addRoute(netip.Prefix{}, gatewayOf(i+1, o.Nodes)) })
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func routerRoutes() error {
-	br, err := netlink.LinkByName(bridgeName)
-	if err != nil {
-		return fmt.Errorf("find bridge: %w", err)
-	}
-	if err := addAddr(br, routerOutside); err != nil {
-		return err
-	}
-	// Policy 3 hashes the packet's own five-tuple. Policy 1 would use the
-	// hash that a packet born on a veth carries with it, which is that of
-	// its socket.
-	for k, v := range map[string]string{
-		"net.ipv4.ip_forward": "1", "net.ipv4.conf.all.rp_filter": "0",
-		"net.ipv4.conf.default.rp_filter":    "0",
-		"net.ipv4.fib_multipath_hash_policy": "3", "net.ipv4.fib_multipath_hash_fields": "0x37",
-	} {
-		if err := sysctl(k, v); err != nil {
-			return err
-		}
-	}
-	return addRoute(clientPrefix, clientLink.Addr())
-}
-
-// addLoopback gives lo of the namespace these addresses.
-func addLoopback(addrs []netip.Addr) error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("find lo: %w", err)
-	}
-	for _, a := range addrs {
-		if err := addAddr(lo, netip.PrefixFrom(a, a.BitLen())); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -9,28 +9,24 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // client is one simulated VPN client with an address of its own.
 type client struct {
 	cfg   ClientsConfig
+	vip   netip.Addr
 	delay time.Duration
+	moves bool          // changes its interface identifier, IPv6
 	again chan struct{} // told to log in again
 
 	mu       sync.Mutex
 	st       ClientStats
 	acc      account
 	lastEcho time.Time
-}
-
-// tunnel is one established login.
-type tunnel struct {
-	conn       *net.UDPConn // to port 4500
-	spiI, spiR uint64
-	in, out    uint32 // ESP SPIs
-	server     uint16
-	messageID  uint32 // of the next request
+	judged   time.Time
+	paused   *atomic.Bool
 }
 
 var errNoAnswer = errors.New("no answer")
@@ -42,14 +38,20 @@ func (c *client) run(ctx context.Context) {
 	}
 	cause := CauseFirst
 	for ctx.Err() == nil {
-		t, err := c.login(ctx)
+		c.mu.Lock()
+		c.st.Attempts++
+		from, kind := c.st.Client, c.st.Kind
+		c.mu.Unlock()
+		if c.moves {
+			from = anotherOf(from)
+		}
+		t, err := login(ctx, from, c.vip, kind)
 		if err != nil {
 			wait(ctx, retryPause+rand.N(retryPause))
 			continue
 		}
 		c.begin(t, cause)
 		cause = c.serve(ctx, t)
-		t.conn.Close()
 		c.end()
 	}
 }
@@ -65,102 +67,6 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// login runs IKE_SA_INIT from one port to 500 and IKE_AUTH from another to
-// 4500, as a client behind a NAT does (RFC 7296 2.23).
-func (c *client) login(ctx context.Context) (*tunnel, error) {
-	c.mu.Lock()
-	c.st.Attempts++
-	addr, kind := c.st.Client, c.st.Kind
-	c.mu.Unlock()
-	init, err := listenUDP(ctx, netip.AddrPortFrom(addr, 0), 0)
-	if err != nil {
-		return nil, err
-	}
-	defer init.Close()
-	auth, err := listenUDP(ctx, netip.AddrPortFrom(addr, 0), clientReadBuffer)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { init.Close(); auth.Close() })
-	defer stop()
-	t := &tunnel{conn: auth, spiI: randomSPI(), in: randomESPSPI(), messageID: 1}
-	if err := c.saInit(init, t); err != nil {
-		auth.Close()
-		return nil, err
-	}
-	rounds := 1
-	if kind == EAP {
-		rounds = eapRounds
-	}
-	for round := 1; round <= rounds; round++ {
-		size := 0
-		if kind == Certificate {
-			size = authRequestSize
-		}
-		if err := c.auth(t, uint8(round), uint8(rounds), size); err != nil {
-			auth.Close()
-			return nil, err
-		}
-	}
-	return t, nil
-}
-
-func (c *client) saInit(conn *net.UDPConn, t *tunnel) error {
-	return exchange(conn, netip.AddrPortFrom(c.cfg.VIP, 500), saInit(t.spiI, 0, flagInitiator), func(b []byte) bool {
-		h, ok := parseHeader(b)
-		if !ok || h.spiI != t.spiI || h.spiR == 0 || h.exchange != exchangeSAInit || h.flags&flagResponse == 0 {
-			return false
-		}
-		t.spiR = h.spiR
-		return true
-	})
-}
-
-func (c *client) auth(t *tunnel, round, rounds uint8, size int) error {
-	h := header{spiI: t.spiI, spiR: t.spiR, exchange: exchangeAuth, flags: flagInitiator, messageID: t.messageID}
-	m := onPort4500(skMessage(h, secret{round: round, rounds: rounds, spi: t.in}, size))
-	err := exchange(t.conn, netip.AddrPortFrom(c.cfg.VIP, 4500), m, func(b []byte) bool {
-		if len(b) < 4 || [4]byte(b) != marker {
-			return false
-		}
-		h, ok := parseHeader(b[4:])
-		if !ok || h.spiI != t.spiI || h.spiR != t.spiR || h.exchange != exchangeAuth || h.flags&flagResponse == 0 || h.messageID != t.messageID {
-			return false
-		}
-		s, ok := openSK(h, b[4:])
-		t.out, t.server = s.spi, s.server
-		return ok
-	})
-	t.messageID++
-	return err
-}
-
-// exchange sends m until accept takes an answer, or gives up.
-func exchange(conn *net.UDPConn, to netip.AddrPort, m []byte, accept func([]byte) bool) error {
-	buf := make([]byte, 4096)
-	for _, d := range retransmits {
-		if _, err := conn.WriteToUDPAddrPort(m, to); errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		conn.SetReadDeadline(time.Now().Add(d))
-		for {
-			n, _, err := conn.ReadFromUDPAddrPort(buf)
-			if errors.Is(err, net.ErrClosed) {
-				return err
-			}
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() {
-				break
-			}
-			if err == nil && accept(buf[:n]) {
-				conn.SetReadDeadline(time.Time{})
-				return nil
-			}
-		}
-	}
-	return errNoAnswer
-}
-
 // begin notes a completed login.
 func (c *client) begin(t *tunnel, cause string) {
 	c.mu.Lock()
@@ -174,7 +80,7 @@ func (c *client) begin(t *tunnel, cause string) {
 	if len(c.st.Sessions) > maxSessions {
 		c.st.Sessions = slices.Delete(c.st.Sessions, 0, 1)
 	}
-	c.st.Up, c.lastEcho = true, now
+	c.st.Up, c.lastEcho, c.judged = true, now, now
 	c.st.Logins++
 }
 
@@ -189,17 +95,17 @@ func (c *client) end() {
 // serve sends data, keepalives and DPD until the tunnel is lost or a new
 // login is ordered; it returns the cause of the next login.
 func (c *client) serve(ctx context.Context, t *tunnel) string {
-	done := make(chan struct{})
-	go func() { defer close(done); c.read(t) }()
-	defer func() { t.conn.Close(); <-done }()
+	var readers sync.WaitGroup
+	readers.Go(func() { c.read(t, t.conn) })
+	defer func() { t.conn.Close(); readers.Wait() }()
 	interval := time.Second / time.Duration(c.cfg.Rate)
 	if !wait(ctx, rand.N(interval)) {
 		return ""
 	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	to := netip.AddrPortFrom(c.cfg.VIP, 4500)
-	nextKeepalive, nextDPD := time.Now().Add(rand.N(clientKeepalive)), time.Now().Add(rand.N(clientDPD))
+	to := netip.AddrPortFrom(t.vip, 4500)
+	nextKeepalive, nextDPD, nextMove := time.Now().Add(rand.N(clientKeepalive)), time.Now().Add(rand.N(clientDPD)), time.Now().Add(movePeriod)
 	for {
 		select {
 		case <-ctx.Done():
@@ -208,16 +114,11 @@ func (c *client) serve(ctx context.Context, t *tunnel) string {
 			wait(ctx, drainPause)
 			return CauseCommand
 		case now := <-tick.C:
-			c.mu.Lock()
-			c.acc.sweep(now.Add(-lostAfter), c.lost)
-			gone := now.Sub(c.lastEcho) > c.cfg.LossAfter
-			if !gone {
-				c.st.Sent++
-				// Written under the lock: an echo never finds its packet unnumbered.
-				t.conn.WriteToUDPAddrPort(data{spi: t.out, seq: c.acc.send(now)}.encode(), to)
+			if c.paused.Load() {
+				c.judge(now)
+				continue
 			}
-			c.mu.Unlock()
-			if gone {
+			if !c.send(now, t, to) {
 				return CauseLoss
 			}
 			if now.After(nextKeepalive) {
@@ -226,20 +127,46 @@ func (c *client) serve(ctx context.Context, t *tunnel) string {
 			}
 			if now.After(nextDPD) {
 				nextDPD = now.Add(clientDPD)
-				h := header{spiI: t.spiI, spiR: t.spiR, exchange: exchangeInformational, flags: flagInitiator, messageID: t.messageID}
-				t.messageID++
-				t.conn.WriteToUDPAddrPort(onPort4500(skMessage(h, secret{}, 0)), to)
+				t.conn.WriteToUDPAddrPort(t.alive(), to)
+			}
+			if c.moves && now.After(nextMove) {
+				nextMove = now.Add(movePeriod)
+				c.move(ctx, t, to, &readers)
 			}
 		}
 	}
 }
 
+// judge gives up what is out for too long.
+func (c *client) judge(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.acc.sweep(now.Add(-lostAfter), c.lost)
+	c.lastEcho = c.lastEcho.Add(now.Sub(c.judged)) // a pause is no silence
+	c.judged = now
+}
+
+// send sends one data packet; false: the tunnel is lost.
+func (c *client) send(now time.Time, t *tunnel, to netip.AddrPort) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.judged = now
+	c.acc.sweep(now.Add(-lostAfter), c.lost)
+	if now.Sub(c.lastEcho) > c.cfg.LossAfter {
+		return false
+	}
+	c.st.Sent++
+	// Written under the lock: an echo never finds its packet unnumbered.
+	t.conn.WriteToUDPAddrPort(data{spi: t.out, seq: c.acc.send(now)}.encode(0), to)
+	return true
+}
+
 // read takes what comes back through the tunnel until its socket is closed.
-func (c *client) read(t *tunnel) {
-	to := netip.AddrPortFrom(c.cfg.VIP, 4500)
+func (c *client) read(t *tunnel, conn *net.UDPConn) {
+	to := netip.AddrPortFrom(t.vip, 4500)
 	buf := make([]byte, 4096)
 	for {
-		n, _, err := t.conn.ReadFromUDPAddrPort(buf)
+		n, _, err := conn.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -248,7 +175,7 @@ func (c *client) read(t *tunnel) {
 		}
 		if [4]byte(buf) == marker {
 			if m := dpdReply(t, buf[4:n]); m != nil {
-				t.conn.WriteToUDPAddrPort(onPort4500(m), to)
+				conn.WriteToUDPAddrPort(onPort4500(m), to)
 			}
 			continue
 		}

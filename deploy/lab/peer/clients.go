@@ -8,14 +8,17 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // ClientsConfig is a set of clients in one process.
 type ClientsConfig struct {
 	VIP       netip.Addr    `json:"vip"`
-	Addrs     []netip.Addr  `json:"addrs"` // one client each; all on an interface of the namespace
-	Rate      int           `json:"rate"`  // data packets of each a second
+	VIP6      netip.Addr    `json:"vip6"`       // for IPv6 clients
+	Addrs     []netip.Addr  `json:"addrs"`      // one client each; local in the namespace, IPv6 with their whole /64
+	MoveEvery int           `json:"move_every"` // of the IPv6 clients one in so many changes its address; 0: none
+	Rate      int           `json:"rate"`       // data packets of each a second
 	LossAfter time.Duration `json:"loss_after"`
 	Control   string        `json:"control"`
 }
@@ -65,6 +68,7 @@ type ClientStats struct {
 	Late     int64      `json:"late"` // echo after that: counted as lost too
 	Logins   int64      `json:"logins"`
 	Attempts int64      `json:"attempts"`
+	Moves    int64      `json:"moves"`    // to another address of its /64
 	Sessions []Session  `json:"sessions"` // the latest maxSessions
 	Windows  []Window   `json:"windows"`  // the latest maxWindows
 }
@@ -94,10 +98,12 @@ const (
 var retransmits = [...]time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second}
 
 type clients struct {
-	cfg ClientsConfig
-	mu  sync.Mutex
-	all []*client
-	wg  sync.WaitGroup
+	cfg    ClientsConfig
+	paused atomic.Bool // nothing is sent of their own accord
+	mu     sync.Mutex
+	all    []*client
+	six    int // how many of all speak IPv6
+	wg     sync.WaitGroup
 }
 
 // RunClients runs until ctx ends.
@@ -115,6 +121,7 @@ func RunClients(ctx context.Context, cfg ClientsConfig) error {
 		cs.order(w, r, func(a []netip.Addr) { cs.add(ctx, a) })
 	})
 	mux.HandleFunc("POST /relogin", func(w http.ResponseWriter, r *http.Request) { cs.order(w, r, cs.relogin) })
+	handlePause(mux, &cs.paused)
 	var ctl sync.WaitGroup
 	ctl.Go(func() { cancel(serveControl(ctx, cfg.Control, mux)) })
 	<-ctx.Done()
@@ -142,8 +149,13 @@ func (cs *clients) add(ctx context.Context, addrs []netip.Addr) {
 	defer cs.mu.Unlock()
 	for i, a := range addrs {
 		c := &client{
-			cfg: cs.cfg, delay: time.Duration(i) * loginStagger, again: make(chan struct{}, 1),
-			st: ClientStats{Client: a, Kind: kinds[len(cs.all)%len(kinds)]},
+			cfg: cs.cfg, vip: cs.cfg.VIP, delay: time.Duration(i) * loginStagger, again: make(chan struct{}, 1),
+			st: ClientStats{Client: a, Kind: kinds[len(cs.all)%len(kinds)]}, paused: &cs.paused,
+		}
+		if a.Is6() {
+			c.vip = cs.cfg.VIP6
+			c.moves = cs.cfg.MoveEvery > 0 && cs.six%cs.cfg.MoveEvery == 0
+			cs.six++
 		}
 		cs.all = append(cs.all, c)
 		cs.wg.Go(func() { c.run(ctx) })

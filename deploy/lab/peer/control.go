@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,6 +35,16 @@ func serveControl(ctx context.Context, path string, mux http.Handler) error {
 		return fmt.Errorf("serve control socket: %w", err)
 	}
 	return nil
+}
+
+// handlePause lets a peer be silent for a while: POST /pause, POST /resume.
+func handlePause(mux *http.ServeMux, paused *atomic.Bool) {
+	for path, value := range map[string]bool{"/pause": true, "/resume": false} {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, _ *http.Request) {
+			paused.Store(value)
+			w.WriteHeader(http.StatusNoContent)
+		})
+	}
 }
 
 func reply(w http.ResponseWriter, v any) {

@@ -1,9 +1,12 @@
 package peer
 
 import (
+	"bytes"
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -62,54 +65,141 @@ func TestMessagesReadBack(t *testing.T) {
 		t.Errorf("secret %+v %t, want %+v", got, ok, want)
 	}
 	d := data{spi: 0x100, seq: 1 << 40, server: 2}
-	if got, ok := parseData(d.encode()); !ok || got != d {
+	if got, ok := parseData(d.encode(0)); !ok || got != d {
 		t.Errorf("data %+v %t, want %+v", got, ok, d)
 	}
 }
 
 func TestResponderRefusesWhatItNeverSaw(t *testing.T) {
-	r := &responder{
-		cfg: ResponderConfig{Number: 1}, sas: map[saKey]*sa{}, bySPI: map[uint32]*sa{},
-		byClient: map[netip.Addr]*sa{}, stray: map[netip.Addr]int{},
-	}
+	r := newResponder(ResponderConfig{Number: 1})
+	natt := &net.UDPConn{} // only its presence counts
 	from := netip.MustParseAddrPort("198.18.16.1:40000")
 	auth := skMessage(header{spiI: 5, spiR: 6, exchange: exchangeAuth, flags: flagInitiator, messageID: 1}, secret{round: 1, rounds: 1, spi: 999}, 0)
-	if m := r.ike(auth, from, true); m != nil || r.stray[from.Addr()] != 1 {
+	if m := r.ike(natt, auth, from); m != nil || r.stray[from.Addr()] != 1 {
 		t.Errorf("an IKE_AUTH of nobody was answered, or not counted: %v", r.stray)
 	}
 	probe := saInit(5, 0, flagInitiator)
 	sa := int(binary.BigEndian.Uint16(probe[ikeHeaderLen+2:]))
 	binary.BigEndian.PutUint16(probe[ikeHeaderLen+sa+4:], 1) // KE for a group that is not offered
-	m := r.ike(probe, from, false)
+	m := r.ike(nil, probe, from)
 	h, ok := parseHeader(m)
 	if !ok || h.spiR != 0 || h.next != payloadNotify || binary.BigEndian.Uint16(m[ikeHeaderLen+6:]) != notifyInvalidKE || len(r.sas) != 0 {
 		t.Errorf("probe: answer %x, %d SAs", m, len(r.sas))
 	}
-	m = r.ike(saInit(5, 0, flagInitiator), from, false)
+	m = r.ike(nil, saInit(5, 0, flagInitiator), from)
 	if h, ok = parseHeader(m); !ok || h.spiR == 0 || r.halfOpen != 1 {
 		t.Fatalf("IKE_SA_INIT: %+v, %d half-open", h, r.halfOpen)
 	}
 	req := skMessage(header{spiI: 5, spiR: h.spiR, exchange: exchangeAuth, flags: flagInitiator, messageID: 1}, secret{round: 1, rounds: 1, spi: 999}, 0)
-	first := r.ike(req, from, true)
-	if first == nil || !slices.Equal(first, r.ike(req, from, true)) || len(r.byClient) != 1 || r.halfOpen != 0 {
+	first := r.ike(natt, req, from)
+	if first == nil || !slices.Equal(first, r.ike(natt, req, from)) || len(r.byClient) != 1 || r.halfOpen != 0 {
 		t.Errorf("IKE_AUTH: answer %d bytes, %d clients, %d half-open", len(first), len(r.byClient), r.halfOpen)
 	}
 }
 
 func TestForgedPacketsHaveRightChecksums(t *testing.T) {
-	prefix := netip.MustParsePrefix("198.18.128.0/17")
-	for n := range 24 {
-		src := randomIn(prefix)
-		if !prefix.Contains(src) {
-			t.Fatalf("source %s outside %s", src, prefix)
+	for _, target := range []Target{
+		{netip.MustParseAddr("203.0.113.10"), netip.MustParsePrefix("198.18.128.0/17")},
+		{netip.MustParseAddr("2001:db8:0:ff::10"), netip.MustParsePrefix("2001:db8:f::/48")},
+	} {
+		kinds := map[uint8]int{}
+		for n := range 2 * forgedKinds {
+			src := randomIn(target.Sources)
+			if !target.Sources.Contains(src) {
+				t.Fatalf("source %s outside %s", src, target.Sources)
+			}
+			b := forged(n, src, target.VIP)
+			proto, at := b[9], ipHeaderLen
+			if src.Is6() {
+				proto, at = b[6], ip6HeaderLen
+			}
+			kinds[proto]++
+			if proto != protoTCP && (proto != protoUDP || src.Is4() && b[6]|b[7] != 0) {
+				continue // ESP, or a fragment
+			}
+			if sum := transportSum(src, target.VIP, proto, b[at:]); sum != 0 {
+				t.Errorf("packet %d: sum %#x", n, sum)
+			}
 		}
-		b := forged(n, src, netip.MustParseAddr("203.0.113.10"))
-		udp := b[ipHeaderLen:]
-		if binary.BigEndian.Uint16(udp[6:]) == 0 {
-			continue
+		if kinds[protoTCP] != 2 || kinds[protoESP] != 2 {
+			t.Errorf("protocols %v", kinds)
 		}
-		if sum := fold(onesSum(udp, onesSum(b[12:20], protoUDP+uint32(len(udp))))); sum != 0xffff {
-			t.Errorf("packet %d: sum %#x", n, sum)
+	}
+}
+
+// TestICMPErrorsAreReadBack makes the errors that probes forge and reads them as
+// servers do.
+func TestICMPErrorsAreReadBack(t *testing.T) {
+	for _, c := range []struct{ router, server, client string }{
+		{"198.18.200.1", "203.0.113.10", "198.18.16.1"},
+		{"2001:db8:f::1", "2001:db8:0:ff::10", "2001:db8:c:7::99"},
+	} {
+		router, server, client := netip.MustParseAddr(c.router), netip.MustParseAddr(c.server), netip.MustParseAddr(c.client)
+		reply := ipPacket(server, client, protoUDP, piece{}, datagram(netip.AddrPortFrom(server, 4500), netip.AddrPortFrom(client, 9), random(600)))
+		_, b := tooBig(router, server, 1280, headerSum(reply)[:ip6HeaderLen+udpHeaderLen])
+		log := newErrorLog([]netip.Addr{server})
+		log.note(b, router, server)
+		log.note(b, router, server)
+		want := ICMPError{Client: Key(client), From: router, TooBig: true, MTU: 1280, Count: 2}
+		if st := log.stats(); len(st.Errors) != 1 || st.Errors[0] != want || st.Foreign != 0 || st.Broken != 0 {
+			t.Errorf("%+v, want %+v", st, want)
 		}
+		log = newErrorLog([]netip.Addr{router})
+		log.note(b, router, server)
+		if st := log.stats(); st.Foreign != 1 || len(st.Errors) != 0 {
+			t.Errorf("about somebody else's packet: %+v", st)
+		}
+		if server.Is4() {
+			b[20] ^= 1
+			log.note(b, router, server)
+			if log.stats().Broken != 1 {
+				t.Error("a broken sum was not seen")
+			}
+		}
+	}
+}
+
+func TestKeyNamesTheSlash64(t *testing.T) {
+	a := netip.MustParseAddr("2001:db8:c:5::1")
+	for range 100 {
+		b := anotherOf(a)
+		if b == a || Key(b) != a {
+			t.Fatalf("%s has the key %s, want %s", b, Key(b), a)
+		}
+	}
+}
+
+func TestPiecesCoverTheDatagram(t *testing.T) {
+	const size = 2044
+	for _, c := range pieceCases {
+		seen := make([]int, size)
+		for _, x := range c.cuts(size) {
+			if c.malformed == 0 && (x.more && (x.to-x.from)%8 != 0 || x.offset%8 != 0) {
+				t.Errorf("%s: %+v is malformed", c.name, x)
+			}
+			for i := x.from; i < x.to; i++ {
+				seen[i]++
+			}
+		}
+		if c.answered && slices.ContainsFunc(seen, func(n int) bool { return n != 1 }) {
+			t.Errorf("%s does not cover the datagram once", c.name)
+		}
+	}
+}
+
+func TestTCPAnswers(t *testing.T) {
+	for line, want := range map[string]string{
+		"HEAD " + sstpPath + " HTTP/1.1":             "HTTP/1.1 401 ",
+		"SSTP_DUPLEX_POST " + sstpPath + " HTTP/1.1": "HTTP/1.1 200\r\n",
+		"GET / HTTP/1.1":                             "HTTP/1.1 404 ",
+		"nonsense":                                   "HTTP/1.1 404 ",
+	} {
+		if got, stream := answer(line); !strings.HasPrefix(got, want) || stream != (want == "HTTP/1.1 200\r\n") {
+			t.Errorf("%s: %q %t", line, got, stream)
+		}
+	}
+	want := record{seq: 1 << 40, server: 3}
+	if got, err := readRecord(bytes.NewReader(want.encode())); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

@@ -223,26 +223,29 @@ type data struct {
 	spi    uint32
 	seq    uint64 // the client's own number; ESP carries its low half
 	server uint16 // in an echo: who echoed
+	want   uint16 // bytes that the echo shall have; 0: dataLen
 }
 
 const dataLen = 96 // like a small tunnelled packet
 
-func (d data) encode() []byte {
-	b := make([]byte, dataLen)
+// encode gives a packet of size bytes, at least dataLen.
+func (d data) encode(size int) []byte {
+	b := make([]byte, max(size, dataLen))
 	binary.BigEndian.PutUint32(b, d.spi)
 	binary.BigEndian.PutUint32(b[4:], uint32(d.seq))
 	binary.BigEndian.PutUint64(b[8:], d.seq)
 	binary.BigEndian.PutUint16(b[16:], d.server)
+	binary.BigEndian.PutUint16(b[18:], d.want)
 	return b
 }
 
 func parseData(b []byte) (d data, ok bool) {
-	if len(b) != dataLen {
+	if len(b) < dataLen {
 		return d, false
 	}
 	return data{
 		spi: binary.BigEndian.Uint32(b), seq: binary.BigEndian.Uint64(b[8:]),
-		server: binary.BigEndian.Uint16(b[16:]),
+		server: binary.BigEndian.Uint16(b[16:]), want: binary.BigEndian.Uint16(b[18:]),
 	}, true
 }
 

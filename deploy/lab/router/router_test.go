@@ -41,7 +41,9 @@ func TestMain(m *testing.M) {
 	case "":
 		os.Exit(m.Run())
 	case "router":
-		err = playRouter()
+		err = playRouter(testConfig())
+	case "router6":
+		err = playRouter(testConfig6())
 	case "node":
 		err = playNode(os.Getenv("VPNLB_ROUTER_TEST_ADDR"))
 	}
@@ -59,18 +61,22 @@ func testConfig() Config {
 	}
 }
 
-func playRouter() error {
+func playRouter(cfg Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	return Run(ctx, testConfig(), os.Stdout, nil)
+	return Run(ctx, cfg, os.Stdout, nil)
 }
 
 // playNode announces as the lines on its input say, until their end.
 func playNode(addr string) error {
 	local := netip.MustParseAddr(addr)
-	asn := uint32(65000 + int(local.As4()[3]))
-	s, err := bgp.NewGoBGP(bgp.Config{ASN: asn, RouterID: local, Neighbours: []bgp.Neighbour{{
-		Address: netip.MustParseAddr(routerAddr), ASN: DefaultASN, LocalAddress: local, Password: password,
+	number := local.AsSlice()[len(local.AsSlice())-1]
+	id, router, own := local, netip.MustParseAddr(routerAddr), vip
+	if local.Is6() {
+		id, router, own = netip.AddrFrom4([4]byte{198, 51, 100, number}), router6, vip6
+	}
+	s, err := bgp.NewGoBGP(bgp.Config{ASN: 65000 + uint32(number), RouterID: id, Neighbours: []bgp.Neighbour{{
+		Address: router, ASN: DefaultASN, LocalAddress: local, Password: password,
 	}}}, bgp.Deps{})
 	if err != nil {
 		return err
@@ -83,7 +89,7 @@ func playNode(addr string) error {
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		var ads []bgp.Advertisement
 		if a, ok := actions[in.Text()]; ok {
-			ads = append(ads, bgp.Advertisement{VIP: vip, Action: a})
+			ads = append(ads, bgp.Advertisement{VIP: own, Action: a})
 		}
 		if err := s.Set(ctx, ads); err != nil {
 			return err

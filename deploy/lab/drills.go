@@ -1,0 +1,177 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// DrillInfo names a drill.
+type DrillInfo struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	Needs       string `json:"needs,omitempty"` // the option of "lab up" without which it cannot run
+	NotDSR      bool   `json:"not_dsr,omitempty"`
+}
+
+// refuses says why a lab of these options cannot run the drill; "": it can.
+func (d DrillInfo) refuses(o Options) string {
+	switch {
+	case !o.has(d.Needs):
+		return "it needs a laboratory built with --" + d.Needs
+	case d.NotDSR && o.DSR:
+		// No reply of such a server is seen: a record there cannot outlive a
+		// verdict "offline" or "down", true or false.
+		return "it makes no sense with --dsr, where such a verdict ends tunnels"
+	}
+	return ""
+}
+
+type drillKind struct {
+	DrillInfo
+	run  func(*drill, context.Context) error
+	sums sums
+}
+
+// sums says how far the packets of a drill can be accounted for.
+type sums uint8
+
+const (
+	sumsNone  sums = iota // members change, or routers speak on their own
+	sumsSpare             // but for what a dead node took
+	sumsExact             // every one
+)
+
+// Options that drills need, as the command line calls them.
+const (
+	needsIPv6        = "ipv6"
+	needsPassthrough = "passthrough"
+	needsICMP        = "icmp"
+	needsDSR         = "dsr"
+)
+
+// has reports whether a lab of these options has what a drill needs.
+func (o Options) has(need string) bool {
+	switch need {
+	case needsIPv6:
+		return o.IPv6
+	case needsPassthrough:
+		return o.Passthrough
+	case needsICMP:
+		return o.ICMP
+	case needsDSR:
+		return o.DSR
+	}
+	return need == ""
+}
+
+// drillKinds in the order in which all of them should run.
+func drillKinds() []drillKind {
+	info := func(name, description string) DrillInfo { return DrillInfo{Name: name, Description: description} }
+	needs := func(need, name, description string) DrillInfo {
+		return DrillInfo{Name: name, Description: description, Needs: need}
+	}
+	dnat := func(name, description string) DrillInfo {
+		return DrillInfo{Name: name, Description: description, NotDSR: true}
+	}
+	return []drillKind{
+		{info("daemon-kill", "kill -9 the daemon of each node in turn and start it again"), (*drill).daemonKill, sumsExact},
+		{info("leader-kill", "kill -9 the leader's daemon and start it again"), (*drill).leaderKill, sumsExact},
+		{info("all-daemons-kill", "kill -9 all daemons at once, let traffic run without them, start them again"), (*drill).allDaemonsKill, sumsExact},
+		{info("node-death", "cut both links of a node that owns a gateway, heal them later"), (*drill).nodeDeath, sumsSpare},
+		{info("outside-death", "cut the outside link alone of a node that owns a gateway"), (*drill).outsideDeath, sumsSpare},
+		{info("inside-death", "cut the inside link alone of a node that owns a gateway"), (*drill).insideDeath, sumsSpare},
+		{info("drain", "drain a server: known clients stay, new ones go elsewhere"), (*drill).drain, sumsExact},
+		{dnat("offline", "take a server offline: tunnels stay, clients move at their next login"), (*drill).offline, sumsExact},
+		{info("backend-kill", "kill a server: its clients are served by others, nobody else notices"), (*drill).backendKill, sumsNone},
+		{dnat("false-verdict", "block the probes of a server that is fine: no tunnel is lost"), (*drill).falseVerdict, sumsExact},
+		{info("spoof", "flood of forged SA_INITs on both ports, ESP, fragments, SYNs and garbage: no entries"), (*drill).spoof, sumsNone},
+		{info("replay", "a real IKE_AUTH replayed from forged sources: entries within budget, gone in minutes"), (*drill).replay, sumsNone},
+		{needs(needsICMP, "ping", "ping the VIPs, small, large and in fragments"), (*drill).ping, sumsExact},
+		{needs(needsICMP, "fragment-order", "fragments in odd orders are answered, malformed ones counted"), (*drill).fragmentOrder, sumsExact},
+		{needs(needsICMP, "pmtu", "small MTUs outside and inside: who must know is told"), (*drill).pathMTU, sumsNone},
+		{needs(needsPassthrough, "tcp", "TCP connections through a node's death, a drain, a leave; then their server dies"), (*drill).tcp, sumsNone},
+		{needs(needsDSR, "dsr", "replies bypass the nodes; a node's death costs its share alone"), (*drill).dsr, sumsNone},
+		{info("leave-join", "the leader leaves the cluster, a new node joins it"), (*drill).leaveJoin, sumsNone},
+	}
+}
+
+// Drills lists the drills, in the order in which all of them should run.
+func Drills() []DrillInfo {
+	var out []DrillInfo
+	for _, k := range drillKinds() {
+		out = append(out, k.DrillInfo)
+	}
+	return out
+}
+
+// Drills lists those that this lab can run.
+func (l *Lab) Drills() []DrillInfo {
+	return slices.DeleteFunc(Drills(), func(d DrillInfo) bool { return d.refuses(l.st.Options) != "" })
+}
+
+// Run runs one drill on a running lab and prints what it does to out. err is
+// for what kept the drill from running; a drill that ran and failed has
+// Result.Pass false.
+func Run(ctx context.Context, l *Lab, name string, out io.Writer) (Result, error) {
+	kinds := drillKinds()
+	i := slices.IndexFunc(kinds, func(k drillKind) bool { return k.Name == name })
+	if i < 0 {
+		return Result{}, fmt.Errorf("no drill is called %q", name)
+	}
+	if why := kinds[i].refuses(l.st.Options); why != "" {
+		return Result{}, fmt.Errorf("run drill %s: %s", name, why)
+	}
+	l.out = out
+	return l.runDrill(ctx, kinds[i])
+}
+
+func (l *Lab) runDrill(ctx context.Context, kind drillKind) (Result, error) {
+	d := &drill{l: l, res: Result{Name: kind.Name, Pass: true, Details: []string{}}, permits: permits{}}
+	if err := d.begin(ctx, kind); err != nil {
+		return d.res, fmt.Errorf("drill %s cannot begin: %w", kind.Name, err)
+	}
+	l.say("drill %s: %s", kind.Name, kind.Description)
+	if err := kind.run(d, ctx); err != nil {
+		if ctx.Err() != nil {
+			return d.res, err
+		}
+		d.failf("%v", err)
+	}
+	if err := d.calm(ctx, healBound); err != nil {
+		d.failf("afterwards: %v", err)
+	}
+	if err := d.judge(ctx, kind); err != nil {
+		return d.res, fmt.Errorf("drill %s: %w", kind.Name, err)
+	}
+	verdict := "passed"
+	if !d.res.Pass {
+		verdict = "FAILED"
+	}
+	l.say("drill %s %s: lost %d, re-homed %d, moved %d, converged in %d ms",
+		kind.Name, verdict, d.res.Lost, d.res.Rehomed, d.res.Moved, d.res.ConvergeMS)
+	return d.res, nil
+}
+
+// begin waits until the lab is calm and takes the accounts.
+func (d *drill) begin(ctx context.Context, kind drillKind) (err error) {
+	if err := d.calm(ctx, calmBound); err != nil {
+		return err
+	}
+	if kind.sums != sumsNone && d.l.st.Options.Peers == Embedded {
+		g, err := d.l.takeLedger(ctx)
+		if err != nil {
+			return fmt.Errorf("count packets: %w", err)
+		}
+		d.ledger = &g
+	}
+	if d.unlucky, err = d.reason(ctx, dropPartial); err != nil {
+		return err
+	}
+	if d.tcpBefore, err = d.l.tcpSnapshot(ctx); err != nil {
+		return err
+	}
+	d.before, err = d.l.peers.snapshot(ctx)
+	return err
+}

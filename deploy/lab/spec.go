@@ -1,0 +1,46 @@
+package lab
+
+import "net/netip"
+
+// routers are the addresses that the nodes' BGP sessions go to: one of each
+// family, because a session carries the VIPs of its own.
+func (o Options) routers() (out []netip.Addr) {
+	for _, f := range o.families() {
+		out = append(out, f.routerOutside.Addr())
+	}
+	return out
+}
+
+// specCommands tell a new cluster what it balances, in the words of the command
+// line. Every lab option that the nodes have to know of is named here and
+// nowhere else.
+func (o Options) specCommands() (out [][]string) {
+	for _, f := range o.families() {
+		vip := []string{"vip", "add", f.vipName, f.vip.String()}
+		if o.Passthrough {
+			vip = append(vip, "--sstp", "passthrough")
+		}
+		out = append(out, vip)
+	}
+	for _, f := range o.families() {
+		for i := 1; i <= o.Nodes; i++ {
+			out = append(out, []string{"gateway", "add", f.gateway(i).String()})
+		}
+		for i := 1; i <= o.Servers; i++ {
+			backend := []string{"backend", "add", f.serverName(i), f.server(i).String(), "--vip", f.vipName}
+			if o.DSR {
+				backend = append(backend, "--mode", "dsr")
+			}
+			out = append(out, backend)
+		}
+	}
+	return out
+}
+
+// vipFor is the VIP that a client of that address dials.
+func (l *Lab) vipFor(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		return vip6Addr
+	}
+	return vipAddr
+}
