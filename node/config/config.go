@@ -160,7 +160,7 @@ const (
 	DefaultGossipPort  = 7946
 	DefaultHeartbeat   = 300 * time.Millisecond
 	DefaultPinDir      = "/sys/fs/bpf/vpnlb"
-	DefaultMaxClients  = 1_000_000
+	DefaultMaxClients  = 250_000
 	DefaultHoldTime    = 3 * time.Second
 	DefaultBGPPort     = 179
 )
