@@ -33,9 +33,9 @@ type ifreqData struct {
 // Transmit checksums and segmentation off: what is born on a veth otherwise
 // carries only the pseudo-header's sum, XDP forgets that mark when it turns
 // the packet into a frame, and the receiver drops it. GRO makes the device
-// poll (NAPI), without which frames redirected to its peer are lost; where
-// packets are counted it is off, because it makes one of several TCP segments
-// (the pass program makes the device poll too).
+// poll (NAPI), without which frames redirected to its peer are lost. Only a
+// node's own legs need it for that: the far ends of these have the pass program,
+// and elsewhere it would make one of several TCP segments before they are counted.
 func setOffloads(name string, gro bool) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -33,7 +33,7 @@ type end struct {
 	addrs      []netip.Prefix // of the link itself
 	bridge     bool           // port of this namespace's bridge
 	pass       bool           // carry the pass program: the other end is a node's leg
-	counts     bool           // packets are counted behind it
+	leg        bool           // of a node itself
 }
 
 // buildTopology makes all namespaces, links, addresses and routes.
@@ -71,20 +71,20 @@ func (l *Lab) buildTopology() error {
 func pairs(o Options) [][2]end {
 	out := [][2]end{{
 		{role: roleClient, name: outsideName, addrs: o.prefixes(func(f family) netip.Prefix { return f.client })},
-		{role: roleRouter, name: clientPort, counts: true, addrs: o.prefixes(func(f family) netip.Prefix { return f.routerClient })},
+		{role: roleRouter, name: clientPort, addrs: o.prefixes(func(f family) netip.Prefix { return f.routerClient })},
 	}}
 	for i := 1; i <= o.Nodes+o.Spares; i++ {
 		n := nodeName(i)
 		outside := o.on(i, func(f family) func(int) netip.Addr { return f.nodeOutside })
 		inside := o.on(i, func(f family) func(int) netip.Addr { return f.nodeInside })
 		out = append(out,
-			[2]end{{role: n, name: outsideName, addrs: outside}, {role: roleRouter, name: outsidePort(n), bridge: true, pass: true, counts: true}},
-			[2]end{{role: n, name: insideName, addrs: inside}, {role: roleInside, name: insidePort(n), bridge: true, pass: true}})
+			[2]end{{role: n, name: outsideName, leg: true, addrs: outside}, {role: roleRouter, name: outsidePort(n), bridge: true, pass: true}},
+			[2]end{{role: n, name: insideName, leg: true, addrs: inside}, {role: roleInside, name: insidePort(n), bridge: true, pass: true}})
 	}
 	for i := 1; i <= o.Servers; i++ {
 		s := serverName(i)
 		addrs := o.on(i, func(f family) func(int) netip.Addr { return f.server })
-		out = append(out, [2]end{{role: s, name: outsideName, counts: true, addrs: addrs}, {role: roleInside, name: insidePort(s), bridge: true}})
+		out = append(out, [2]end{{role: s, name: outsideName, addrs: addrs}, {role: roleInside, name: insidePort(s), bridge: true}})
 	}
 	if o.DSR {
 		leg := o.prefixes(func(f family) netip.Prefix { return f.routerInside })
@@ -173,7 +173,7 @@ func (e end) prepare() error {
 	if err != nil {
 		return fmt.Errorf("find %s: %w", e.name, err)
 	}
-	if err := setOffloads(e.name, !e.counts); err != nil {
+	if err := setOffloads(e.name, e.leg); err != nil {
 		return err
 	}
 	if e.pass {
