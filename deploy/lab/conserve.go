@@ -30,11 +30,13 @@ var (
 	// reasonsEnd: to a VIP, and no further.
 	reasonsEnd = []string{
 		"pass_local_vip", "answer_expired", "answer_too_big", "drop_malformed", "drop_not_ikev2", "drop_no_backend",
-		"drop_ttl", "drop_too_big", "drop_icmp_error", "drop_partial_sum", "drop_no_route", "drop_no_neighbour", "drop_source_limit",
+		"drop_ttl", "drop_too_big", "drop_icmp_error", "drop_no_route", "drop_no_neighbour", "drop_source_limit",
 	}
 	// reasonsLocal: the node itself answers, or may.
 	reasonsLocal = []string{"pass_local_vip", "answer_expired", "answer_too_big"}
 	reasonsBack  = []string{"forward_return", "forward_return_fragment", "forward_return_unknown", "forward_return_icmp_error"}
+	// reasonsEither: the end of a packet of either direction.
+	reasonsEither = []string{"drop_partial_sum"}
 	// reasonsKernel: rewritten and forwarded by the node's kernel, in either direction.
 	reasonsKernel = []string{"pass_no_neighbour", "pass_cannot_transmit", "pass_must_fragment"}
 )
@@ -135,7 +137,7 @@ func (g ledger) faults(dsr bool, spare int64) (out []string) {
 		}
 	}
 	in, back := sum(g.reasons, reasonsIn), sum(g.reasons, reasonsBack)
-	check("sent to the nodes, counted by them", g.toVIP-in-sum(g.reasons, reasonsEnd), 0, kernel+spare)
+	check("sent to the nodes, counted by them", g.toVIP-in-sum(g.reasons, reasonsEnd), 0, kernel+sum(g.reasons, reasonsEither)+spare)
 	// What a node forwards into a dead link it has counted.
 	check("got by the servers, forwarded by the nodes", g.atServers-in, -spare, kernel)
 	if !dsr {
@@ -149,7 +151,7 @@ func (g ledger) faults(dsr bool, spare int64) (out []string) {
 func (g ledger) String() string {
 	var words []string
 	for _, r := range slices.Sorted(maps.Keys(g.reasons)) {
-		if strings.HasPrefix(r, "forward_") || slices.Contains(reasonsEnd, r) || slices.Contains(reasonsKernel, r) {
+		if strings.HasPrefix(r, "forward_") || slices.Contains(reasonsEnd, r) || slices.Contains(reasonsEither, r) || slices.Contains(reasonsKernel, r) {
 			words = append(words, fmt.Sprintf("%s %d", r, g.reasons[r]))
 		}
 	}

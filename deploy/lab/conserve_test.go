@@ -28,6 +28,8 @@ func TestLedgerFindsWhatIsMissing(t *testing.T) {
 		{name: "replies from nowhere", change: func(g *ledger) { g.fromVIP += 3 }, faults: 1},
 		{name: "replies lost", change: func(g *ledger) { g.fromVIP -= 3 }, faults: 1},
 		{name: "replies past the nodes", change: func(g *ledger) { g.fromVIP += 50 }, dsr: true},
+		{name: "a sum that looks unfinished, inwards", change: func(g *ledger) { g.reasons["drop_partial_sum"]++; g.toVIP++ }},
+		{name: "a sum that looks unfinished, back", change: func(g *ledger) { g.reasons["drop_partial_sum"]++ }},
 		{name: "by the kernel, inwards", change: func(g *ledger) { g.reasons["pass_no_neighbour"]++; g.toVIP++; g.atServers++ }},
 		{name: "by the kernel, back", change: func(g *ledger) { g.reasons["pass_no_neighbour"]++; g.fromVIP++ }},
 	} {

@@ -40,7 +40,6 @@ type drill struct {
 	permits permits
 
 	tcpBefore peer.TCPClientsStats
-	unlucky   int64   // dropPartial before
 	ledger    *ledger // nil: this drill's packets cannot be accounted for
 }
 

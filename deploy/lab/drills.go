@@ -166,9 +166,6 @@ func (d *drill) begin(ctx context.Context, kind drillKind) (err error) {
 		}
 		d.ledger = &g
 	}
-	if d.unlucky, err = d.reason(ctx, dropPartial); err != nil {
-		return err
-	}
 	if d.tcpBefore, err = d.l.tcpSnapshot(ctx); err != nil {
 		return err
 	}

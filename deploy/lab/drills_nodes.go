@@ -29,26 +29,11 @@ func (d *drill) unharmed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v := d.before.compare(s, d.permits)
-	if v.lost == 0 {
-		return nil
+	if v := d.before.compare(s, d.permits); v.lost > 0 {
+		d.failf("%d packets of %d clients lost, longest window %s", v.lost, v.losers, v.longest.Round(time.Millisecond))
 	}
-	now, err := d.reason(ctx, dropPartial)
-	if err != nil {
-		return err
-	}
-	if by := now - d.unlucky; v.lost <= by {
-		d.notef("%d packets lost, %d dropped for a checksum that looks unfinished", v.lost, by)
-		return nil
-	}
-	d.failf("%d packets of %d clients lost, longest window %s", v.lost, v.losers, v.longest.Round(time.Millisecond))
 	return nil
 }
-
-// dropPartial is the one loss that a drill forgives: on veth one complete sum of
-// 65536 looks like one that the device has yet to finish, and of IPv6 and TCP
-// such a packet is dropped and counted.
-const dropPartial = "drop_partial_sum"
 
 // killDaemon kills a daemon and times the router.
 func (d *drill) killDaemon(ctx context.Context, node string) error {

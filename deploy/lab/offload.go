@@ -32,15 +32,21 @@ type ifreqData struct {
 //
 // Transmit checksums and segmentation off: what is born on a veth otherwise
 // carries only the pseudo-header's sum, XDP forgets that mark when it turns
-// the packet into a frame, and the receiver drops it. GRO on: it makes the
-// device poll (NAPI), without which frames redirected to its peer are lost.
-func setOffloads(name string) error {
+// the packet into a frame, and the receiver drops it. GRO makes the device
+// poll (NAPI), without which frames redirected to its peer are lost. Only a
+// node's own legs need it for that: the far ends of these have the pass program,
+// and elsewhere it would make one of several TCP segments before they are counted.
+func setOffloads(name string, gro bool) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open ioctl socket: %w", err)
 	}
 	defer unix.Close(fd)
-	for _, v := range []ethtoolValue{{ethtoolSetTSO, 0}, {ethtoolSetGSO, 0}, {ethtoolSetTxCsum, 0}, {ethtoolSetGRO, 1}} {
+	set := []ethtoolValue{{ethtoolSetTSO, 0}, {ethtoolSetGSO, 0}, {ethtoolSetTxCsum, 0}, {ethtoolSetGRO, 0}}
+	if gro {
+		set[len(set)-1].data = 1
+	}
+	for _, v := range set {
 		req := ifreqData{data: unsafe.Pointer(&v)}
 		copy(req.name[:unix.IFNAMSIZ-1], name)
 		if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); e != 0 {

@@ -33,6 +33,7 @@ type end struct {
 	addrs      []netip.Prefix // of the link itself
 	bridge     bool           // port of this namespace's bridge
 	pass       bool           // carry the pass program: the other end is a node's leg
+	leg        bool           // of a node itself
 }
 
 // buildTopology makes all namespaces, links, addresses and routes.
@@ -77,8 +78,8 @@ func pairs(o Options) [][2]end {
 		outside := o.on(i, func(f family) func(int) netip.Addr { return f.nodeOutside })
 		inside := o.on(i, func(f family) func(int) netip.Addr { return f.nodeInside })
 		out = append(out,
-			[2]end{{role: n, name: outsideName, addrs: outside}, {role: roleRouter, name: outsidePort(n), bridge: true, pass: true}},
-			[2]end{{role: n, name: insideName, addrs: inside}, {role: roleInside, name: insidePort(n), bridge: true, pass: true}})
+			[2]end{{role: n, name: outsideName, leg: true, addrs: outside}, {role: roleRouter, name: outsidePort(n), bridge: true, pass: true}},
+			[2]end{{role: n, name: insideName, leg: true, addrs: inside}, {role: roleInside, name: insidePort(n), bridge: true, pass: true}})
 	}
 	for i := 1; i <= o.Servers; i++ {
 		s := serverName(i)
@@ -172,7 +173,7 @@ func (e end) prepare() error {
 	if err != nil {
 		return fmt.Errorf("find %s: %w", e.name, err)
 	}
-	if err := setOffloads(e.name); err != nil {
+	if err := setOffloads(e.name, e.leg); err != nil {
 		return err
 	}
 	if e.pass {

@@ -157,7 +157,8 @@ func (c *client) send(now time.Time, t *tunnel, to netip.AddrPort) bool {
 	}
 	c.st.Sent++
 	// Written under the lock: an echo never finds its packet unnumbered.
-	t.conn.WriteToUDPAddrPort(data{spi: t.out, seq: c.acc.send(now)}.encode(0), to)
+	d := data{spi: t.out, seq: c.acc.send(now)}
+	t.conn.WriteToUDPAddrPort(d.encodeFor(localOf(t.conn), to, 0), to)
 	return true
 }
 

@@ -203,3 +203,22 @@ func TestTCPAnswers(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+func TestDataNeverLooksUnfinished(t *testing.T) {
+	from, to := netip.MustParseAddrPort("[2001:db8:c:7::1]:40000"), netip.MustParseAddrPort("[2001:db8:0:ff::10]:4500")
+	met := 0
+	for seq := range uint64(1 << 18) {
+		d := data{spi: 0x100, seq: seq}
+		if !looksUnfinished(from, to, d.encode(0)) {
+			continue
+		}
+		met++
+		b := d.encodeFor(from, to, 0)
+		if got, ok := parseData(b); !ok || got != d || looksUnfinished(from, to, b) {
+			t.Errorf("packet %d: %+v", seq, got)
+		}
+	}
+	if met == 0 {
+		t.Error("no packet of so many met the case")
+	}
+}

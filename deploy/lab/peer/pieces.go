@@ -110,8 +110,7 @@ func (c pieceCase) run(ctx context.Context, raw *rawSender, from, vip netip.Addr
 	}
 	defer stop()
 	defer t.conn.Close()
-	own, _ := netip.ParseAddrPort(t.conn.LocalAddr().String())
-	d := datagram(own, netip.AddrPortFrom(vip, 4500), t.authRequest(1, 1, authRequestSize))
+	d := datagram(localOf(t.conn), netip.AddrPortFrom(vip, 4500), t.authRequest(1, 1, authRequestSize))
 	cuts, id := c.cuts(len(d)), rand.Uint32()|1
 	for i, x := range cuts {
 		b := d[x.from:x.to]

@@ -112,10 +112,7 @@ func probe(ctx context.Context, cfg ProbeConfig, raw *rawSender, from netip.Addr
 
 // forgeError says that a reply of the tunnel's server did not fit.
 func forgeError(cfg ProbeConfig, raw *rawSender, t *tunnel, from netip.Addr) error {
-	own, err := netip.ParseAddrPort(t.conn.LocalAddr().String())
-	if err != nil {
-		return fmt.Errorf("read own address: %w", err)
-	}
+	own := localOf(t.conn)
 	reply := ipPacket(t.vip, from, protoUDP, piece{}, datagram(netip.AddrPortFrom(t.vip, 4500), own, data{spi: t.in}.encode(1400)))
 	for _, p := range cfg.Routers {
 		if p.Addr().Is4() != from.Is4() {

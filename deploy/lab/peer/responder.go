@@ -200,7 +200,7 @@ func (r *responder) esp(c *net.UDPConn, b []byte, from netip.AddrPort) {
 	s.served.Received++
 	s.served.LastSeq = max(s.served.LastSeq, d.seq)
 	s.served.Last = time.Now()
-	echo := data{spi: s.out, seq: d.seq, server: r.cfg.Number}.encode(min(int(d.want), maxEcho))
+	echo := data{spi: s.out, seq: d.seq, server: r.cfg.Number}.encodeFor(localOf(c), from, min(int(d.want), maxEcho))
 	if d.want == 0 {
 		c.WriteToUDPAddrPort(echo, from)
 		return

@@ -75,6 +75,12 @@ func honourPathMTU(c *net.UDPConn, on bool) error {
 	return serr
 }
 
+// localOf is the address that a socket is bound to.
+func localOf(c *net.UDPConn) netip.AddrPort {
+	a := c.LocalAddr().(*net.UDPAddr).AddrPort()
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
 // keyBits6 is the part of an IPv6 address that names a client.
 const keyBits6 = 64
 
