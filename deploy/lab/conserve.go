@@ -17,7 +17,7 @@ import (
 type ledger struct {
 	toVIP     int64            // that the router sent towards VIPs, its own included
 	fromVIP   int64            // that the router got from VIPs by way of the nodes
-	atServers int64            // of clients, as the servers' kernels got them
+	atServers int64            // of clients, as the servers' kernels got them; ICMP is not among them
 	reasons   map[string]int64 // of all members together
 	members   []string
 }
@@ -139,7 +139,7 @@ func (g ledger) faults(dsr bool, spare int64) (out []string) {
 	in, back := sum(g.reasons, reasonsIn), sum(g.reasons, reasonsBack)
 	check("sent to the nodes, counted by them", g.toVIP-in-sum(g.reasons, reasonsEnd), 0, kernel+sum(g.reasons, reasonsEither)+spare)
 	// What a node forwards into a dead link it has counted.
-	check("got by the servers, forwarded by the nodes", g.atServers-in, -spare, kernel)
+	check("got by the servers, forwarded by the nodes", g.atServers-(in-g.reasons["forward_icmp_error"]), -spare, kernel)
 	if !dsr {
 		local := sum(g.reasons, reasonsLocal)
 		check("got back by the router, returned by the nodes", g.fromVIP-back, -spare, kernel+local)

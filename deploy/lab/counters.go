@@ -35,6 +35,13 @@ func matching(offset uint32, begin []byte) []expr.Any {
 	}
 }
 
+func icmpProto(f family) byte {
+	if f.vip.Is6() {
+		return icmp6Proto
+	}
+	return 1
+}
+
 // addCounters makes the tables of router and servers.
 func (l *Lab) addCounters() error {
 	o := l.st.Options
@@ -55,6 +62,12 @@ func (l *Lab) addCounters() error {
 			return counting(o, func(c *nftables.Conn, t *nftables.Table, f family) {
 				_, src, _ := headerOf(f.vip)
 				ch := c.AddChain(&nftables.Chain{Name: countClients, Table: t, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityFilter})
+				// An ICMP error may come from anybody: whose it is says what it quotes.
+				c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: []expr.Any{
+					&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+					&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{icmpProto(f)}},
+					&expr.Verdict{Kind: expr.VerdictReturn},
+				}})
 				c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: matching(src, f.clients.Addr().AsSlice()[:f.clients.Bits()/8])})
 				if !f.clients.Overlaps(f.spoofed) {
 					c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: matching(src, f.spoofed.Addr().AsSlice()[:f.spoofed.Bits()/8])})
