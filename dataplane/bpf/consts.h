@@ -41,6 +41,7 @@
 /* Of a packet that one of our errors is about: RFC 1812 section 4.3.2.3 wants
  * no more than 576 bytes in all, RFC 4443 no more than 1280. */
 #define MAX_QUOTE 512
+#define SUM_CHUNKS 20 /* of MAX_QUOTE: what is added up of a packet whose sum looks partial */
 
 /* IKEv2, RFC 7296 section 3.1 and 3.2; RFC 3948 section 2 */
 #define PORT_IKE 500

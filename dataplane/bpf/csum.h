@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Checksums of what passes, only ever by difference: RFC 1624, equation 3. */
 #pragma once
-#include "parse.h"
+#include "verdict.h"
 
 /* One less in the TTL, the high byte of its network-order word: ~1. */
 #define CSUM_DELTA_TTL 0xfffeU
@@ -27,6 +27,32 @@ static __always_inline __u32 csum_word(__u32 word)
 static __always_inline __u32 csum_in6(__u64 hi, __u64 lo)
 {
 	return csum_word(hi) + csum_word(hi >> 32) + csum_word(lo) + csum_word(lo >> 32);
+}
+
+/* sum_right adds up the bytes from l4 on and tells whether they, with the sum of
+ * the pseudo-header, give a right checksum: one complete sum in 65536 looks partial by
+ * chance. Global: only what looks partial comes here. */
+__noinline int sum_right(struct xdp_md *ctx, __u32 l4, __u32 bytes, __u32 pseudo)
+{
+	struct scratch *room = scratch_here();
+	__s64 sum = pseudo;
+	__u32 some;
+
+	if (!room || bytes > SUM_CHUNKS * MAX_QUOTE)
+		return 0;
+	for (int i = 0; i < SUM_CHUNKS && bytes; i++) {
+		some = bytes < MAX_QUOTE ? bytes : MAX_QUOTE;
+		seen_anew(some);
+		if (some < 1 || some > MAX_QUOTE)
+			return 0;
+		__builtin_memset(room->quote, 0, MAX_QUOTE);
+		if (bpf_xdp_load_bytes(ctx, l4, room->quote, some))
+			return 0;
+		sum = bpf_csum_diff(0, 0, (__be32 *)room->quote, MAX_QUOTE, sum);
+		l4 += some;
+		bytes -= some;
+	}
+	return csum_fold(sum) == 0xffff;
 }
 
 /* pseudo_sum is the sum of the pseudo-header, not complemented, of the packet at l3;

@@ -122,7 +122,7 @@ static __always_inline int transport_sum(struct flow *f, const struct way *w, in
 	struct packet *p = &f->packet;
 	int udp = p->protocol == IPPROTO_UDP, partial = 0;
 	__u16 *check, was;
-	__be16 *length;
+	__be16 *length = 0;
 
 	if (p->offset || (!udp && p->protocol != IPPROTO_TCP))
 		return 1;
@@ -144,6 +144,9 @@ static __always_inline int transport_sum(struct flow *f, const struct way *w, in
 		if (f->in->flags & INTERFACE_PARTIAL && !is_fragment(p))
 			partial = was == pseudo_sum(f->ctx, p->l3, bpf_htons(IPPROTO_TCP) + bpf_htons(p->l4_bytes), six);
 	}
+	if (partial && !is_fragment(p) && (!udp || bpf_ntohs(*length) == p->l4_bytes) &&
+	    sum_right(f->ctx, p->l4, p->l4_bytes, was))
+		partial = 0;
 	if (partial && !passed) {
 		struct events *e = events_here();
 

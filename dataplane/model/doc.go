@@ -161,7 +161,9 @@
 // On an interface that may hand over partial sums, a UDP or TCP checksum that equals the
 // folded, not complemented sum of the pseudo-header (UDP: with the UDP length field; TCP:
 // with the length of the IP payload after extension headers, only for a whole packet) is
-// partial. Where the packet is passed by 3 or 5 it stays the pseudo-header's sum, of the
+// partial, unless it is right: one complete sum in 65536 looks so by chance. Of a whole packet
+// of at most 10240 bytes after all headers (UDP: whose length field says so) the payload is added up;
+// where that comes out as 0xffff the sum is complete. Where the packet is passed by 3 or 5 it stays the pseudo-header's sum, of the
 // new address, because the kernel completes it; else IPv4 UDP is written as 0 (RFC 768
 // allows that), and all others are DropPartialSum. With DSR, which passes nothing, a
 // partial sum is treated the same: IPv4 UDP written as 0, others dropped, before the exit

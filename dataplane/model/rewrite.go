@@ -73,7 +73,20 @@ func (p *packet) partial(sum uint16) bool {
 	case p.protocol == protoUDP:
 		length = int(binary.BigEndian.Uint16(p.payload[4:]))
 	}
-	return sum == fold(pseudoSum(p.src.AsSlice(), p.dst.AsSlice(), p.protocol, length))
+	pseudo := pseudoSum(p.src.AsSlice(), p.dst.AsSlice(), p.protocol, length)
+	return sum == fold(pseudo) && !p.adds(pseudo, length)
+}
+
+// sumLimit is how much of a packet is added up to tell whether its sum is right.
+const sumLimit = 10240
+
+// adds reports whether a whole packet's sum is right, with that of the pseudo-header:
+// one complete sum in 65536 looks partial by chance.
+func (p *packet) adds(pseudo uint64, length int) bool {
+	if p.fragment() || length != len(p.payload) || length > sumLimit {
+		return false
+	}
+	return fold(pseudo+sumOf(p.payload)) == 0xffff
 }
 
 // takeTTL takes one off the TTL, or off the hop limit.

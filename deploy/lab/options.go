@@ -52,10 +52,10 @@ type Options struct {
 // otherwise. DefaultDSR decides only whether the test of DSR runs: servers are
 // rewritten to otherwise.
 const (
-	DefaultIPv6        = false
-	DefaultPassthrough = false
-	DefaultICMP        = false
-	DefaultDSR         = false
+	DefaultIPv6        = true
+	DefaultPassthrough = true
+	DefaultICMP        = true
+	DefaultDSR         = true
 )
 
 // Limits of a lab: the address plan has room for this much.
