@@ -58,6 +58,11 @@ const resyncBackoff = 500 * time.Millisecond
 // an entry that had no room is in no later delta, and room comes by expiry.
 const fullRetry = time.Minute
 
+// auditInterval is how often everything is compared with the kernel's tables, and
+// mended, although no write failed: somebody else may have changed them. A million
+// records take 0.1 s. It is looked at when a change comes, as one does every few seconds.
+const auditInterval = 5 * time.Minute
+
 // run writes until ctx ends. Whatever fails, the answer is the same: take the
 // whole view again and write the difference.
 func (s *syncer) run(ctx context.Context, source deltaSource) error {
@@ -86,7 +91,8 @@ func (s *syncer) run(ctx context.Context, source deltaSource) error {
 			}
 			return fmt.Errorf("watch the agreed state: %w", err)
 		}
-		if resync = again || s.full.Load() && time.Since(s.whole) >= fullRetry; resync {
+		age := time.Since(s.whole)
+		if resync = again || !s.whole.IsZero() && age >= auditInterval || s.full.Load() && age >= fullRetry; resync {
 			continue
 		}
 		if d.Index <= s.index.Load() {

@@ -248,6 +248,22 @@ func TestSyncFullIsAnAlarm(t *testing.T) {
 	})
 }
 
+// Nothing failed, and yet everything is compared now and then.
+func TestSyncAudits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newRig(t))
+		close(b.gate)
+		b.want("resync 2 entries=0")
+		b.give(b.rig.do(state.Tick{}))
+		b.want("apply 3 set=false +0 -0")
+		time.Sleep(auditInterval)
+		b.give(b.rig.do(state.Tick{}))
+		b.want("resync 4 entries=0")
+		b.give(b.rig.do(state.Tick{}))
+		b.want("apply 5 set=false +0 -0")
+	})
+}
+
 // A node that joins has no cluster until its first entry.
 func TestSyncBlank(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
