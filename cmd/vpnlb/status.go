@@ -72,11 +72,37 @@ func printStatus(w io.Writer, st *admin.Status) {
 		fmt.Fprintln(w)
 		printGateways(w, st.Gateways)
 	}
+	printTraffic(w, st)
 	if len(st.Packets) > 0 {
 		fmt.Fprintln(w, "\nPACKETS\tCOUNT\tBYTES")
 		for _, p := range st.Packets {
 			fmt.Fprintf(w, "%s\t%d\t%d\n", p.Reason, p.Packets, p.Bytes)
 		}
+	}
+}
+
+// printTraffic shows what this node forwarded to and from each server, and for
+// each VIP, which is the sum of its servers'.
+func printTraffic(w io.Writer, st *admin.Status) {
+	if len(st.Backends) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nFORWARDED\tIN\tBYTES\tOUT\tBYTES")
+	line := func(name string, in, out admin.Traffic) {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\n", name, in.Packets, in.Bytes, out.Packets, out.Bytes)
+	}
+	for _, v := range st.VIPs {
+		var in, out admin.Traffic
+		for i := range st.Backends {
+			if b := &st.Backends[i]; b.VIP == v.Name {
+				in.Add(b.In)
+				out.Add(b.Out)
+			}
+		}
+		line("vip "+v.Name, in, out)
+	}
+	for i := range st.Backends {
+		line(st.Backends[i].Name, st.Backends[i].In, st.Backends[i].Out)
 	}
 }
 

@@ -153,6 +153,12 @@ type Traffic struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
+// Add adds up.
+func (t *Traffic) Add(u Traffic) {
+	t.Packets += u.Packets
+	t.Bytes += u.Bytes
+}
+
 // Service is a second service of a server: what Backend says of IKE.
 type Service struct {
 	Health  string `json:"health"`
