@@ -288,7 +288,7 @@ func (b *bench) setSightings(t testing.TB, seen []model.Sighting) {
 func (b *bench) setLimits(t testing.TB, f *fixture.Fixture) {
 	if f.Set.SourceLimit == 0 && !f.NoAnswers {
 		if b.withheld {
-			putPerCPU(t, b.coll.Maps["answers"], 0, bpf.PlaneAllowance{})
+			b.setAnswers(t, bpf.PlaneAllowance{})
 			b.withheld = false
 		}
 		return
@@ -307,9 +307,15 @@ func (b *bench) setLimits(t testing.TB, f *fixture.Fixture) {
 		}
 	}
 	if f.NoAnswers {
-		putPerCPU(t, b.coll.Maps["answers"], 0, used)
+		b.setAnswers(t, used)
 	} else {
-		putPerCPU(t, b.coll.Maps["answers"], 0, bpf.PlaneAllowance{})
+		b.setAnswers(t, bpf.PlaneAllowance{})
+	}
+}
+
+func (b *bench) setAnswers(t testing.TB, a bpf.PlaneAllowance) {
+	for kind := range uint32(4) {
+		putPerCPU(t, b.coll.Maps["answers"], kind, a)
 	}
 }
 
@@ -327,6 +333,11 @@ func (b *bench) sighted(s *model.Sighting) bool {
 // prepare fills the place of the client that a frame goes to, whatever VIP it is
 // for: a backend's, or that of the backend that an ICMP error quotes.
 func (b *bench) prepare(t testing.TB, f *fixture.Fixture, frame []byte) {
+	now, err := b.clock.now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.control.live(now)
 	src, dst := addressesOf(frame)
 	if !dst.IsValid() {
 		return

@@ -202,3 +202,29 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+// permanentNeighbour makes an address resolved for good.
+func permanentNeighbour(t testing.TB, device, addr string) {
+	t.Helper()
+	l, err := netlink.LinkByName(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.NeighSet(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: net.ParseIP(addr),
+		HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 7, 9}, State: netlink.NUD_PERMANENT}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// defaultRoute sets the way to everybody, with a locked MTU if it is not 0.
+func defaultRoute(t testing.TB, device, gateway string, mtu int) {
+	t.Helper()
+	l, err := netlink.LinkByName(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(gateway), MTU: mtu, MTULock: mtu != 0,
+		Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}}); err != nil {
+		t.Fatal(err)
+	}
+}

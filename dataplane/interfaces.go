@@ -1,8 +1,10 @@
 package dataplane
 
 import (
+	"cmp"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -13,7 +15,8 @@ import (
 // interfacePlaces is the size of the interface map, by index modulo.
 const interfacePlaces = 1024
 
-// maxVLANs is the size of the map of VLAN devices.
+// maxVLANs is the size of the map of VLAN devices on our interfaces: the first by
+// index have the program, the rest are the kernel's.
 const maxVLANs = 64
 
 // Flags of bpf.PlaneInterface, as in bpf/consts.h.
@@ -98,6 +101,11 @@ func (p *Plane) checkAttachments(byName map[string]netlink.Link) {
 			}
 		case dev.Attrs().Xdp == nil || !dev.Attrs().Xdp.Attached:
 			a.alarm = "program is not attached"
+			if p.synced.Load() { // somebody took it off; before, the tables are not ours to use
+				if err := p.reattach(a, dev); err != nil {
+					a.alarm += ": " + err.Error()
+				}
+			}
 		case dev.Attrs().Xdp.AttachMode == nl.XDP_ATTACHED_SKB:
 			a.mode, a.alarm = Generic, "generic xdp: several times slower than native"
 			if p.cfg.Mode == Generic {
@@ -195,10 +203,19 @@ func (p *Plane) renderInterface(d netlink.Link, own map[int]*attachment, generic
 // mendVLANs brings the map of VLAN devices to the interfaces that are wanted.
 func (p *Plane) mendVLANs(interfaces map[uint32]bpf.PlaneInterface) error {
 	want := make(map[bpf.PlaneVlanKey]uint32)
+	own := make(map[uint32]bool)
+	for _, a := range p.attachments {
+		own[uint32(a.index)] = true
+	}
+	var devices []bpf.PlaneInterface
 	for _, v := range interfaces {
-		if v.Vlan != 0 && len(want) < maxVLANs {
-			want[bpf.PlaneVlanKey{Lower: v.Lower, Vlan: uint32(v.Vlan)}] = v.Ifindex
+		if v.Vlan != 0 && own[v.Lower] {
+			devices = append(devices, v)
 		}
+	}
+	slices.SortFunc(devices, func(a, b bpf.PlaneInterface) int { return cmp.Compare(a.Ifindex, b.Ifindex) })
+	for _, v := range devices[:min(len(devices), maxVLANs)] {
+		want[bpf.PlaneVlanKey{Lower: v.Lower, Vlan: uint32(v.Vlan)}] = v.Ifindex
 	}
 	m := p.coll.Maps["vlans"]
 	var stale []bpf.PlaneVlanKey
@@ -214,14 +231,14 @@ func (p *Plane) mendVLANs(interfaces map[uint32]bpf.PlaneInterface) error {
 			}
 		}
 	}
-	for k, index := range want {
-		if err := m.Put(&k, index); err != nil {
-			return fmt.Errorf("write VLAN device: %w", err)
-		}
-	}
 	for _, k := range stale {
 		if err := m.Delete(&k); err != nil {
 			return fmt.Errorf("forget VLAN device: %w", err)
+		}
+	}
+	for k, index := range want {
+		if err := m.Put(&k, index); err != nil {
+			return fmt.Errorf("write VLAN device: %w", err)
 		}
 	}
 	return nil

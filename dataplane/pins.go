@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,11 +67,12 @@ func preparePinDir(dir string) error {
 	return nil
 }
 
-// readMeta reads the pinned meta map before anything else is touched.
-func (p *Plane) readMeta() (meta bpf.PlaneMeta, found bool, err error) {
+// readMeta reads the pinned meta map before anything else is touched. Where only maps
+// of another schema are there, their index counts: what is older must not take over.
+func (p *Plane) readMeta(pins map[string]bool) (meta bpf.PlaneMeta, found bool, err error) {
 	m, err := ebpf.LoadPinnedMap(p.mapPin("plane_meta"), nil)
 	if errors.Is(err, fs.ErrNotExist) {
-		return meta, false, nil
+		return p.readOtherMeta(pins)
 	}
 	if err != nil {
 		return meta, false, fmt.Errorf("open pinned meta map: %w", err)
@@ -82,6 +84,44 @@ func (p *Plane) readMeta() (meta bpf.PlaneMeta, found bool, err error) {
 	return meta, meta.ClusterId != [16]byte{}, nil
 }
 
+// readOtherMeta gives the highest index and generation of other schemas' maps.
+func (p *Plane) readOtherMeta(pins map[string]bool) (meta bpf.PlaneMeta, found bool, err error) {
+	for name := range pins {
+		if !strings.HasPrefix(name, "plane_meta_") {
+			continue
+		}
+		b, err := p.metaBytes(name)
+		if err != nil {
+			return meta, false, err
+		}
+		if index := binary.NativeEndian.Uint64(b[8:]); index >= meta.Index {
+			meta.Index, meta.Generation = index, binary.NativeEndian.Uint64(b[16:])
+		}
+	}
+	return meta, false, nil
+}
+
+// metaBytes reads a pinned meta map of any schema: all begin with the same 40 bytes.
+func (p *Plane) metaBytes(name string) ([]byte, error) {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(p.cfg.PinDir, name), nil)
+	if err != nil {
+		return nil, fmt.Errorf("open pinned %s: %w", name, err)
+	}
+	defer m.Close()
+	b, err := m.LookupBytes(uint32(0))
+	if err != nil {
+		return nil, fmt.Errorf("read pinned %s: %w", name, err)
+	}
+	if len(b) < commonMeta {
+		return nil, fmt.Errorf("pinned %s in %s: %w", name, p.cfg.PinDir, ErrForeign)
+	}
+	return b, nil
+}
+
+// commonMeta is what the meta maps of all schemas begin with: schema, index,
+// generation, cluster ID.
+const commonMeta = 40
+
 // checkOwner refuses the pins of another cluster, of whatever schema: a struct
 // meta begins with the same 40 bytes in all of them, the ID last.
 func (p *Plane) checkOwner(pins map[string]bool, clusterID [16]byte) error {
@@ -89,20 +129,11 @@ func (p *Plane) checkOwner(pins map[string]bool, clusterID [16]byte) error {
 		if !strings.HasPrefix(name, "plane_meta_") {
 			continue
 		}
-		m, err := ebpf.LoadPinnedMap(filepath.Join(p.cfg.PinDir, name), nil)
+		b, err := p.metaBytes(name)
 		if err != nil {
-			return fmt.Errorf("open pinned %s: %w", name, err)
+			return err
 		}
-		b, err := m.LookupBytes(uint32(0))
-		m.Close()
-		if err != nil {
-			return fmt.Errorf("read pinned %s: %w", name, err)
-		}
-		const end = 40 // of schema 1, which all begin with
-		if len(b) < end {
-			return fmt.Errorf("pinned %s in %s: %w", name, p.cfg.PinDir, ErrForeign)
-		}
-		if id := [16]byte(b[end-16 : end]); id != [16]byte{} && id != clusterID {
+		if id := [16]byte(b[commonMeta-16 : commonMeta]); id != [16]byte{} && id != clusterID {
 			return fmt.Errorf("pins in %s, cluster %x: %w", p.cfg.PinDir, id, ErrForeign)
 		}
 	}
@@ -178,6 +209,7 @@ func (c *controlWords) words() *bpf.PlaneControl {
 func (c *controlWords) selector() uint32      { return atomic.LoadUint32(&c.words().Selector) & 1 }
 func (c *controlWords) selectTables(s uint32) { atomic.StoreUint32(&c.words().Selector, s) }
 func (c *controlWords) pendingSerial() uint32 { return atomic.LoadUint32(&c.words().PendingSerial) }
+func (c *controlWords) live(jiffies uint32)   { atomic.StoreUint32(&c.words().Alive, jiffies) }
 func (c *controlWords) trace(on uint32)       { atomic.StoreUint32(&c.words().Tracing, on) }
 func (c *controlWords) forgetNextHops()       { atomic.AddUint32(&c.words().NextHopSerial, 1) }
 

@@ -73,6 +73,9 @@ type Plane struct {
 	attachments []*attachment
 	interfaces  map[uint32]bpf.PlaneInterface // what the map holds
 	drivers     map[int]string
+
+	routed        [2]placeBits // what the map holds, by family; Attach, then Run's alone
+	routedWritten bool
 }
 
 // New checks cfg. It does no I/O.
@@ -116,7 +119,7 @@ func (p *Plane) Attach(clusterID [16]byte) (Pinned, error) {
 	if err := p.checkOwner(before, clusterID); err != nil {
 		return Pinned{}, err
 	}
-	meta, found, err := p.readMeta()
+	meta, found, err := p.readMeta(before)
 	if err != nil {
 		return Pinned{}, err
 	}
@@ -163,13 +166,14 @@ func (p *Plane) open(clusterID [16]byte, seed uint64, out *Pinned) (err error) {
 	if err := p.readInterfaces(); err != nil {
 		return err
 	}
-	if err := p.mendRouted(); err != nil {
+	if _, err := p.mendRouted(); err != nil {
 		p.log.Warn("cannot read the routing table: next hops are cached by client", "error", err)
 	}
 	if err := p.attachAll(out); err != nil {
 		return err
 	}
 	_, err = p.refreshInterfaces()
+	p.control.trace(0) // of a process that is gone
 	p.control.forgetNextHops()
 	return err
 }
@@ -457,6 +461,7 @@ func (p *Plane) release() {
 	p.attachments = nil
 	clear(p.interfaces)
 	p.set.Store(nil)
+	p.routedWritten = false
 	p.synced.Store(false)
 	if p.affinities != nil {
 		p.affinities.Close()

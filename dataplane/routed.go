@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -17,21 +18,31 @@ import (
 // simpleRules are the tables that a host without policy routing asks.
 var simpleRules = map[int]bool{unix.RT_TABLE_LOCAL: true, unix.RT_TABLE_MAIN: true, unix.RT_TABLE_DEFAULT: true}
 
-// mendRouted writes the places of both families. An error leaves them all marked.
-func (p *Plane) mendRouted() error {
+// mendRouted writes the places of both families where they changed, and says so. Of a
+// family that cannot be read all are marked. It tells the program that somebody
+// watches: without that for some time, nothing is shared.
+func (p *Plane) mendRouted() (changed bool, err error) {
+	var faults []error
 	for i, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		places, err := p.routedPlaces(family)
 		if err != nil {
 			places.setAll()
+			faults = append(faults, err)
 		}
-		if put := p.coll.Maps["routed_places"].Put(uint32(i), &places.PlanePlaces); put != nil {
-			return fmt.Errorf("write places of routes: %w", put)
+		if p.routedWritten && places == p.routed[i] {
+			continue
 		}
-		if err != nil {
-			return err
+		if err := p.coll.Maps["routed_places"].Put(uint32(i), &places.PlanePlaces); err != nil {
+			return true, fmt.Errorf("write places of routes: %w", err)
 		}
+		p.routed[i], changed = places, true
 	}
-	return nil
+	p.routedWritten = true
+	now, err := p.clock.now()
+	if err == nil {
+		p.control.live(now)
+	}
+	return changed, errors.Join(append(faults, err)...)
 }
 
 func (p *Plane) routedPlaces(family int) (places placeBits, err error) {

@@ -78,16 +78,21 @@ func (c *checker) wanted(set *table.Set) map[uint8]table.Slot {
 	}
 	c.set, c.slots = set, make(map[uint8]table.Slot)
 	for _, v := range set.VIPs {
-		client := checkClient(v)
-		bits := client.BitLen()
-		if client.Is6() {
-			bits = int(v.ClientBits)
-		}
-		key, _ := client.Prefix(bits)
 		places := maglev.Build(set.HashKey, set.TableSize, model.Pool(set, v.Index, table.IKE))
-		c.slots[v.Index] = maglev.Pick(places, set.HashKey, table.IKE, key.Addr().As16())
+		c.slots[v.Index] = maglev.Pick(places, set.HashKey, table.IKE, checkKey(v).Client)
 	}
 	return c.slots
+}
+
+// checkKey is the synthetic client's at a VIP.
+func checkKey(v table.VIP) table.Key {
+	client := checkClient(v)
+	bits := client.BitLen()
+	if client.Is6() {
+		bits = int(v.ClientBits)
+	}
+	key, _ := client.Prefix(bits)
+	return table.Key{Client: key.Addr().As16(), Class: table.IKE}
 }
 
 func checkClient(v table.VIP) netip.Addr {
@@ -149,6 +154,8 @@ func (p *Plane) checkLinks() error {
 		on, err := a.link.Info()
 		if err != nil {
 			faults = append(faults, fmt.Errorf("inspect link of %s: %w", a.name, err))
+		} else if x := on.XDP(); x == nil || int(x.Ifindex) != a.index {
+			faults = append(faults, fmt.Errorf("%s is detached", a.name))
 		} else if on.Program != id {
 			faults = append(faults, fmt.Errorf("%s runs program %d, want %d", a.name, on.Program, id))
 		}
@@ -174,24 +181,17 @@ func (p *Plane) mendTables() error {
 	return p.tables.write(set)
 }
 
-// holds compares the backends and VIPs in force with a set.
+// holds compares the rules and backends in force with a set.
 func (t *tables) holds(s *table.Set) (bool, error) {
 	half := t.control.selector()
-	var rules bpf.PlaneRules
-	if err := t.coll.Maps["plane_rules"].Lookup(half, &rules); err != nil {
+	var have bpf.PlaneRules
+	if err := t.coll.Maps["plane_rules"].Lookup(half, &have); err != nil {
 		return false, fmt.Errorf("read rules in force: %w", err)
 	}
-	vips := make(map[uint8]table.VIP)
-	four, six := uint32(0), uint32(0)
-	for _, v := range s.VIPs {
-		vips[v.Index] = v
-		if v.Addr.Is4() {
-			four++
-		} else {
-			six++
-		}
-	}
-	if rules.TableSize != s.TableSize || rules.Generation != s.Generation || rules.Vips != four || rules.Vips6 != six {
+	want, vips := renderRules(s)
+	// These are not the set's.
+	want.Serial, want.ServerMultiplier, want.Server6Multiplier = have.Serial, have.ServerMultiplier, have.Server6Multiplier
+	if have != want {
 		return false, nil
 	}
 	v4, v6 := renderBackends(s.Backends, vips)
@@ -218,6 +218,15 @@ func holdsArray[V comparable](m *ebpf.Map, first uint32, want []V) (bool, error)
 // checkVIP sends one IKE_SA_INIT request through the program, without a trace in
 // counters, ticks or evidence, and compares what comes out with what the tables say.
 func (p *Plane) checkVIP(set *table.Set, v table.VIP, slot table.Slot) error {
+	for class := table.Class(1); class <= table.Classes; class++ {
+		key := checkKey(v)
+		key.Class = class
+		if _, found, err := p.affinities.lookup(key); err != nil || found {
+			// Somebody forged his way to a record for an address that nobody has. What it
+			// does to the packet proves nothing of the program.
+			return err
+		}
+	}
 	p.status.Lock()
 	a := p.attachments[0]
 	p.status.Unlock()

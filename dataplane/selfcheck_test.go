@@ -183,3 +183,36 @@ func TestDumpNeedsNoDaemon(t *testing.T) {
 		t.Errorf("nothing pinned: %v", err)
 	}
 }
+
+// A detached program is noticed, and put back.
+func TestDetachedProgramComesBack(t *testing.T) {
+	p := newCheckedPlane(t)
+	var c checker
+	if err := p.attachments[0].link.(interface{ Detach() error }).Detach(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.selfCheck(&c); err == nil || !strings.Contains(err.Error(), "detached") {
+		t.Errorf("a detached program: %v", err)
+	}
+	runPlane(t, p)
+	eventually(t, "attached again", func() bool { return p.selfCheck(&c) == nil && p.Status().Interfaces[0].Alarm == "" })
+}
+
+// A record that somebody earned for the reserved address must not stop the check, and
+// with it the routes.
+func TestForgedRecordOfTheReservedClient(t *testing.T) {
+	p := newCheckedPlane(t)
+	for _, v := range p.set.Load().VIPs {
+		for class := table.Class(1); class <= table.Classes; class++ {
+			k := checkKey(v)
+			k.Class = class
+			if err := p.affinities.put(table.Entry{Key: k, Slot: 1, State: table.EarnedSK}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var c checker
+	if err := p.selfCheck(&c); err != nil {
+		t.Error(err)
+	}
+}

@@ -129,9 +129,29 @@ func (t *tables) writeServers(s *table.Set, half uint32) error {
 	if err := t.coll.Maps["plane_rules"].Lookup(half^1, &current); err != nil {
 		return fmt.Errorf("read rules in force: %w", err)
 	}
+	rules, vips := renderRules(s)
+	rules.Serial = current.Serial + 1
+	backends, backends6 := renderBackends(s.Backends, vips)
+	if err := t.writeServerTables(&rules, backends, backends6, half); err != nil {
+		return err
+	}
+	if err := putAll(t.coll.Maps["backends"], half*slots, backends); err != nil {
+		return err
+	}
+	if err := putAll(t.coll.Maps["backends6"], half*slots, backends6); err != nil {
+		return err
+	}
+	if err := t.coll.Maps["plane_rules"].Put(half, &rules); err != nil {
+		return fmt.Errorf("write rules: %w", err)
+	}
+	return nil
+}
+
+// renderRules gives a generation's constants, and its VIPs by index.
+func renderRules(s *table.Set) (bpf.PlaneRules, map[uint8]table.VIP) {
 	rules := bpf.PlaneRules{
 		Key1: binary.LittleEndian.Uint64(s.HashKey[8:]), Generation: s.Generation,
-		Serial: current.Serial + 1, TableSize: s.TableSize, SourceLimit: s.SourceLimit,
+		TableSize: s.TableSize, SourceLimit: s.SourceLimit,
 	}
 	for c := range rules.Seed {
 		rules.Seed[c] = maglev.Seed(s.HashKey, table.Class(c+1))
@@ -152,20 +172,7 @@ func (t *tables) writeServers(s *table.Set, half uint32) error {
 			rules.Vips6++
 		}
 	}
-	backends, backends6 := renderBackends(s.Backends, vips)
-	if err := t.writeServerTables(&rules, backends, backends6, half); err != nil {
-		return err
-	}
-	if err := putAll(t.coll.Maps["backends"], half*slots, backends); err != nil {
-		return err
-	}
-	if err := putAll(t.coll.Maps["backends6"], half*slots, backends6); err != nil {
-		return err
-	}
-	if err := t.coll.Maps["plane_rules"].Put(half, &rules); err != nil {
-		return fmt.Errorf("write rules: %w", err)
-	}
-	return nil
+	return rules, vips
 }
 
 // renderBackends gives the arrays by slot, of both families.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
@@ -44,34 +45,21 @@ func (p *Plane) Trace(ctx context.Context, client netip.Prefix, limit int, deliv
 	if limit < 1 || limit > MaxTracePackets {
 		return fmt.Errorf("trace %s: %d packets: want 1 to %d", client, limit, MaxTracePackets)
 	}
-	p.reading.RLock()
-	defer p.reading.RUnlock()
-	if !p.attached.Load() {
-		return ErrNotSynced
-	}
 	if !p.tracing.CompareAndSwap(false, true) {
 		return ErrTracing
 	}
 	defer p.tracing.Store(false)
-	reader, err := ringbuf.NewReader(p.coll.Maps["trace_ring"])
-	if err != nil {
-		return fmt.Errorf("open trace: %w", err)
-	}
-	defer reader.Close()
-	now, err := p.clock.whole()
+	reader, err := p.beginTrace(client, limit)
 	if err != nil {
 		return err
 	}
+	defer reader.Close()
+	defer p.endTrace()
 	ctx, cancel := context.WithTimeout(ctx, MaxTraceTime)
 	defer cancel()
-	filter := traceFilter(client)
-	filter.Until, filter.Left = now+uint64(MaxTraceTime.Seconds())*uint64(p.clock.hz), uint64(limit)
-	if err := p.coll.Maps["trace_filters"].Put(uint32(0), &filter); err != nil {
-		return fmt.Errorf("set trace: %w", err)
-	}
-	p.control.trace(1)
-	defer p.control.trace(0)
-	for n := 0; n < limit && ctx.Err() == nil; {
+	// Close does not wait for a trace: it ends at the next look, and what it reads of is
+	// its own copy of the map.
+	for n := 0; n < limit && ctx.Err() == nil && p.attached.Load(); {
 		reader.SetDeadline(time.Now().Add(100 * time.Millisecond))
 		record, err := reader.Read()
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -88,6 +76,60 @@ func (p *Plane) Trace(ctx context.Context, client netip.Prefix, limit int, deliv
 	return nil
 }
 
+// beginTrace empties the ring of what a former trace left, and tells the program whom
+// to follow.
+func (p *Plane) beginTrace(client netip.Prefix, limit int) (*ringReader, error) {
+	p.reading.RLock()
+	defer p.reading.RUnlock()
+	if !p.attached.Load() {
+		return nil, ErrNotSynced
+	}
+	ring, err := p.coll.Maps["trace_ring"].Clone()
+	if err != nil {
+		return nil, fmt.Errorf("open trace: %w", err)
+	}
+	reader, err := ringbuf.NewReader(ring)
+	if err != nil {
+		ring.Close()
+		return nil, fmt.Errorf("open trace: %w", err)
+	}
+	r := &ringReader{Reader: reader, ring: ring}
+	for err == nil {
+		r.SetDeadline(time.Now())
+		_, err = r.Read()
+	}
+	now, err := p.clock.whole()
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	filter := traceFilter(client)
+	filter.Until, filter.Left = now+uint64(MaxTraceTime.Seconds())*uint64(p.clock.hz), uint64(limit)
+	if err := p.coll.Maps["trace_filters"].Put(uint32(0), &filter); err != nil {
+		r.Close()
+		return nil, fmt.Errorf("set trace: %w", err)
+	}
+	p.control.trace(1)
+	return r, nil
+}
+
+func (p *Plane) endTrace() {
+	p.reading.RLock()
+	defer p.reading.RUnlock()
+	if p.attached.Load() {
+		p.control.trace(0)
+	}
+}
+
+// ringReader closes its map, too.
+type ringReader struct {
+	*ringbuf.Reader
+	ring *ebpf.Map
+}
+
+// Close ends the reading.
+func (r *ringReader) Close() error { return errors.Join(r.Reader.Close(), r.ring.Close()) }
+
 func traceFilter(client netip.Prefix) bpf.PlaneTraceFilter {
 	var f bpf.PlaneTraceFilter
 	bits := client.Bits()
@@ -102,9 +144,14 @@ func traceFilter(client netip.Prefix) bpf.PlaneTraceFilter {
 }
 
 func (p *Plane) traced(raw []byte) Traced {
+	p.reading.RLock()
+	defer p.reading.RUnlock()
 	var e bpf.PlaneTraceEvent
 	binary.Read(bytes.NewReader(raw), binary.NativeEndian, &e) // a short record leaves zeros
 	age := time.Duration(0)
+	if !p.attached.Load() {
+		return Traced{}
+	}
 	if now, err := p.clock.whole(); err == nil && now >= e.Jiffies {
 		age = time.Duration(now-e.Jiffies) * time.Second / time.Duration(p.clock.hz)
 	}

@@ -37,8 +37,9 @@ type neighbour struct {
 
 // watcher follows routes, neighbours and links.
 type watcher struct {
-	plane *Plane
-	known map[neighbour]string // hardware address of the valid ones
+	plane  *Plane
+	known  map[neighbour]string // hardware address of the valid ones
+	failed bool                 // the last look at the routes
 }
 
 // watch follows netlink until ctx ends. After a failure it subscribes again.
@@ -146,17 +147,31 @@ func (w *watcher) loop(ctx context.Context, routes <-chan netlink.RouteUpdate, n
 			dirty()
 		case <-interfaces.C:
 			refresh()
+			// Rules are not announced to us, and an error must not last.
+			var changed bool
+			if changed, routed = w.lookAtRoutes(); changed {
+				dirty()
+			}
+			looked = time.Now()
 		case <-forget:
 			forget = nil
 			if routed {
-				routed, looked = false, time.Now()
-				if err := w.plane.mendRouted(); err != nil {
-					w.plane.log.Warn("cannot read the routing table: next hops are cached by client", "error", err)
-				}
+				_, routed = w.lookAtRoutes()
+				looked = time.Now()
 			}
 			w.plane.control.forgetNextHops()
 		}
 	}
+}
+
+// lookAtRoutes reports whether what they cover changed, and whether to look again.
+func (w *watcher) lookAtRoutes() (changed, again bool) {
+	changed, err := w.plane.mendRouted()
+	if err != nil && !w.failed {
+		w.plane.log.Warn("cannot read the routing table: next hops are cached by client", "error", err)
+	}
+	w.failed = err != nil
+	return changed, w.failed
 }
 
 // neighbourChanged reports whether a neighbour's address or validity changed,

@@ -2,6 +2,7 @@ package node
 
 import (
 	"net/http"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -14,8 +15,8 @@ import (
 var (
 	packetsDesc  = prometheus.NewDesc("vpnlb_dataplane_packets_total", "Packets by the reason why they left the program as they did.", []string{"reason"}, nil)
 	bytesDesc    = prometheus.NewDesc("vpnlb_dataplane_bytes_total", "Bytes of frames by reason.", []string{"reason"}, nil)
-	backendDesc  = prometheus.NewDesc("vpnlb_dataplane_backend_packets_total", "Packets forwarded to (in) and from (out) a backend.", []string{"backend", "vip", "direction"}, nil)
-	backendBytes = prometheus.NewDesc("vpnlb_dataplane_backend_bytes_total", "Bytes of frames forwarded to (in) and from (out) a backend.", []string{"backend", "vip", "direction"}, nil)
+	backendDesc  = prometheus.NewDesc("vpnlb_dataplane_backend_packets_total", "Packets forwarded to (in) and from (out) a backend.", []string{"backend", "id", "vip", "direction"}, nil)
+	backendBytes = prometheus.NewDesc("vpnlb_dataplane_backend_bytes_total", "Bytes of frames forwarded to (in) and from (out) a backend.", []string{"backend", "id", "vip", "direction"}, nil)
 	eventsDesc   = prometheus.NewDesc("vpnlb_dataplane_events_total", "Incidents beside the packets' fates.", []string{"event"}, nil)
 	entriesDesc  = prometheus.NewDesc("vpnlb_dataplane_entries", "Affinity records in the kernel's table.", nil, nil)
 	capacityDesc = prometheus.NewDesc("vpnlb_dataplane_entries_limit", "Affinity records that the kernel's table can hold.", nil, nil)
@@ -62,13 +63,13 @@ func (c planeCollector) collectBackends(out chan<- prometheus.Metric, counters *
 	spec := c.spec()
 	for i := range spec.Backends {
 		b := &spec.Backends[i]
-		vip := ""
+		vip, id := "", strconv.FormatUint(uint64(b.ID), 10) // a removed server may have a successor of its name
 		if v, ok := spec.VIPByID(b.VIP); ok {
 			vip = v.Name
 		}
 		for direction, n := range map[string]dataplane.Count{"in": counters.In[b.Slot], "out": counters.Out[b.Slot]} {
-			out <- prometheus.MustNewConstMetric(backendDesc, prometheus.CounterValue, float64(n.Packets), b.Name, vip, direction)
-			out <- prometheus.MustNewConstMetric(backendBytes, prometheus.CounterValue, float64(n.Bytes), b.Name, vip, direction)
+			out <- prometheus.MustNewConstMetric(backendDesc, prometheus.CounterValue, float64(n.Packets), b.Name, id, vip, direction)
+			out <- prometheus.MustNewConstMetric(backendBytes, prometheus.CounterValue, float64(n.Bytes), b.Name, id, vip, direction)
 		}
 	}
 }

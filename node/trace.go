@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/vpnlb/vpnlb/dataplane"
 	"github.com/vpnlb/vpnlb/node/admin"
@@ -38,6 +39,7 @@ func (m *member) trace(w http.ResponseWriter, r *http.Request) error {
 	begun := false
 	err = m.plane.Trace(r.Context(), client, count, func(t dataplane.Traced) error {
 		begun = true
+		flush.SetWriteDeadline(time.Now().Add(traceWrite)) // a reader that stands still ends the trace
 		if err := enc.Encode(m.traced(t, names)); err != nil {
 			return err
 		}
@@ -48,6 +50,9 @@ func (m *member) trace(w http.ResponseWriter, r *http.Request) error {
 	}
 	return err
 }
+
+// traceWrite bounds how long one line waits for its reader.
+const traceWrite = 10 * time.Second
 
 // traceClient reads an address or a prefix.
 func traceClient(text string) (netip.Prefix, error) {

@@ -135,8 +135,8 @@ static __always_inline __u32 answer(struct flow *f, __u32 mtu, const struct way 
 {
 	struct packet *p = &f->packet;
 	struct scratch *room = scratch_here();
-	__u32 drop = mtu ? DROP_TOO_BIG : DROP_TTL, zero = 0;
-	struct allowance *left = bpf_map_lookup_elem(&answers, &zero);
+	__u32 drop = mtu ? DROP_TOO_BIG : DROP_TTL, kind = w->source * 2 + !!mtu;
+	struct allowance *left = bpf_map_lookup_elem(&answers, &kind);
 	struct events *e = events_here();
 
 	if (!left || !e || !room || !answerable(f, six))

@@ -108,6 +108,8 @@
 #define INTERFACE_TRANSMIT_SG 8 /* transmits frames of several buffers */
 /* Flag of struct next_hop beside those: no router between. */
 #define HOP_DIRECT 128
+#define HOP_NARROW 64 /* a smaller MTU than the exit's own: of a route, or learned for one destination */
+#define SHARE_SECONDS 30 /* hops are shared for so long without a sign of the daemon that watches the routes */
 
 /* Knobs, set before the program is loaded. */
 const volatile __u32 hz = 250;              /* jiffies of a second */

@@ -114,7 +114,7 @@ static __always_inline void learn(struct flow *f, const struct record *r, const 
 
 /* sighted notes a client's packet and tells whether there was one of its kind
  * already, between a tick and a minute ago. */
-__noinline int sighted(struct client_key *key, __u32 level, __u32 jiffies)
+__noinline int sighted(struct client_key *key, __u32 level, __u32 jiffies, __u32 note)
 {
 	__u32 *was, age;
 	int again = 0;
@@ -126,7 +126,7 @@ __noinline int sighted(struct client_key *key, __u32 level, __u32 jiffies)
 	age = was ? jiffies - *was : 60 * hz;
 	if (age < 60 * hz)
 		again = age >= 1U << tick_shift;
-	else
+	else if (note)
 		bpf_map_update_elem(&sightings, key, &jiffies, BPF_ANY);
 	key->level = 0;
 	return again;
@@ -140,11 +140,11 @@ static __always_inline void learn_forward(struct flow *f, const struct record *r
 {
 	struct service *s = &f->service;
 	struct scratch *room;
-	__u8 level = 0;
+	__u8 level = 0, after;
 
 	if (s->kind == KIND_IKE && s->responder && is_protected(s))
 		level = EARNED_SK;
-	else if (s->kind == KIND_ESP && r->slot == f->slot && (!s->on_4500 || s->payload_bytes >= ESP_PAYLOAD_MIN_BYTES))
+	else if (s->kind == KIND_ESP && (!s->on_4500 || s->payload_bytes >= ESP_PAYLOAD_MIN_BYTES))
 		level = CONFIRMED;
 	if (!level || f->dry || !known(stance_of(to, CLASS_IKE)))
 		return;
@@ -153,8 +153,14 @@ static __always_inline void learn_forward(struct flow *f, const struct record *r
 	room = scratch_here();
 	if (!room)
 		return;
+	/* The tunnel that follows a login is the second packet of the two: a client with a
+	 * certificate sends one protected request and no other for hours. It is no
+	 * sighting itself. */
+	after = level == CONFIRMED && !r->slot;
+	if (after)
+		level = EARNED_SK;
 	client_key(&f->client, CLASS_IKE, &room->key, six);
-	if (!sighted(&room->key, level, f->jiffies))
+	if (!sighted(&room->key, level, f->jiffies, !after))
 		return;
 	room->now = (struct pending){.slot = f->slot, .saw = r->slot, .level = level};
 	tell_user(&room->key, &room->now, f->jiffies);

@@ -53,6 +53,8 @@ __noinline int next_hop_learn(struct xdp_md *ctx, struct next_hop *n, struct bpf
 		n->vlan = out->vlan;
 	}
 	n->mtu = q->tot_len;
+	if (out && n->mtu < out->mtu)
+		n->flags |= HOP_NARROW;
 	__builtin_memcpy(n->dmac, q->dmac, 6);
 	__builtin_memcpy(n->smac, q->smac, 6);
 	n->serial = serial;
@@ -94,6 +96,9 @@ static __always_inline int next_hop_ask(struct flow *f, const struct way *w, __u
 	w->hop->rules = f->rules->serial;
 	rc = next_hop_learn(f->ctx, w->hop, q, *(volatile __u32 *)&f->control->next_hop_serial, f->jiffies);
 	*mtu = q->tot_len;
+	/* A path's MTU that the kernel learned for this client is not the others'. */
+	if (w->shared && w->hop->flags & HOP_NARROW)
+		w->hop->expires = 0;
 	return rc;
 }
 

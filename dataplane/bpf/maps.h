@@ -85,7 +85,7 @@ ARRAY(event_counters, BPF_MAP_TYPE_PERCPU_ARRAY, struct events, 1);
 ARRAY(by_slot, BPF_MAP_TYPE_PERCPU_ARRAY, struct slot_state, SLOTS);
 ARRAY(next_hop_by_client, BPF_MAP_TYPE_PERCPU_ARRAY, struct next_hop, NEXT_HOPS_BY_CLIENT);
 ARRAY(next_hop_by_vip, BPF_MAP_TYPE_PERCPU_ARRAY, struct next_hop, MAX_VIPS * NEXT_HOPS_BY_VIP);
-ARRAY(answers, BPF_MAP_TYPE_PERCPU_ARRAY, struct allowance, 1);
+ARRAY(answers, BPF_MAP_TYPE_PERCPU_ARRAY, struct allowance, 4); /* by direction and kind */
 ARRAY(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, struct scratch, 1);
 LRU(fragments, struct fragment_key, __u32, MAX_FRAGMENTS);
 LRU(fragments6, struct fragment6_key, __u32, MAX_FRAGMENTS);

@@ -63,7 +63,8 @@ static __always_inline int to_client(struct flow *f, struct way *w, const int si
 	__u32 place = destination_place(&f->packet, six);
 	int special = place_has(bpf_map_lookup_elem(&not_return_places, &agreed), place);
 
-	w->shared = !special && !place_has(bpf_map_lookup_elem(&routed_places, &local), place);
+	w->shared = !special && (__u32)f->jiffies - *(volatile __u32 *)&f->control->alive < SHARE_SECONDS * hz &&
+		    !place_has(bpf_map_lookup_elem(&routed_places, &local), place);
 	if (w->shared) {
 		at_place = (w->vip & (MAX_VIPS - 1)) * NEXT_HOPS_BY_VIP + (mixed >> 28);
 		w->hop = bpf_map_lookup_elem(&next_hop_by_vip, &at_place);

@@ -80,6 +80,8 @@ type PlaneControl struct {
 	NextHopSerial uint32
 	PendingSerial uint32
 	Tracing       uint32
+	Alive         uint32
+	Unused        [3]uint32
 }
 
 type PlaneCount struct {
@@ -265,7 +267,9 @@ type PlaneScratch struct {
 	Link        [20]uint8
 	Source      [16]uint8
 	Destination [16]uint8
+	Head        [86]uint8
 	Quote       [512]uint8
+	_           [2]byte
 }
 
 type PlaneServer6Bucket struct {

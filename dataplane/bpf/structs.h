@@ -9,8 +9,10 @@ struct control {
 	__u32 next_hop_serial; /* changes when routes, neighbours or links change */
 	__u32 pending_serial;  /* changed by the program: pending has news */
 	__u32 tracing;         /* somebody follows a client: look into trace_filters */
+	__u32 alive;           /* low half of jiffies when user space last looked at the routes */
+	__u32 unused[3];
 };
-_Static_assert(sizeof(struct control) == 16, "shared with Go");
+_Static_assert(sizeof(struct control) == 32, "shared with Go");
 
 /* Whose maps these are and what they hold. Written last. The first 40 bytes are
  * the same in every schema. */
@@ -290,6 +292,7 @@ struct scratch {
 	__u8 link[20];
 	__u8 source[16];
 	__u8 destination[16];
+	__u8 head[86];
 	__u8 quote[MAX_QUOTE];
 };
 

@@ -14,10 +14,10 @@ static __always_inline int trace_match(const struct trace_filter *filter, const 
 
 /* trace_addresses finds both addresses in the frame as it came or leaves, IPv4 as
  * mapped. Tags and answers move the header, so it is found anew. */
-static __noinline int trace_addresses(struct trace_event *e, struct scratch *room)
+static __always_inline int trace_addresses(struct scratch *room)
 {
 	__u8 *source = room->source, *destination = room->destination;
-	const __u8 *head = e->head;
+	const __u8 *head = room->head;
 	__u32 l3 = 14;
 
 	if (head[12] == 0x81 || head[12] == 0x88)
@@ -35,6 +35,12 @@ static __noinline int trace_addresses(struct trace_event *e, struct scratch *roo
 	return 1;
 }
 
+static __noinline int trace_fill(struct trace_event *e, struct scratch *room)
+{
+	__builtin_memcpy(e->head, room->head, sizeof(e->head));
+	return 0;
+}
+
 /* trace copies the frame's head; it never fails the packet. Not inlined: it is the
  * rare path. */
 __noinline int trace(struct xdp_md *ctx, __u64 jiffies, __u32 reason, __u32 slot, __u64 action_out)
@@ -47,24 +53,22 @@ __noinline int trace(struct xdp_md *ctx, __u64 jiffies, __u32 reason, __u32 slot
 
 	if (!filter || !events || !room || filter->until < jiffies || !filter->left || length < 54)
 		return 0;
+	copy = length;
+	seen_anew(copy);
+	if (copy > sizeof(room->head))
+		copy = sizeof(room->head);
+	__builtin_memset(room->source, 0, 32);
+	if (bpf_xdp_load_bytes(ctx, 0, room->head, copy) || !trace_addresses(room) ||
+	    (!trace_match(filter, room->source) && !trace_match(filter, room->destination)))
+		return 0;
 	e = bpf_ringbuf_reserve(&trace_ring, sizeof(*e), 0);
 	if (!e) {
 		events->trace_lost++;
 		return 0;
 	}
-	__builtin_memset(e, 0, sizeof(*e));
-	__builtin_memset(room->source, 0, 32);
-	e->bytes = length;
-	copy = length;
-	seen_anew(copy);
-	if (copy > sizeof(e->head))
-		copy = sizeof(e->head);
-	if (bpf_xdp_load_bytes(ctx, 0, e->head, copy) || !trace_addresses(e, room) ||
-	    (!trace_match(filter, room->source) && !trace_match(filter, room->destination))) {
-		bpf_ringbuf_discard(e, 0);
-		return 0;
-	}
+	trace_fill(e, room);
 	filter->left--;
+	e->bytes = length;
 	e->jiffies = jiffies;
 	e->reason = reason;
 	e->slot = slot;

@@ -107,6 +107,10 @@ static __always_inline struct interface *untag(struct flow *f, __be16 *proto)
 	if ((void *)(tag + 1) > f->packet.end)
 		return 0;
 	key.vlan = bpf_ntohs(tag->tci) & VLAN_ID;
+	*proto = tag->proto;
+	f->packet.l3 = (sizeof(struct ethhdr) + VLAN_BYTES) ^ (f->packet.zero & 31);
+	if (!key.vlan)
+		return f->in; /* a priority and no VLAN, IEEE 802.1Q section 6.9 */
 	index = bpf_map_lookup_elem(&vlans, &key);
 	if (!index)
 		return 0;
@@ -114,8 +118,6 @@ static __always_inline struct interface *untag(struct flow *f, __be16 *proto)
 	in = bpf_map_lookup_elem(&interfaces, &place);
 	if (!in || in->ifindex != *index)
 		return 0;
-	*proto = tag->proto;
-	f->packet.l3 = (sizeof(struct ethhdr) + VLAN_BYTES) ^ (f->packet.zero & 31);
 	return in;
 }
 
@@ -186,6 +188,8 @@ static __always_inline __u32 run(struct xdp_md *ctx, __u32 *reason, const int dr
 		*reason = decide(&f);
 	if (dry)
 		return f.action;
+	if (f.packet.several)
+		f.bytes = f.packet.l3 + f.packet.total;
 	/* The one exit: every packet is counted once. */
 	c = bpf_map_lookup_elem(&counters, reason);
 	if (c) {

@@ -10,7 +10,8 @@
 //
 //  1. Less than 14 bytes: PassOther. The physical interface is not known:
 //     PassForeignMAC. With ethertype 0x8100 or 0x88a8 the VLAN ID (12 bits of the tag)
-//     names a VLAN device on that interface, which stands for it from here on; no such
+//     names a VLAN device on that interface, which stands for it from here on (ID 0 is a
+//     priority and no VLAN: the interface itself, IEEE 802.1Q section 6.9); no such
 //     device, or less than 18 bytes: PassNotIP. One tag is read, not two. The
 //     destination MAC is not that of the interface, or of the VLAN device:
 //     PassForeignMAC.
@@ -117,7 +118,9 @@
 // the record has that level already, or names another server (never replaced). Else
 // Decision.Sighting is set, and if Env.Sighted says that there was one of the same key
 // and level long enough before (one to sixty seconds; the program: at least one tick of
-// its clock), Evidence, not an opening.
+// its clock), Evidence, not an opening. Such ESP of a client without a record of the class that
+// counts is no sighting, but the second packet after a sighting of EarnedSK: Evidence of
+// that level. (A login with a certificate has one protected request, and no other for hours.)
 //
 // # ICMP errors
 //

@@ -40,8 +40,10 @@ func (t *Tables) arrive(frame []byte, ifindex uint32) (link, table.Reason) {
 			return link{}, table.PassNotIP
 		}
 		id := binary.BigEndian.Uint16(frame[14:]) & 0x0fff
-		if l.in, known = t.vlans[vlanKey{ifindex, id}]; !known {
-			return link{}, table.PassNotIP
+		if id != 0 { // 0 is a priority and no VLAN
+			if l.in, known = t.vlans[vlanKey{ifindex, id}]; !known {
+				return link{}, table.PassNotIP
+			}
 		}
 		l.ethertype, l.header = binary.BigEndian.Uint16(frame[16:]), ethernetLen+tagLen
 	}

@@ -65,10 +65,15 @@ func sight(d *Decision, p *packet, to *table.Backend, s *service, client netip.A
 	switch {
 	case level == 0, recorded != nil && (recorded != to || e.State >= level):
 		return
-	case level == table.Confirmed && recorded != to:
-		return
 	}
 	key := table.Key{Client: client.As16(), Class: s.class}
+	if level == table.Confirmed && recorded == nil {
+		// The tunnel that follows a login: the second packet, and no sighting itself.
+		if t.env.Sighted != nil && t.env.Sighted(key, table.EarnedSK) {
+			d.Class, d.Evidence = s.class, &table.Evidence{Key: key, Slot: to.Slot, Level: table.EarnedSK}
+		}
+		return
+	}
 	d.Class, d.Sighting = s.class, &Sighting{key, level}
 	if t.env.Sighted != nil && t.env.Sighted(key, level) {
 		d.Evidence = &table.Evidence{Key: key, Slot: to.Slot, Saw: e.Slot, Level: level}

@@ -47,7 +47,7 @@ func (d *drill) tcp(ctx context.Context) error {
 	if err := d.standing(ctx, "a node's death"); err != nil {
 		return err
 	}
-	i, _, err := d.victim()
+	i, _, err := d.tcpVictim(ctx)
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,30 @@ func (d *drill) tcp(ctx context.Context) error {
 	if err := d.standing(ctx, "a leave and a join"); err != nil {
 		return err
 	}
-	return d.tcpServerDies(ctx, i)
+	return d.tcpServerDies(ctx)
+}
+
+// tcpVictim is the server with most connections, and their number.
+func (d *drill) tcpVictim(ctx context.Context) (server, on int, err error) {
+	now, err := d.l.tcpSnapshot(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	held := make(map[int]int)
+	for _, c := range now.Clients {
+		if n := len(c.Sessions); n > 0 {
+			held[int(c.Sessions[n-1].Server)]++
+		}
+	}
+	for i := range d.l.st.Options.Servers {
+		if held[i+1] > on {
+			server, on = i+1, held[i+1]
+		}
+	}
+	if on == 0 {
+		return 0, 0, errNoClients
+	}
+	return server, on, nil
 }
 
 // standing checks that no connection has ended.
@@ -88,22 +111,17 @@ func (d *drill) standing(ctx context.Context, what string) error {
 	return nil
 }
 
-// tcpServerDies kills server i: its connections end and stand elsewhere soon.
-func (d *drill) tcpServerDies(ctx context.Context, i int) error {
+// tcpServerDies kills a server: its connections end and stand elsewhere soon.
+func (d *drill) tcpServerDies(ctx context.Context) error {
+	i, on, err := d.tcpVictim(ctx)
+	if err != nil {
+		return err
+	}
 	before, err := d.l.tcpSnapshot(ctx)
 	if err != nil {
 		return err
 	}
-	on := 0
-	for _, c := range before.Clients {
-		if n := len(c.Sessions); n > 0 && int(c.Sessions[n-1].Server) == i {
-			on++
-		}
-	}
 	d.l.say("  killing %s with %d connections", serverName(i), on)
-	if on == 0 {
-		return errNoClients
-	}
 	d.permit(i)
 	start := time.Now()
 	if err := d.l.peers.killServer(ctx, i); err != nil {
