@@ -61,8 +61,8 @@ generate: ## Rebuild generated files (BPF objects need clang-14 and libbpf-dev)
 	$(GO) generate ./...
 
 generated: ## Check that the generated files are what their sources say (clang-14)
-	@before=$$(git hash-object $$(git ls-files 'dataplane/bpf/*')); $(GO) generate ./dataplane/...; \
-	after=$$(git hash-object $$(git ls-files 'dataplane/bpf/*')); \
+	@before=$$(git hash-object $$(git ls-files 'dataplane/bpf/*' 'dataplane/hopbench/*')); $(GO) generate ./dataplane/...; \
+	after=$$(git hash-object $$(git ls-files 'dataplane/bpf/*' 'dataplane/hopbench/*')); \
 	[ "$$before" = "$$after" ] || { echo "generated files differ from their sources: run make generate and commit"; git --no-pager diff --stat; exit 1; }
 
 clean: ## Remove what make built
