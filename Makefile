@@ -8,7 +8,7 @@ BIN   := bin/vpnlb
 export GOFLAGS := -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint generated unit xdp lab-test fuzz generate deps clean
+.PHONY: help build demo test lint generated unit xdp lab-test fuzz bench generate deps clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,12 +46,24 @@ lab-test: build ## The laboratory: embedded drills, then FRR and strongSwan (roo
 fuzz: ## Each fuzz target with some tens of thousands of inputs
 	@deploy/checks/fuzz-all 30000x
 
+# Each part of `make bench` has a target bench-PART. One pass over the benchmarks: they
+# repeat their rounds themselves.
+BENCHES := dataplane
+bench: ## Measure all, or one part: BENCH=dataplane (root)
+	@for part in $(or $(BENCH),$(BENCHES)); do \
+		case " $(BENCHES) " in *" $$part "*) ;; *) echo "BENCH=$$part is not known: want one of $(BENCHES)"; exit 1;; esac; \
+		$(MAKE) --no-print-directory bench-$$part || exit 1; done
+
+.PHONY: bench-dataplane
+bench-dataplane:
+	@$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 10m ./dataplane
+
 generate: ## Rebuild generated files (BPF objects need clang-14 and libbpf-dev)
 	$(GO) generate ./...
 
 generated: ## Check that the generated files are what their sources say (clang-14)
-	@before=$$(git hash-object $$(git ls-files 'dataplane/bpf/*')); $(GO) generate ./dataplane/...; \
-	after=$$(git hash-object $$(git ls-files 'dataplane/bpf/*')); \
+	@before=$$(git hash-object $$(git ls-files 'dataplane/bpf/*' 'dataplane/hopbench/*')); $(GO) generate ./dataplane/...; \
+	after=$$(git hash-object $$(git ls-files 'dataplane/bpf/*' 'dataplane/hopbench/*')); \
 	[ "$$before" = "$$after" ] || { echo "generated files differ from their sources: run make generate and commit"; git --no-pager diff --stat; exit 1; }
 
 clean: ## Remove what make built

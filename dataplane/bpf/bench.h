@@ -4,42 +4,47 @@
  * runs the same body. Never loaded on a node. */
 #pragma once
 
-/* The frame's start as it was, and which of its bytes are the client's address. */
+#define BENCH_WORDS 13
+
+/* The frame's start as it was. It is restored by stores that no load of the program
+ * straddles, because a load that does waits for both stores: MACs 0 to 5, then words
+ * from byte 6 on; with an untagged frame, every address and port lies in one. */
 struct bench_plan {
-	__u32 clients;   /* how many; they are counted up from the address in head */
-	__u32 client_at; /* offset of the last 4 bytes of what changes; 0 = none */
-	__u32 mode;      /* 0 the program, 1 only this entry, 2 only the loop */
-	__u32 seed;
-	__u64 head[12]; /* 96 bytes */
+	__u32 clients; /* how many; they are counted up from first */
+	__u32 first;
+	__u32 mode; /* 0 the program, 1 only this entry, 2 only the loop */
+	__u32 seed; /* never 0 */
+	__u64 start;             /* bytes 0 to 5 */
+	__u64 head[BENCH_WORDS]; /* bytes 6 to 109 */
+	__u64 pick[3];           /* of head[2] to head[4], the half that is the client; 0 = none */
 };
-_Static_assert(sizeof(struct bench_plan) == 112, "shared with Go");
+_Static_assert(sizeof(struct bench_plan) == 152, "shared with Go");
 
 ARRAY(bench_plans, BPF_MAP_TYPE_ARRAY, struct bench_plan, 1);
 
 static __always_inline int bench_restore(struct xdp_md *ctx, struct bench_plan *plan)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u32 x = plan->seed, at, client;
-	__u64 *to = data;
-	__be32 *word;
+	__u32 x = plan->seed;
+	__u64 client, word;
 
-	if (data + sizeof(plan->head) > end)
+	if (data + 6 + sizeof(plan->head) > end)
 		return 0;
-#pragma unroll
-	for (int i = 0; i < 12; i++)
-		to[i] = plan->head[i];
 	x ^= x << 13;
 	x ^= x >> 17;
 	x ^= x << 5;
 	plan->seed = x;
-	at = plan->client_at;
-	if (!at)
-		return 1;
-	word = data + (at & 0x7f);
-	if ((void *)(word + 1) > end)
-		return 0;
-	client = ((__u64)x * plan->clients) >> 32;
-	*word = bpf_htonl(bpf_ntohl(*word) + client);
+	client = bpf_htonl(plan->first + (__u32)(((__u64)x * plan->clients) >> 32));
+	client |= client << 32;
+	*(__u32 *)data = plan->start;
+	*(__u16 *)(data + 4) = plan->start >> 32;
+#pragma unroll
+	for (int i = 0; i < BENCH_WORDS; i++) {
+		word = plan->head[i];
+		if (i >= 2 && i < 5)
+			word |= client & plan->pick[i - 2];
+		*(__u64 *)(data + 6 + 8 * i) = word;
+	}
 	return 1;
 }
 

@@ -45,12 +45,14 @@ type PlaneBackend6 struct {
 }
 
 type PlaneBenchPlan struct {
-	_        structs.HostLayout
-	Clients  uint32
-	ClientAt uint32
-	Mode     uint32
-	Seed     uint32
-	Head     [12]uint64
+	_       structs.HostLayout
+	Clients uint32
+	First   uint32
+	Mode    uint32
+	Seed    uint32
+	Start   uint64
+	Head    [13]uint64
+	Pick    [3]uint64
 }
 
 type PlaneBucket4 struct {
