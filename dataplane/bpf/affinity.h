@@ -146,8 +146,81 @@ __noinline __u64 find6(__u64 hi, __u64 lo, __u32 class, __u32 tick)
 	return word || !(overflow >> 16) ? word : stash_find(&c, tag, class, tick, 1);
 }
 
+#define MATCH_BITS (0xffffffffULL | 1ULL << 42)
+
+/* is_way is 1 if the word is the client's, else 0, without a branch: which way a client
+ * has is random, so a processor cannot guess it. */
+static __always_inline __u64 is_way(const __u64 *word, __u64 want)
+{
+	__u64 differs = (*(const volatile __u64 *)word ^ want) & MATCH_BITS;
+
+	seen_anew(differs);
+	differs = (differs - 1) >> 63;
+	seen_anew(differs);
+	return differs;
+}
+
+/* near4 and near6 look into the first bucket only, where nearly all records are, and
+ * without a call. They give the word's place, or 0; *more: it may be elsewhere. */
+static __always_inline __u64 *near4(__be32 client, __u32 class, __u64 *word, __u64 *more)
+{
+	__u64 x = mix((__u64)client ^ affinity_seed), want = client | (__u64)(class - 1) << 42;
+	__u32 place = ((x >> 32) * buckets4) >> 32;
+	struct bucket4 *b = bpf_map_lookup_elem(&affinity4, &place);
+	__u64 way = 0;
+
+	*more = 0;
+	if (!b)
+		return 0;
+	for (int i = 1; i < WAYS4; i++)
+		way += is_way(&b->word[i], want) * i;
+	way &= 7;
+	*word = *(volatile __u64 *)&b->word[way];
+	*more = b->overflow | way;
+	return is_record(*word, client, class) ? &b->word[way] : 0;
+}
+
+static __always_inline __u64 *near6(__u64 hi, __u64 lo, __u32 class, __u64 *word, __u64 *more)
+{
+	__u64 x = hi ^ affinity_seed, want, way = 0;
+	struct bucket6 *b;
+	__u32 place, tag;
+
+	x ^= x >> 30;
+	x *= 0xbf58476d1ce4e5b9ULL;
+	x = mix(x ^ lo);
+	tag = (x * 0xbf58476d1ce4e5b9ULL) >> 32;
+	want = tag | (__u64)(class - 1) << 42;
+	place = ((x >> 32) * buckets6) >> 32;
+	b = bpf_map_lookup_elem(&affinity6, &place);
+	*more = 0;
+	if (!b)
+		return 0;
+	for (int i = 1; i < WAYS6; i++)
+		way += is_way(&b->word[i], want) * i;
+	if (way >= WAYS6)
+		way = 0;
+	*word = *(volatile __u64 *)&b->word[way];
+	*more = b->overflow | way; /* two clients' tags may be the same: then the sum is of no use */
+	if (!is_record(*word, tag, class))
+		return 0;
+	if (b->key[way].hi == hi && b->key[way].lo == lo)
+		return &b->word[way];
+	*more = 1; /* another client's tag is the same */
+	return 0;
+}
+
 static __always_inline __u64 find(const struct client *c, __u32 class, __u16 tick, const int six)
 {
+	__u64 word = 0, more, *at = six ? near6(c->v6.hi, c->v6.lo, class, &word, &more) : near4(c->v4, class, &word, &more);
+
+	if (at) {
+		if (tick)
+			((__u16 *)at)[3] = tick;
+		return word;
+	}
+	if (!more)
+		return 0;
 	return six ? find6(c->v6.hi, c->v6.lo, class, tick) : find4(c->v4, class, tick);
 }
 
@@ -197,13 +270,21 @@ static __always_inline __u32 followed(struct flow *f, __u32 vip, __u32 class, st
 	return class == CLASS_TCP && s->flags & DSR ? 0 : slot;
 }
 
+static __always_inline void touch(const struct client *c, __u32 class, __u16 tick, const int six)
+{
+	if (six)
+		find6(c->v6.hi, c->v6.lo, class, tick);
+	else
+		find4(c->v4, class, tick);
+}
+
 /* saw_client and saw_server store the tick where it is a new one: once in a tick. */
 static __always_inline void saw_client(struct flow *f, const struct record *r, const int six)
 {
 	__u16 seen = WORD_SEEN(r->word), tick = tick_of(f->jiffies);
 
 	if ((seen & ~HEARD) != tick && !f->dry)
-		find(&f->client, f->service.class, (seen & HEARD) | tick, six);
+		touch(&f->client, f->service.class, (seen & HEARD) | tick, six);
 }
 
 static __always_inline void saw_server(struct flow *f, const struct record *r, const int six)
@@ -211,5 +292,5 @@ static __always_inline void saw_server(struct flow *f, const struct record *r, c
 	__u16 now = HEARD | tick_of(f->jiffies);
 
 	if (WORD_SEEN(r->word) != now && !f->dry)
-		find(&f->client, f->service.class, now, six);
+		touch(&f->client, f->service.class, now, six);
 }

@@ -11,12 +11,13 @@ import (
 
 // Pass criteria of drills on servers, and their sizes.
 const (
-	verdictLimit = 5 * time.Second // from a server's death to its verdict
-	serviceLimit = time.Second     // without service, beyond the later of verdict and dead peer detection
-	newClients   = 24              // that come while a server drains
-	relogins     = 12              // known clients that are told to log in again
-	changeBound  = 10 * time.Second
-	falseFor     = 8 * time.Second // how long probes stay blocked after the verdict
+	verdictLimit  = 5 * time.Second // from a server's death to its verdict
+	serviceLimit  = time.Second     // without service, beyond the later of verdict and dead peer detection
+	newClients    = 24              // that come while a server drains
+	relogins      = 12              // known clients that are told to log in again
+	changeBound   = 10 * time.Second
+	dsrRecordTime = 5 * time.Second // until a client of a DSR server is known: two ticks, and the agreement
+	falseFor      = 8 * time.Second // how long probes stay blocked after the verdict
 )
 
 // victim is the server that a drill works on: the one with most clients.
@@ -140,6 +141,13 @@ func (d *drill) drain(ctx context.Context) error {
 		}
 	}
 	d.notef("%d new clients went elsewhere, %d known ones logged in again and stayed", len(who), len(on))
+	if d.l.st.Options.DSR {
+		// The new ones are known when two of their packets were seen, a tick apart:
+		// before that a change of the tables moves them, which is the price of DSR.
+		if err := flow(ctx, dsrRecordTime); err != nil {
+			return err
+		}
+	}
 	if err := d.admin(ctx, "enable", i); err != nil {
 		return err
 	}
