@@ -9,13 +9,13 @@ import (
 //
 //   - A generator makes live frames (BPF_F_TEST_XDP_LIVE_FRAMES) with random clients and
 //     complete checksums, and sends them over a veth; what is measured forwards them; a
-//     sink drops and counts them (hopbench). All of it runs on one core, in the
-//     generator's context, with real-time priority; the
-//     generator takes the time of its first and its last frame.
+//     sink drops and counts them (hopbench). All of it runs on one core, mostly in the
+//     generator's context. The generator takes the time of its first and its last frame.
 //   - floor is the generator with the sink at the other end of its veth. ns/op-net is what
 //     a path takes beyond that, both medians of the same, interleaved rounds.
 //   - Every frame that was sent must arrive: a loss fails the benchmark.
 //
+// bounce: a program that swaps MACs, XDP_TX: what of vpnlb-tx is the veth's;
 // kernel-forward: the kernel forwards the same frames by route; nft-conntrack: and rewrites
 // their destination, with connection tracking; vpnlb-tx: the data plane, out where
 // it came in; vpnlb-redirect: out by a second interface. The kernel's veth has an
@@ -53,6 +53,7 @@ type hopPath struct {
 // hopPaths: what others are compared with comes first.
 var hopPaths = []hopPath{
 	{name: "floor"},
+	{name: "bounce", back: true},
 	{name: "kernel-forward", kernel: true},
 	{name: "nft-conntrack", kernel: true, conntrack: true},
 	{name: "vpnlb-tx", plane: true, back: true},

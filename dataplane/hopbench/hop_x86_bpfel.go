@@ -37,6 +37,7 @@ type HopHopPlan struct {
 const (
 	HopMapArrived      = "arrived"
 	HopMapPlans        = "plans"
+	HopProgHopBounce   = "hop_bounce"
 	HopProgHopGenerate = "hop_generate"
 	HopProgHopPass     = "hop_pass"
 	HopProgHopSink     = "hop_sink"
@@ -84,6 +85,7 @@ type HopSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type HopProgramSpecs struct {
+	HopBounce   *ebpf.ProgramSpec `ebpf:"hop_bounce"`
 	HopGenerate *ebpf.ProgramSpec `ebpf:"hop_generate"`
 	HopPass     *ebpf.ProgramSpec `ebpf:"hop_pass"`
 	HopSink     *ebpf.ProgramSpec `ebpf:"hop_sink"`
@@ -144,6 +146,7 @@ type HopVariables struct {
 //
 // It can be passed to LoadHopObjects or ebpf.CollectionSpec.LoadAndAssign.
 type HopPrograms struct {
+	HopBounce   *ebpf.Program `ebpf:"hop_bounce"`
 	HopGenerate *ebpf.Program `ebpf:"hop_generate"`
 	HopPass     *ebpf.Program `ebpf:"hop_pass"`
 	HopSink     *ebpf.Program `ebpf:"hop_sink"`
@@ -151,6 +154,7 @@ type HopPrograms struct {
 
 func (p *HopPrograms) Close() error {
 	return _HopClose(
+		p.HopBounce,
 		p.HopGenerate,
 		p.HopPass,
 		p.HopSink,
