@@ -86,8 +86,10 @@ __noinline int tell_user(struct client_key *key, struct pending *now, __u32 jiff
 	return 0;
 }
 
-/* learn decides whether a server's proof changes what is recorded: insert, raise,
- * or replace a server that may not take openings, by the response to an opening. */
+/* learn decides whether a server's proof changes what is recorded: insert, raise, or
+ * replace, by the response to an opening. Whether the recorded server may be replaced
+ * is for Apply to say: this node may not have heard yet that it is down, and a login
+ * with a certificate has no second such response. */
 static __always_inline void learn(struct flow *f, const struct record *r, const struct proof *proof,
 				  const struct side *from, const int six)
 {
@@ -100,7 +102,7 @@ static __always_inline void learn(struct flow *f, const struct record *r, const 
 		if (r->slot == f->slot) {
 			if (proof->level <= r->state)
 				return;
-		} else if (!proof->opening || r->stance != STANCE_LEAVE || !may_take(stance)) {
+		} else if (!proof->opening || !may_take(stance)) {
 			return;
 		}
 	}

@@ -106,7 +106,8 @@
 // (data offset field at least 5, header inside the packet, bytes after it) it is
 // Confirmed and an opening. It is asked for where there is no record of the class that
 // counts; where the record names this server with a lower level; where it names another
-// one, which leaves, this one may take, and the evidence is an opening. A server whose
+// one, this one may take, and the evidence is an opening (whether the other may be
+// replaced is for the agreement to say: this node may not have heard yet). A server whose
 // stance is neither Take, Keep nor Leave teaches nothing: a record of it would not
 // count, and would be asked for again for ever.
 //

@@ -29,7 +29,7 @@ func learn(d *Decision, p *packet, from *table.Backend, s *service, t *Tables) {
 			return
 		}
 	default: // replace
-		if !proof.Opening || recorded.Stance[s.class-1] != table.Leave || !stance.MayTake() {
+		if !proof.Opening || !stance.MayTake() {
 			return
 		}
 	}
