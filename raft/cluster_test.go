@@ -178,6 +178,22 @@ func (c *cluster) boot(names ...string) {
 		}
 		c.promote(n)
 	}
+	// A follower that has not heard of the last promotion would count the votes of
+	// fewer: with the leader gone it could never win, and no test is about that.
+	c.until("everybody knows the voters", 10*time.Second, func() bool {
+		for _, n := range c.nodes {
+			voters := 0
+			for _, s := range n.Status().Servers {
+				if s.Voter {
+					voters++
+				}
+			}
+			if voters != len(names) {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 func (c *cluster) promote(n *node) {
