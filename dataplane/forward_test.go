@@ -219,6 +219,38 @@ func (p *pinger) got() (int, netip.AddrPort) {
 
 // The whole way through the kernel's drivers, next hops by the kernel itself, and
 // a daemon that goes and comes back: no packet is lost.
+// stream sends a numbered datagram each millisecond, from 1 on, until it is stopped, which
+// gives the number of all with the first one, 0.
+func (p *pinger) stream(t testing.TB) (stop func() uint32) {
+	end, sent := make(chan struct{}), uint32(1)
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+				p.send(t, sent)
+				sent++
+			}
+		}
+	})
+	return func() uint32 {
+		close(end)
+		done.Wait()
+		return sent
+	}
+}
+
+// awaitMore waits for so many answers more than there are.
+func (p *pinger) awaitMore(t testing.TB, more int) {
+	t.Helper()
+	n, _ := p.got()
+	eventually(t, "more answers", func() bool { now, _ := p.got(); return now >= n+more })
+}
+
 func TestForwardingSurvivesTheDaemon(t *testing.T) {
 	l := newLane(t)
 	go echo(listen(t, l.server, laneServer+":4500"))
@@ -235,25 +267,8 @@ func TestForwardingSurvivesTheDaemon(t *testing.T) {
 	ping.send(t, 0) // the kernel resolves both next hops
 	eventually(t, "first answer", func() bool { n, _ := ping.got(); return n == 1 })
 
-	stop, sent := make(chan struct{}), uint32(1)
-	var done sync.WaitGroup
-	done.Go(func() {
-		tick := time.NewTicker(time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				ping.send(t, sent)
-				sent++
-			}
-		}
-	})
-	waitFor := func(more int) {
-		n, _ := ping.got()
-		eventually(t, "more answers", func() bool { now, _ := ping.got(); return now >= n+more })
-	}
+	stop := ping.stream(t)
+	waitFor := func(more int) { ping.awaitMore(t, more) }
 	waitFor(100)
 	p.Close()
 	waitFor(100) // nobody is there
@@ -265,8 +280,7 @@ func TestForwardingSurvivesTheDaemon(t *testing.T) {
 	mustResync(t, q, laneSet(101), nil)
 	runPlane(t, q)
 	waitFor(200)
-	close(stop)
-	done.Wait()
+	sent := stop()
 	eventually(t, "all answers", func() bool { n, _ := ping.got(); return n == int(sent) })
 	if _, from := ping.got(); from.String() != laneVIP+":4500" {
 		t.Errorf("answers come from %s", from)

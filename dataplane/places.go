@@ -52,15 +52,3 @@ func (p *placeBits) add(prefix netip.Prefix) {
 		p.set(binary.LittleEndian.Uint32(b[:]) * placeMul >> 16)
 	}
 }
-
-// has reports whether an address falls into a place that is set.
-func (p *placeBits) has(a netip.Addr) bool {
-	var one placeBits
-	one.add(netip.PrefixFrom(a, a.BitLen()))
-	for i, w := range one.Word {
-		if p.Word[i]&w != 0 {
-			return true
-		}
-	}
-	return false
-}

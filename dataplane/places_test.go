@@ -98,3 +98,15 @@ func TestRoutesOfTheirOwnAreSeen(t *testing.T) {
 	}
 	eventually(t, "the rule is seen", func() bool { return marked("192.88.99.1") })
 }
+
+// has reports whether an address falls into a place that is set.
+func (p *placeBits) has(a netip.Addr) bool {
+	var one placeBits
+	one.add(netip.PrefixFrom(a, a.BitLen()))
+	for i, w := range one.Word {
+		if p.Word[i]&w != 0 {
+			return true
+		}
+	}
+	return false
+}

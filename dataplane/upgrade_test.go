@@ -3,9 +3,7 @@ package dataplane
 import (
 	"maps"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
@@ -28,25 +26,8 @@ func TestAnotherSchemaTakesOverAndBack(t *testing.T) {
 	ping.send(t, 0)
 	eventually(t, "first answer", func() bool { n, _ := ping.got(); return n == 1 })
 
-	stop, sent := make(chan struct{}), uint32(1)
-	var done sync.WaitGroup
-	done.Go(func() {
-		tick := time.NewTicker(time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				ping.send(t, sent)
-				sent++
-			}
-		}
-	})
-	waitFor := func(more int) {
-		n, _ := ping.got()
-		eventually(t, "more answers", func() bool { now, _ := ping.got(); return now >= n+more })
-	}
+	stop := ping.stream(t)
+	waitFor := func(more int) { ping.awaitMore(t, more) }
 	index := uint64(101)
 	for _, schema := range []uint32{77, 0, 78} {
 		waitFor(100)
@@ -70,8 +51,7 @@ func TestAnotherSchemaTakesOverAndBack(t *testing.T) {
 		}
 		p = q
 	}
-	close(stop)
-	done.Wait()
+	sent := stop()
 	eventually(t, "all answers", func() bool { n, _ := ping.got(); return n == int(sent) })
 	if c := allCounts(t, p); c.Reasons[table.ForwardMaglev].Packets == 0 {
 		t.Error("the last program counted nothing")

@@ -10,11 +10,6 @@
 #define WORD_SEEN(w) ((__u16)((w) >> 48))
 #define HEARD 0x8000
 
-/* The functions below are global: the verifier looks at each once, by itself, and
- * not again on every path of the program. They give the record's word, as one load
- * saw it, or 0; tick is stored into it if it is not 0 (tick and HEARD: 16 bits, so
- * that nothing that user space changes at the same time is undone). */
-
 static __always_inline int is_record(__u64 word, __u32 match, __u32 class)
 {
 	return (__u32)word == match && WORD_SLOT(word) && WORD_CLASS(word) == class;
@@ -98,6 +93,10 @@ static __always_inline __u64 stash_find(const struct client *c, __u32 match, __u
 	return word;
 }
 
+/* find4 and find6 look everywhere. They are global: the verifier looks at each once, by
+ * itself, and not again on every path of the program. They give the record's word, as
+ * one load saw it, or 0; tick is stored into it if it is not 0 (tick and HEARD: 16 bits,
+ * so that nothing that user space changes at the same time is undone). */
 __noinline __u64 find4(__u32 client, __u32 class, __u32 tick)
 {
 	struct client c = {.v4 = client};
@@ -161,28 +160,29 @@ static __always_inline __u64 is_way(const __u64 *word, __u64 want)
 }
 
 /* near4 and near6 look into the first bucket only, where nearly all records are, and
- * without a call. They give the word's place, or 0; *more: it may be elsewhere. */
-static __always_inline __u64 *near4(__be32 client, __u32 class, __u64 *word, __u64 *more)
+ * without a call. They give the record's word, or 0; *more: it may be elsewhere. */
+static __always_inline __u64 near4(__be32 client, __u32 class, __u64 *more)
 {
 	__u64 x = mix((__u64)client ^ affinity_seed), want = client | (__u64)(class - 1) << 42;
 	__u32 place = ((x >> 32) * buckets4) >> 32;
 	struct bucket4 *b = bpf_map_lookup_elem(&affinity4, &place);
-	__u64 way = 0;
+	__u64 way = 0, word;
 
 	*more = 0;
 	if (!b)
 		return 0;
 	for (int i = 1; i < WAYS4; i++)
 		way += is_way(&b->word[i], want) * i;
-	way &= 7;
-	*word = *(volatile __u64 *)&b->word[way];
+	if (way >= WAYS4)
+		way = 0;
+	word = *(volatile __u64 *)&b->word[way];
 	*more = b->overflow | way;
-	return is_record(*word, client, class) ? &b->word[way] : 0;
+	return is_record(word, client, class) ? word : 0;
 }
 
-static __always_inline __u64 *near6(__u64 hi, __u64 lo, __u32 class, __u64 *word, __u64 *more)
+static __always_inline __u64 near6(__u64 hi, __u64 lo, __u32 class, __u64 *more)
 {
-	__u64 x = hi ^ affinity_seed, want, way = 0;
+	__u64 x = hi ^ affinity_seed, want, way = 0, word;
 	struct bucket6 *b;
 	__u32 place, tag;
 
@@ -200,28 +200,23 @@ static __always_inline __u64 *near6(__u64 hi, __u64 lo, __u32 class, __u64 *word
 		way += is_way(&b->word[i], want) * i;
 	if (way >= WAYS6)
 		way = 0;
-	*word = *(volatile __u64 *)&b->word[way];
+	word = *(volatile __u64 *)&b->word[way];
 	*more = b->overflow | way; /* two clients' tags may be the same: then the sum is of no use */
-	if (!is_record(*word, tag, class))
+	if (!is_record(word, tag, class))
 		return 0;
 	if (b->key[way].hi == hi && b->key[way].lo == lo)
-		return &b->word[way];
+		return word;
 	*more = 1; /* another client's tag is the same */
 	return 0;
 }
 
-static __always_inline __u64 find(const struct client *c, __u32 class, __u16 tick, const int six)
+static __always_inline __u64 find(const struct client *c, __u32 class, const int six)
 {
-	__u64 word = 0, more, *at = six ? near6(c->v6.hi, c->v6.lo, class, &word, &more) : near4(c->v4, class, &word, &more);
+	__u64 more, word = six ? near6(c->v6.hi, c->v6.lo, class, &more) : near4(c->v4, class, &more);
 
-	if (at) {
-		if (tick)
-			((__u16 *)at)[3] = tick;
+	if (word || !more)
 		return word;
-	}
-	if (!more)
-		return 0;
-	return six ? find6(c->v6.hi, c->v6.lo, class, tick) : find4(c->v4, class, tick);
+	return six ? find6(c->v6.hi, c->v6.lo, class, 0) : find4(c->v4, class, 0);
 }
 
 /* A record and what it is worth for a packet of its class. */
@@ -240,7 +235,7 @@ static __always_inline void record_of(struct flow *f, struct record *r, __u32 vi
 	__u32 slot;
 
 	r->slot = 0;
-	r->word = find(&f->client, class, 0, six);
+	r->word = find(&f->client, class, six);
 	if (!r->word)
 		return;
 	slot = WORD_SLOT(r->word);
@@ -258,7 +253,7 @@ static __always_inline void record_of(struct flow *f, struct record *r, __u32 vi
 static __always_inline __u32 followed(struct flow *f, __u32 vip, __u32 class, struct side *s, const int six)
 {
 	__u32 other = class == CLASS_TCP ? CLASS_IKE : CLASS_TCP, slot;
-	__u64 word = find(&f->client, other, 0, six);
+	__u64 word = find(&f->client, other, six);
 
 	if (!word)
 		return 0;

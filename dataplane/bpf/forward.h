@@ -51,10 +51,10 @@ __noinline int next_hop_learn(struct xdp_md *ctx, struct next_hop *n, struct bpf
 		n->flags |= out->flags;
 		n->ifindex = out->lower;
 		n->vlan = out->vlan;
+		if (q->tot_len < out->mtu)
+			n->flags |= HOP_NARROW;
 	}
 	n->mtu = q->tot_len;
-	if (out && n->mtu < out->mtu)
-		n->flags |= HOP_NARROW;
 	__builtin_memcpy(n->dmac, q->dmac, 6);
 	__builtin_memcpy(n->smac, q->smac, 6);
 	n->serial = serial;

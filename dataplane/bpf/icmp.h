@@ -75,6 +75,34 @@ static __always_inline int quote_ours(const struct packet *p, const struct servi
 	return s->quoted_protocol == IPPROTO_TCP ? port == bpf_htons(PORT_SSTP) : is_ike_port(port);
 }
 
+/* quotes_server: does an ICMP error quote a packet of a service of ours, inbound one
+ * that came from the error's own destination, the VIP; else one that went to its
+ * source, the server? */
+static __always_inline int quotes_server(struct flow *f, const int inbound, __u32 flags, const int six)
+{
+	struct packet *p = &f->packet;
+	struct ipv6hdr *q6;
+	struct iphdr *q4;
+
+	if (f->service.kind != KIND_OTHER || !quote_read(p, &f->service, six))
+		return 0;
+	if (six) {
+		const __be64 *quoted, *own = inbound ? p->ip6->daddr : p->ip6->saddr;
+
+		q6 = at(p, f->service.quoted, sizeof(*q6));
+		if (!q6)
+			return 0;
+		quoted = inbound ? q6->saddr : q6->daddr;
+		if (quoted[0] != own[0] || quoted[1] != own[1])
+			return 0;
+	} else {
+		q4 = at(p, f->service.quoted, sizeof(*q4));
+		if (!q4 || (inbound ? q4->saddr : q4->daddr) != (inbound ? p->ip->daddr : p->ip->saddr))
+			return 0;
+	}
+	return quote_ours(p, &f->service, inbound, flags & PASSTHROUGH);
+}
+
 static __always_inline void quote_classify(struct service *s)
 {
 	s->kind = KIND_ICMP_ERROR;

@@ -75,7 +75,7 @@ static __always_inline __u32 choose(struct flow *f, __u32 vip, struct record *r,
 	return r->slot ? FORWARD_REOPENED : FORWARD_MAGLEV;
 }
 
-/* client_of_source and client_of_quote say whose packet it is. */
+/* client_of says whose packet it is: of an ICMP error, whom the quoted one went to. */
 static __always_inline void client_of(struct flow *f, const struct who *w, const int six)
 {
 	struct packet *p = &f->packet;
@@ -101,27 +101,6 @@ static __always_inline void client_of(struct flow *f, const struct who *w, const
 	}
 }
 
-/* quote_from_vip: does an ICMP error to a VIP quote a packet that came from it? */
-static __always_inline int quote_from_vip(struct flow *f, __u32 flags, const int six)
-{
-	struct packet *p = &f->packet;
-	struct ipv6hdr *q6;
-	struct iphdr *q4;
-
-	if (f->service.kind != KIND_OTHER || !quote_read(p, &f->service, six))
-		return 0;
-	if (six) {
-		q6 = at(p, f->service.quoted, sizeof(*q6));
-		if (!q6 || q6->saddr[0] != p->ip6->daddr[0] || q6->saddr[1] != p->ip6->daddr[1])
-			return 0;
-	} else {
-		q4 = at(p, f->service.quoted, sizeof(*q4));
-		if (!q4 || q4->saddr != p->ip->daddr)
-			return 0;
-	}
-	return quote_ours(p, &f->service, 1, flags & PASSTHROUGH);
-}
-
 static __always_inline __u32 inbound(struct flow *f, const struct who *who, struct way *w, const int six)
 {
 	struct record r = {};
@@ -129,7 +108,7 @@ static __always_inline __u32 inbound(struct flow *f, const struct who *who, stru
 	__u32 reason;
 
 	classify(&f->packet, &f->service, 1, who->flags & PASSTHROUGH);
-	if (quote_from_vip(f, who->flags, six))
+	if (quotes_server(f, 1, who->flags, six))
 		quote_classify(&f->service);
 	switch (f->service.kind) {
 	case KIND_OTHER:

@@ -193,27 +193,6 @@ static __always_inline __u32 outbound(struct flow *f, const struct side *from, s
 	return done(f, ACTION_FORWARD, reason);
 }
 
-/* quote_to_source: does an ICMP error of a server quote a packet that went to it? */
-static __always_inline int quote_to_source(struct flow *f, __u32 flags, const int six)
-{
-	struct packet *p = &f->packet;
-	struct ipv6hdr *q6;
-	struct iphdr *q4;
-
-	if (f->service.kind != KIND_OTHER || !quote_read(p, &f->service, six))
-		return 0;
-	if (six) {
-		q6 = at(p, f->service.quoted, sizeof(*q6));
-		if (!q6 || q6->daddr[0] != p->ip6->saddr[0] || q6->daddr[1] != p->ip6->saddr[1])
-			return 0;
-	} else {
-		q4 = at(p, f->service.quoted, sizeof(*q4));
-		if (!q4 || q4->daddr != p->ip->saddr)
-			return 0;
-	}
-	return quote_ours(p, &f->service, 0, flags & PASSTHROUGH);
-}
-
 /* quoted_slot gives the slot of the backend that an ICMP error's quoted packet was
  * going to, if it was of a service of ours there; 0 = none. Of a backend without
  * DSR only. */

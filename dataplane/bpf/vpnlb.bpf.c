@@ -20,7 +20,7 @@ static __always_inline __u32 by_address(struct flow *f, __u32 slot, struct way *
 		return done(f, XDP_DROP, DROP_TABLE);
 	if (slot && !(from.flags & DSR)) {
 		classify(p, &f->service, 0, from.flags & PASSTHROUGH);
-		if (quote_to_source(f, from.flags, six))
+		if (quotes_server(f, 0, from.flags, six))
 			quote_classify(&f->service);
 	} else {
 		slot = p->protocol == (six ? IPPROTO_ICMPV6 : IPPROTO_ICMP) ? quoted_slot(f, &from, six) : 0;
