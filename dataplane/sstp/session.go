@@ -76,9 +76,9 @@ type session struct {
 	counted [2]uint64 // of flow.bytes, that the metrics have
 
 	// The sweeper's alone.
-	upSince  int64     // tick at which the call was first seen up
-	proven   bool      // the call stayed up
-	reminded int       // evidence told again
+	upSince  int64 // tick at which the call was first seen up
+	proven   bool  // the call stayed up
+	reminded int   // evidence told again
 }
 
 // flow is one direction.
