@@ -202,7 +202,11 @@ func (s *Server) admit(l *listener, tcp *net.TCPConn) {
 		c.leave()
 		return
 	}
-	s.working.Go(c.serve)
+	select {
+	case s.handoff <- c:
+	default:
+		s.working.Go(func() { s.serve(c) })
+	}
 }
 
 // newSession picks the server of a new connection and counts it in.
