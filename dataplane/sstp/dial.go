@@ -52,10 +52,14 @@ func (c *session) connect() string {
 	return ""
 }
 
+// dialOptions let the kernel choose a port when it knows the server: DialTCP
+// binds always, and ports of this node alone would be too few for some servers.
+var dialOptions = append([]option{{unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1}}, connOptions...)
+
 // dial makes the TCP connection, from the client's own address if the service
 // is transparent; then the server's replies must come back through this node.
 func (c *session) dial() (*net.TCPConn, error) {
-	options, local := connOptions, netip.AddrPort{}
+	options, local := dialOptions, netip.AddrPort{}
 	dialer := net.Dialer{Timeout: c.limits.DialTimeout, KeepAlive: -1}
 	dialer.SetMultipathTCP(false)
 	network := "tcp4"
@@ -72,7 +76,7 @@ func (c *session) dial() (*net.TCPConn, error) {
 		if from.Is6() {
 			transparent = option{unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1}
 		}
-		options = append([]option{transparent, {unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1}}, options...)
+		options = append([]option{transparent}, options...)
 	}
 	dialer.Control = func(_, _ string, raw syscall.RawConn) error { return setOptions(raw, options) }
 	return dialer.DialTCP(c.server.ctx, network, local, c.target.Addr)
