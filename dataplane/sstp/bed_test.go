@@ -172,6 +172,7 @@ type bed struct {
 	reg      *prometheus.Registry
 	evidence chan table.Evidence
 	choose   atomic.Pointer[func(netip.Addr) (Route, bool)]
+	vip      atomic.Int32 // that the chooser must be asked for
 	desired  Desired
 	stop     func()
 }
@@ -181,6 +182,7 @@ type bed struct {
 func newBed(t testing.TB, d Desired, change func(*Service)) *bed {
 	t.Helper()
 	b := &bed{t: t, at: freePort(t), reg: prometheus.NewRegistry(), evidence: make(chan table.Evidence, 1000)}
+	b.vip.Store(3)
 	b.choose.Store(new(func(netip.Addr) (Route, bool) { return Route{Slot: 1, Reason: "test"}, true }))
 	service := Service{VIP: 3, Name: "vpn", Addr: b.at.Addr(), Mode: Offload}
 	for _, c := range d.Certificates {
@@ -198,15 +200,19 @@ func newBed(t testing.TB, d Desired, change func(*Service)) *bed {
 // start makes the Server and runs it; with the listeners of one before it.
 func (b *bed) start(inherited map[string]*net.TCPListener) {
 	b.t.Helper()
+	var reg prometheus.Registerer
+	if b.reg != nil {
+		reg = b.reg
+	}
 	s, err := New(Config{Port: b.at.Port(), Self: "n1"}, Deps{
 		Choose: func(vip uint8, client netip.Addr) (Route, bool) {
-			if vip != 3 {
+			if vip != uint8(b.vip.Load()) {
 				b.t.Errorf("asked for VIP %d", vip)
 			}
 			return (*b.choose.Load())(client)
 		},
 		Evidence:  func(e table.Evidence) { b.evidence <- e },
-		Inherited: inherited, Log: slog.New(slog.DiscardHandler), Metrics: b.reg,
+		Inherited: inherited, Log: slog.New(slog.DiscardHandler), Metrics: reg,
 	})
 	if err != nil {
 		b.t.Fatal(err)

@@ -61,7 +61,6 @@ type Server struct {
 	inherited map[string]*net.TCPListener
 	draining  bool
 	closed    bool
-	reported  int64 // tick of the last Activity
 	faults    []string
 
 	started chan struct{} // closed by Run: accepting may begin
