@@ -183,7 +183,7 @@ func newBed(t testing.TB, d Desired, change func(*Service)) *bed {
 	t.Helper()
 	b := &bed{t: t, at: freePort(t), reg: prometheus.NewRegistry(), evidence: make(chan table.Evidence, 1000)}
 	b.vip.Store(3)
-	b.choose.Store(new(func(netip.Addr) (Route, bool) { return Route{Slot: 1, Reason: "test"}, true }))
+	b.route(Route{Slot: 1, Reason: "test"}, true)
 	service := Service{VIP: 3, Name: "vpn", Addr: b.at.Addr(), Mode: Offload}
 	for _, c := range d.Certificates {
 		service.Certificates = append(service.Certificates, c.Name)
@@ -195,6 +195,11 @@ func newBed(t testing.TB, d Desired, change func(*Service)) *bed {
 	b.desired = d
 	b.start(nil)
 	return b
+}
+
+// route is what the chooser says from now on.
+func (b *bed) route(r Route, ok bool) {
+	b.choose.Store(new(func(netip.Addr) (Route, bool) { return r, ok }))
 }
 
 // start makes the Server and runs it; with the listeners of one before it.

@@ -100,7 +100,7 @@ func TestCallAndEvidence(t *testing.T) {
 	f := newFarEnd(t, func(f *farEnd) { f.script = rras(anyHash) })
 	d := oneTarget(t, f)
 	b := newBed(t, d, nil)
-	b.choose.Store(new(func(netip.Addr) (Route, bool) { return Route{Slot: 1, Saw: 7}, true }))
+	b.route(Route{Slot: 1, Saw: 7}, true)
 	key := table.Key{Client: netip.MustParseAddr("127.0.0.1").As16(), Class: table.TCP}
 	c := b.mustDial(nil).open()
 	c.send(data("ppp"))

@@ -195,7 +195,7 @@ func TestFaultsOfApply(t *testing.T) {
 	at := b.at
 	b.at = netip.AddrPortFrom(at.Addr().Next().Next(), at.Port())
 	b.vip.Store(6)
-	b.choose.Store(new(func(netip.Addr) (Route, bool) { return Route{Slot: 3}, true }))
+	b.route(Route{Slot: 3}, true)
 	if c, err := b.dial(nil); err == nil {
 		c.Close()
 	} else {

@@ -40,8 +40,7 @@ func (b *bed) refusals(reason string) float64 {
 func TestNoServer(t *testing.T) {
 	f := newFarEnd(t, nil)
 	b := newBed(t, oneTarget(t, f), nil)
-	route, ok := Route{Slot: 1}, false
-	b.choose.Store(new(func(netip.Addr) (Route, bool) { return route, ok }))
+	b.route(Route{Slot: 1}, false)
 	refused := func(reason string, want float64) {
 		t.Helper()
 		if _, err := b.dial(nil); err == nil {
@@ -52,9 +51,9 @@ func TestNoServer(t *testing.T) {
 		}
 	}
 	refused(refusedNoServer, 1)
-	ok, route.Slot = true, 5 // a server that this node has not heard of
+	b.route(Route{Slot: 5}, true) // a server that this node has not heard of
 	refused(refusedNoServer, 2)
-	route.Slot = 1
+	b.route(Route{Slot: 1}, true)
 	b.desired.Targets[0].Refuse = true
 	if err := b.Apply(b.desired); err != nil {
 		t.Fatal(err)
@@ -98,9 +97,11 @@ func TestLimits(t *testing.T) {
 		c.Close()
 	}
 	b.until("they are gone", func() bool { return b.sources.count() == 0 })
+	b.sources.mu.Lock()
 	if len(b.sources.by) != 0 {
 		t.Errorf("left: %v", b.sources.by)
 	}
+	b.sources.mu.Unlock()
 	b.mustDial(nil).open()
 }
 

@@ -56,6 +56,8 @@ type Server struct {
 	alarms  alarms
 	tick    atomic.Int64 // seconds since the start, and 1: what idle times are measured by
 
+	sweeping sync.Mutex
+
 	mu        sync.Mutex // Apply, and what follows
 	listeners map[netip.AddrPort]*listener
 	inherited map[string]*net.TCPListener

@@ -20,6 +20,8 @@ const (
 
 // sweep looks at every connection, once in each tick.
 func (s *Server) sweep(tick int64) {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
 	for _, c := range s.table.all() {
 		s.count(c)
 		if phase(c.phase.Load()) < phaseRelay {
