@@ -3,6 +3,7 @@ package sstp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -54,6 +55,7 @@ type Server struct {
 	sources sources
 	table   sessions
 	alarms  alarms
+	lot     *lot
 	tick    atomic.Int64 // seconds since the start, and 1: what idle times are measured by
 
 	sweeping sync.Mutex
@@ -118,8 +120,14 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-s.started:
 		return errors.New("run sstp server: it ran before")
 	default:
-		close(s.started)
 	}
+	parking, err := openLot()
+	if err != nil {
+		return fmt.Errorf("run sstp server: %w", err)
+	}
+	s.lot = parking
+	s.working.Go(func() { parking.wait(s.wake) })
+	close(s.started)
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	for running := true; running; {
@@ -143,6 +151,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, c := range s.table.all() {
 		c.end(endStopped)
 	}
+	parking.close()
 	s.working.Wait()
 	s.staples.Close()
 	return nil
