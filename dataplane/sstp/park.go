@@ -12,8 +12,11 @@ import (
 	"github.com/vpnlb/vpnlb/dataplane/sstp/control"
 )
 
-// parkTicks is how long a direction is silent before its goroutine ends.
-const parkTicks = 2
+// A direction is parked when nothing came for firstLinger to twice that. While
+// bytes come the time grows to longestLinger, so that looking costs nothing:
+// waking a parked direction costs some microseconds, and a busy one should not
+// pay them often.
+const firstLinger, longestLinger = 250 * time.Millisecond, 4 * time.Second
 
 // lot is where silent directions wait without a goroutine: an epoll instance of
 // its own, itself watched by the runtime's. A goroutine costs a silent
@@ -81,24 +84,8 @@ func (l *lot) add(fd uintptr, token uint64, known bool) error {
 // comes late meets nobody.
 func (c *session) token(from control.Side) uint64 { return c.id<<1 | uint64(from) }
 
-// nudge ends the wait of a direction that has been silent: it will park.
-func (c *session) nudge(tick int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended != "" {
-		return
-	}
-	for i := range c.flow {
-		f := &c.flow[i]
-		if f.parked || f.closed.Load() || f.unparkable || f.sending.Load() != 0 || tick-f.last.Load() < parkTicks {
-			continue
-		}
-		src, _ := c.ends(control.Side(i))
-		_ = src.socket().SetReadDeadline(time.Unix(1, 0))
-	}
-}
-
-// park leaves a direction to the lot; its goroutine ends then. False: it goes on.
+// park leaves a direction to the lot; its goroutine ends then. False: it goes
+// on, without a deadline.
 func (c *session) park(from control.Side) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -116,7 +103,7 @@ func (c *session) park(from control.Side) bool {
 		f.known = f.known || err == nil
 	}
 	if err != nil {
-		f.parked, f.unparkable = false, true
+		f.parked = false
 		c.server.log.Debug("connection cannot wait without a goroutine", "session", c.id, "err", err)
 		return false
 	}

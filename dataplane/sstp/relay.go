@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"time"
 
 	"github.com/vpnlb/vpnlb/dataplane/sstp/control"
 )
@@ -30,9 +31,16 @@ func (c *session) pump(from control.Side) {
 	if from == control.Server {
 		brokenSrc, brokenDst = endServer, endClient
 	}
+	linger := c.server.linger
+	armed, moved := false, false // the deadline after which to park; bytes since
 	for {
+		if !armed {
+			_ = src.socket().SetReadDeadline(time.Now().Add(linger))
+			armed, moved = true, false
+		}
 		b, n, err := src.receive()
 		if n > 0 {
+			moved = true
 			tick := c.server.tick.Load()
 			f.last.Store(tick)
 			c.heed(from, b[:n])
@@ -46,7 +54,10 @@ func (c *session) pump(from control.Side) {
 			}
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			if c.park(from) {
+			switch {
+			case moved:
+				armed, linger = false, min(2*linger, longestLinger)
+			case c.park(from):
 				return
 			}
 			continue

@@ -90,9 +90,8 @@ type flow struct {
 	closed  atomic.Bool  // this side will send no more
 
 	// Guarded by session.mu.
-	parked     bool // waits in the lot, without a goroutine
-	known      bool // the lot has seen its socket
-	unparkable bool // the lot did not take it
+	parked bool // waits in the lot, without a goroutine
+	known  bool // the lot has seen its socket
 }
 
 func (c *session) init(tcp *net.TCPConn) {

@@ -36,7 +36,6 @@ func (s *Server) sweep(tick int64) {
 			continue
 		}
 		s.watch(c, tick)
-		c.nudge(tick)
 	}
 }
 
