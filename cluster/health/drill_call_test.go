@@ -114,6 +114,7 @@ func TestDrillCallsFail(t *testing.T) {
 				if n := s.count() - before; n > c.most {
 					t.Errorf("%d calls", n)
 				}
+				time.Sleep(2 * callTimeout) // two of three decide; the third finds out as well
 				o := d.nodes[0].Observe(nil)
 				if seen, _ := o.Of(1, state.ClassTCP); seen.Note != c.hint || seen.Misses < 3 || seen.Answers != 0 || seen.Failing == 0 {
 					t.Errorf("%+v", seen)
