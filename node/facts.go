@@ -132,8 +132,8 @@ func linkUp(name string) bool {
 func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 	spec := m.spec()
 	limits := m.limits
-	if spec.Settings.Demote > 0 {
-		limits.QuorumGrace = spec.Settings.Demote
+	if t1 := spec.DemoteAfter(); t1 > 0 {
+		limits.QuorumGrace = t1
 	}
 	node := m.nodeFacts()
 	reach := health.Reach(health.ReachFacts{Spec: spec, Self: m.self, Observers: m.observers()})
