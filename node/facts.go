@@ -142,6 +142,7 @@ func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
 		facts := vipFacts(spec, v, &reach, limits)
+		facts.ServiceFailed = m.serviceFault(spec, v) != ""
 		for _, h := range hints {
 			if slices.Contains(h.Status.Willing, v.ID) {
 				facts.OthersWilling++

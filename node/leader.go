@@ -26,6 +26,7 @@ func (m *member) runLeader(ctx context.Context) error {
 		for pause(office, dutyInterval) {
 			m.judge(office, time.Since(began))
 			m.tidyGossipKeys(office)
+			m.rotateTickets(office)
 			m.assignGateways(office)
 		}
 	})

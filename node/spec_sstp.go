@@ -61,11 +61,3 @@ func pinning(spec *state.Spec, v *state.VIP) (names []string) {
 	}
 	return names
 }
-
-// certificateOf names the certificate whose hash a server pins.
-func certificateOf(v *state.VIP, b *state.Backend) string {
-	if b.Certificate != "" || len(v.Certificates) == 0 {
-		return b.Certificate
-	}
-	return v.Certificates[0]
-}
