@@ -43,7 +43,7 @@ func (f Facts) checkValues(say func(string, ...any)) {
 	if f.HasCertificate {
 		values += fmt.Sprintf(", %s is 1, %s is %s, %s is absent", ValueByAdmin, ValueHash, f.hex(), ValueOldHash)
 	}
-	if f.port() != f.defaultPort() {
+	if f.port() != DefaultPort(f.Mode) {
 		values += fmt.Sprintf(", %s is %d", ValuePort, f.port())
 	} else {
 		values += fmt.Sprintf(", %s is absent, 0 or %d", ValuePort, f.port())

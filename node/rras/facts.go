@@ -87,14 +87,15 @@ func plain(name string) bool {
 	})
 }
 
-func (f Facts) defaultPort() uint16 {
-	if f.Mode == state.SSTPOffload {
+// DefaultPort is where a server of this mode listens unless it is told otherwise.
+func DefaultPort(mode state.SSTPMode) uint16 {
+	if mode == state.SSTPOffload {
 		return defaultPortPlain
 	}
 	return defaultPortTLS
 }
 
-func (f Facts) port() uint16 { return cmp.Or(f.Port, f.defaultPort()) }
+func (f Facts) port() uint16 { return cmp.Or(f.Port, DefaultPort(f.Mode)) }
 
 func (f Facts) modeWord() string {
 	switch f.Mode {

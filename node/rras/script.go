@@ -37,7 +37,7 @@ func Script(f Facts) string {
 		return "# nothing to run: " + strings.ReplaceAll(err.Error(), "\n", "\n# ") + "\n"
 	}
 	b := blanks{
-		Server: f.Server, VIP: f.VIP, Mode: f.modeWord(), HTTPS: 1, Port: f.port(), OtherPort: f.port() != f.defaultPort(),
+		Server: f.Server, VIP: f.VIP, Mode: f.modeWord(), HTTPS: 1, Port: f.port(), OtherPort: f.port() != DefaultPort(f.Mode),
 		Store: f.Mode != state.SSTPOffload, Import: "choose the certificate in the RRAS console (Properties, Security) first",
 		Key: Key, NativeKey: strings.Replace(Key, "HKLM:", "HKLM", 1), Service: Service,
 		ValueHTTPS: ValueHTTPS, ValueByAdmin: ValueByAdmin, ValueHash: ValueHash, ValueOldHash: ValueOldHash, ValuePort: ValuePort,
