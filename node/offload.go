@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
-	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/dataplane/sstp"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 	"github.com/vpnlb/vpnlb/node/certs"
@@ -59,19 +58,19 @@ type offload struct {
 	spec    *state.Spec            // that was looked at last; run's, as is all below
 	desired *sstp.Desired          // that was applied last, nil: none
 	serving map[table.Slot]sstp.Mode
-	looked  time.Time // when files were looked at last
-	retry   bool      // the last Apply failed
+	passed  map[string]int // certificates whose expiry was logged, and at which threshold
+	looked  time.Time      // when files were looked at last
+	retry   bool           // the last Apply failed
 }
 
 // newOffload makes the parts of SSTP but the server, which setServer adds.
 func (m *member) newOffload(inherited map[string]*net.TCPListener) *offload {
 	return &offload{
-		book: certs.NewBook(func(name string, sealed []byte) ([]byte, error) {
-			return transport.Open(m.ids.Identity().Secret, name, sealed)
-		}),
+		book:     m.newBook(),
 		evidence: newEvidenceBook(m.learner.Offer),
 		chooser:  &chooser{dump: m.plane.Dump, entry: m.plane.LookupEntry},
 		handover: newHandover(m.node.notify, inherited),
+		passed:   make(map[string]int),
 	}
 }
 
@@ -113,6 +112,7 @@ func (m *member) offer(o *offload) {
 	}
 	o.spec, o.looked = spec, now
 	o.book.Update(spec)
+	m.watchExpiry(o.book.All(), o.passed, now)
 	tickets, err := m.ticketKeys(spec)
 	if err != nil {
 		m.log.Warn("session tickets are off", "error", err.Error())

@@ -137,6 +137,7 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 		local[r.Backend] = r
 	}
 	counters, err := m.plane.Counters()
+	_, sessions := m.sessionCounts()
 	out := []admin.Backend{}
 	for i := range spec.Backends {
 		b := &spec.Backends[i]
@@ -150,6 +151,7 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 			a.VIP = v.Name
 			if v.SSTP != state.SSTPOff {
 				a.TCP = service(spec, b, v)
+				a.TCP.Sessions = sessions[b.Name]
 			}
 		}
 		if r, ok := local[b.ID]; ok {
@@ -247,6 +249,7 @@ func (m *member) warnings(st *admin.Status) []string {
 	if e := m.keeper.Status().Err; e != "" {
 		add("gateway addresses: %s", e)
 	}
+	m.sstpWarnings(m.spec(), add)
 	return out
 }
 

@@ -157,6 +157,9 @@ func printBackends(w io.Writer, list []admin.Backend) {
 		if s.Detail != "" {
 			s.Local += ": " + s.Detail
 		}
+		if s.Sessions > 0 {
+			s.Local += fmt.Sprintf(" (%d sessions)", s.Sessions)
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n",
 			b.Name, b.Addr, b.VIP, b.Mode, b.Weight, b.Admin, class, s.Health, s.Stance, s.Clients, s.Local)
 	}

@@ -36,6 +36,14 @@ const (
 	PathAffinityForget = "/v1/affinity/forget"
 	PathTrace          = "/v1/plane/trace" // ?client=ADDR|PREFIX&count=N; lines of Traced
 	PathExplain        = "/v1/explain"     // ?client=ADDR[&vip=NAME][&class=ike|tcp]
+	PathCertList       = "/v1/cert"
+	PathCertAdd        = "/v1/cert/add"
+	PathCertUse        = "/v1/cert/use"
+	PathCertRemove     = "/v1/cert/remove"
+	PathCertRotate     = "/v1/cert/rotate"
+	PathSSTPSessions   = "/v1/sstp/sessions"
+	PathSSTPStatus     = "/v1/sstp/status"
+	PathSSTPRRAS       = "/v1/sstp/rras" // ?server=NAME[&certificate=NAME]
 )
 
 // MaxBody bounds every request, in bytes.
