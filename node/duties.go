@@ -27,7 +27,7 @@ func (m *member) runProber(ctx context.Context) error {
 		spec := m.spec()
 		if spec.Index != index {
 			index = spec.Index
-			targets = health.TargetsOf(spec)
+			targets = probeTargets(spec)
 			m.prober.SetTargets(targets, health.TimingOf(&spec.Settings))
 		}
 		if now := m.replica.Now(); now != stamp {
