@@ -40,7 +40,7 @@ func TargetsOf(s *state.Spec) []Target {
 		b := &s.Backends[i]
 		t := Target{Backend: b.ID, Addr: b.Addr}
 		if v, ok := s.VIPByID(b.VIP); ok {
-			t.SSTP = checkOf(s, v.SSTP)
+			t.SSTP = checkOf(s, v.SSTP, b.Admin)
 		}
 		ts = append(ts, t)
 	}
@@ -57,8 +57,9 @@ const (
 // knows their notes: an observation with one is unreadable to older members.
 const deepFormat = 3
 
-// checkOf is how SSTP of a server is checked in a mode; nil: not.
-func checkOf(s *state.Spec, mode state.SSTPMode) *SSTPCheck {
+// checkOf is how SSTP of a server is checked in a mode; nil: not. Servers that an
+// administrator has set aside get no calls.
+func checkOf(s *state.Spec, mode state.SSTPMode, admin state.AdminState) *SSTPCheck {
 	var c SSTPCheck
 	switch mode {
 	case state.SSTPPassthrough:
@@ -70,7 +71,8 @@ func checkOf(s *state.Spec, mode state.SSTPMode) *SSTPCheck {
 	default:
 		return nil
 	}
-	if _, lowest := s.LowestFormat(); lowest >= deepFormat {
+	_, lowest := s.LowestFormat()
+	if lowest >= deepFormat && (admin == state.AdminEnabled || admin == state.AdminDrain) {
 		c.Deep = DeepInterval
 	}
 	return &c

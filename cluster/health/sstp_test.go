@@ -474,7 +474,8 @@ func TestTargetsOf(t *testing.T) {
 		Backends: []state.Backend{{ID: 1, VIP: 1, Addr: server1}, {ID: 2, VIP: 2, Addr: server2}, {ID: 3, VIP: 3, Addr: server1},
 			{ID: 4, VIP: 4, Addr: server1}, {ID: 5, VIP: 9, Addr: server1}},
 	}
-	for _, deep := range []time.Duration{DeepInterval, 0} {
+	try := func(deep time.Duration) {
+		t.Helper()
 		want := []*SSTPCheck{nil, {TLS: true, Port: 443, Deep: deep}, {Port: 80, Deep: deep, DeepVotes: true},
 			{TLS: true, Port: 443, Deep: deep, DeepVotes: true}, nil}
 		for i, got := range TargetsOf(s) {
@@ -482,6 +483,15 @@ func TestTargetsOf(t *testing.T) {
 				t.Errorf("%+v %+v, want %+v", got, got.SSTP, want[i])
 			}
 		}
+	}
+	for admin, deep := range map[state.AdminState]time.Duration{state.AdminEnabled: DeepInterval, state.AdminDrain: DeepInterval,
+		state.AdminOffline: 0, state.AdminRemoved: 0} {
+		for i := range s.Backends {
+			s.Backends[i].Admin = admin
+		}
+		s.Members[1].Format = deepFormat
+		try(deep)
 		s.Members[1].Format-- // it could not read what a call met
+		try(0)
 	}
 }
