@@ -194,7 +194,7 @@ func newBed(t testing.TB, d Desired, change func(*Service)) *bed {
 		change(&service)
 	}
 	d.Services = append(d.Services, service)
-	b.desired = d
+	b.desired, b.linger = d, 20*time.Millisecond
 	b.start(nil)
 	return b
 }
