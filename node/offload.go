@@ -40,6 +40,8 @@ type offload struct {
 	chooser  *chooser
 	handover *handover
 
+	recent recentStatus
+
 	fault   atomic.Pointer[string] // of the last Apply; nil: none
 	spec    *state.Spec            // that was looked at last; run's, as is all below
 	desired *sstp.Desired          // that was applied last, nil: none
@@ -203,7 +205,8 @@ func (m *member) serviceFault(spec *state.Spec, v *state.VIP) string {
 
 // listenFault says why the port of a VIP is not open; empty: it is.
 func (m *member) listenFault(v *state.VIP) string {
-	st := m.offload.Load().server.Status()
+	o := m.offload.Load()
+	st := o.recent.get(o.server)
 	at := slices.IndexFunc(st.Services, func(s sstp.ServiceStatus) bool { return s.Name == v.Name })
 	switch {
 	case at < 0:
@@ -214,18 +217,36 @@ func (m *member) listenFault(v *state.VIP) string {
 	return ""
 }
 
-// drainSSTP lets calls end: those of clients that other nodes serve already in the
-// time of the spread, so that servers hear of it; else they have all the time.
-func (m *member) drainSSTP(all time.Duration) {
+// drainSSTP lets calls end, as the node file says.
+func (m *member) drainSSTP() {
 	o := m.offload.Load()
 	if o == nil {
 		return
 	}
 	if n := len(o.server.Sessions()); n > 0 {
-		m.log.Info("draining SSTP", "sessions", n, "within", all.String())
-		m.node.setStage(StageStopping, fmt.Sprintf("letting %d SSTP connections end", n))
+		stage, _ := m.node.stageNow()
+		m.node.setStage(stage, fmt.Sprintf("letting %d SSTP connections end, within %s", n, m.cfg.SSTP.Drain))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), all)
+	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.SSTP.Drain)
 	defer cancel()
-	o.server.Drain(ctx, min(all, m.cfg.SSTP.Spread))
+	o.server.Drain(ctx, m.cfg.SSTP.Spread)
+}
+
+// recentStatus keeps a status for a moment: the facts of routes are gathered ten
+// times a second, and a status counts all connections.
+type recentStatus struct {
+	mu     sync.Mutex
+	at     time.Time
+	status sstp.Status
+}
+
+const statusAge = 500 * time.Millisecond
+
+func (r *recentStatus) get(server sstpServer) sstp.Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); r.at.IsZero() || now.Sub(r.at) >= statusAge {
+		r.at, r.status = now, server.Status()
+	}
+	return r.status
 }

@@ -137,6 +137,7 @@ func TestServiceFault(t *testing.T) {
 		{sstp.Status{Services: []sstp.ServiceStatus{{Name: "vpn"}}, Draining: true}, ""},
 	} {
 		server.status = tt.status
+		o.recent = recentStatus{}
 		if got := m.listenFault(&v); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.status, got, tt.want)
 		}

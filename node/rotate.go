@@ -110,7 +110,7 @@ func (m *member) switchServer(ctx context.Context, vip state.VIPID, place *state
 	}
 	for _, other := range m.alarms() {
 		if other.Target != name && m.hasCertificate(spec, v, other.Target, place.Name) {
-			return "", &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("server %s was switched before and has an alarm, so %s is left alone: %s", other.Target, name, other.Text)}
+			return "", &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("a server that was switched before has an alarm, so %s is left alone: %s", name, other.Text)}
 		}
 	}
 	if _, err := m.useCertificate(ctx, admin.CertUseRequest{Name: place.Name, Server: name}); err != nil {

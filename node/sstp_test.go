@@ -400,3 +400,18 @@ func TestRotatedVIP(t *testing.T) {
 		t.Errorf("none ends TLS: %v", err)
 	}
 }
+
+// One choice for each connection: what it costs beside a handshake.
+func BenchmarkChoose(b *testing.B) {
+	set := &table.Set{Index: 1, Generation: 1, TableSize: state.DefaultTableSize, VIPs: []table.VIP{{Addr: netip.MustParseAddr("203.0.113.10"), ClientBits: 64}}}
+	for i := range 20 {
+		set.Backends = append(set.Backends, table.Backend{Slot: table.Slot(i + 1), ID: uint32(i + 1), Weight: 100,
+			Addr: netip.AddrFrom4([4]byte{198, 51, 100, byte(101 + i)}), Stance: [table.Classes]table.Stance{table.Take, table.Take}})
+	}
+	c := &chooser{dump: func() *table.Set { return set }, entry: func(table.Key) (table.Entry, bool) { return table.Entry{}, false }}
+	for b.Loop() {
+		if _, ok := c.choose(0, netip.MustParseAddr("198.18.0.9")); !ok {
+			b.Fatal("no server")
+		}
+	}
+}
