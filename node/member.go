@@ -239,7 +239,7 @@ func (m *member) run(ctx context.Context) error {
 		return err
 	}
 	if err := m.makeOffload(m.node.takeInherited()); err != nil {
-		return err
+		return errors.Join(err, m.plane.Close())
 	}
 	m.serveRPC()
 	start("transport", m.transport.Run)

@@ -234,15 +234,20 @@ func TestEvidenceBook(t *testing.T) {
 		if _, last := take(); last.Slot != 3 || last.Saw != 0 {
 			t.Errorf("the last offer is %+v", last)
 		}
-		if b.answered(weak, table.Superseded); len(b.pending) != 1 {
+		pending := func() int {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return len(b.pending)
+		}
+		if b.answered(weak, table.Superseded); pending() != 1 {
 			t.Error("the answer to the old server ends the new one's evidence")
 		}
 		time.Sleep(evidenceLife + 2*evidenceTick)
-		if take(); len(b.pending) != 0 {
+		if take(); pending() != 0 {
 			t.Error("evidence is kept for ever")
 		}
+		b = newEvidenceBook(func([]table.Evidence) {})
 		for i := range affinity.MaxPending + 5 {
-			b.offer = func([]table.Evidence) {}
 			b.add(table.Evidence{Key: table.Key{Client: [16]byte{2, byte(i >> 16), byte(i >> 8), byte(i)}}, Slot: 1})
 		}
 		if len(b.pending) != affinity.MaxPending || b.lost != 5 {
