@@ -3,7 +3,9 @@ package node
 import (
 	"net"
 	"os"
+	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +28,11 @@ func newNotifier(addr string) *notifier {
 
 func (n *notifier) ready()    { n.once.Do(func() { n.send("READY=1", nil) }) }
 func (n *notifier) stopping() { n.send("STOPPING=1", nil) }
+
+// busy asks for so much time before the manager loses its patience.
+func (n *notifier) busy(d time.Duration) {
+	n.send("EXTEND_TIMEOUT_USEC="+strconv.FormatInt(d.Microseconds(), 10), nil)
+}
 func (n *notifier) status(s string) {
 	n.send("STATUS="+s, nil)
 }

@@ -40,7 +40,8 @@ type offload struct {
 	chooser  *chooser
 	handover *handover
 
-	recent recentStatus
+	recent   recentStatus
+	draining atomic.Bool
 
 	fault   atomic.Pointer[string] // of the last Apply; nil: none
 	spec    *state.Spec            // that was looked at last; run's, as is all below
@@ -61,7 +62,7 @@ func (m *member) makeOffload(inherited map[string]*net.TCPListener) error {
 		handover: newHandover(m.node.notify, inherited),
 		passed:   make(map[string]int),
 	}
-	m.metrics.MustRegister(certCollector{o.book})
+	m.metrics.MustRegister(offloadCollector{o})
 	server, err := sstp.New(sstp.Config{Self: m.cfg.Name}, sstp.Deps{
 		Choose: o.chooser.choose, Evidence: o.evidence.add, Inherited: inherited, Log: m.log, Metrics: m.metrics,
 	})
@@ -84,8 +85,17 @@ const (
 // inherited sockets, as what is pinned forwards on.
 func (m *member) runOffload(ctx context.Context) error {
 	o := m.offload.Load()
+	// The server ends last: nobody must look at its listeners any more.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() {
+		defer cancel()
+		served <- o.server.Run(serving)
+	}()
 	var parts sync.WaitGroup
-	defer parts.Wait()
 	parts.Go(func() { o.evidence.run(ctx) })
 	parts.Go(func() { m.touchSSTP(ctx, o) })
 	parts.Go(func() {
@@ -95,7 +105,9 @@ func (m *member) runOffload(ctx context.Context) error {
 			}
 		}
 	})
-	return o.server.Run(ctx)
+	parts.Wait()
+	stop()
+	return <-served
 }
 
 // nothing is what a removed node is told: no address is its own any more.
@@ -146,13 +158,25 @@ func (o *offload) tell(spec *state.Spec, tickets [][32]byte, cfg config.SSTP) {
 	o.closeChanged(&d, cfg.Spread)
 	err := o.server.Apply(d)
 	o.desired = &d
-	o.handover.update(o.server.Listeners())
+	o.handOver(o.server.Listeners())
 	if err == nil {
 		o.fault.Store(nil)
 		return
 	}
 	text := err.Error()
 	o.fault.Store(&text)
+}
+
+// handOver tells the service manager what listens. One that is on its way out
+// listens on nothing, and its sockets are for the next.
+func (o *offload) handOver(listeners map[string]*os.File) {
+	if !o.draining.Load() { // set before the first is closed
+		o.handover.update(listeners)
+		return
+	}
+	for _, f := range listeners {
+		f.Close()
+	}
 }
 
 // closeChanged ends the connections of servers that are gone, or that another
@@ -217,6 +241,9 @@ func (m *member) listenFault(v *state.VIP) string {
 	return ""
 }
 
+// drainMargin is what a stop takes beside the time for calls.
+const drainMargin = 30 * time.Second
+
 // drainSSTP lets calls end, as the node file says.
 func (m *member) drainSSTP() {
 	o := m.offload.Load()
@@ -227,8 +254,10 @@ func (m *member) drainSSTP() {
 		stage, _ := m.node.stageNow()
 		m.node.setStage(stage, fmt.Sprintf("letting %d SSTP connections end, within %s", n, m.cfg.SSTP.Drain))
 	}
+	m.node.notify.busy(m.cfg.SSTP.Drain + drainMargin)
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.SSTP.Drain)
 	defer cancel()
+	o.draining.Store(true)
 	o.server.Drain(ctx, m.cfg.SSTP.Spread)
 }
 

@@ -52,6 +52,9 @@ func (m *member) rotateCertificate(ctx context.Context, in admin.RotateRequest) 
 	if err != nil {
 		return nil, err
 	}
+	if begun := slices.ContainsFunc(out.Servers, func(s admin.RotationServer) bool { return s.State != "waiting" }); !begun && place.Path != "" {
+		out.Notes = append(out.Notes, "look on every node first that 'vpnlb cert list' shows "+place.Name+" without a fault: it lies in a file there")
+	}
 	out.Notes = slices.Concat(notes, out.Notes, m.rotationNotes(spec, v, cert))
 	return out, nil
 }

@@ -234,11 +234,7 @@ func TestEvidenceBook(t *testing.T) {
 		if _, last := take(); last.Slot != 3 || last.Saw != 0 {
 			t.Errorf("the last offer is %+v", last)
 		}
-		pending := func() int {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			return len(b.pending)
-		}
+		pending := func() int { n, _ := b.counts(); return n }
 		if b.answered(weak, table.Superseded); pending() != 1 {
 			t.Error("the answer to the old server ends the new one's evidence")
 		}
@@ -250,8 +246,8 @@ func TestEvidenceBook(t *testing.T) {
 		for i := range affinity.MaxPending + 5 {
 			b.add(table.Evidence{Key: table.Key{Client: [16]byte{2, byte(i >> 16), byte(i >> 8), byte(i)}}, Slot: 1})
 		}
-		if len(b.pending) != affinity.MaxPending || b.lost != 5 {
-			t.Errorf("%d kept, %d lost", len(b.pending), b.lost)
+		if n, lost := b.counts(); n != affinity.MaxPending || lost != 5 {
+			t.Errorf("%d kept, %d lost", n, lost)
 		}
 	})
 }
