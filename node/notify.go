@@ -52,15 +52,22 @@ func (n *notifier) send(state string, f *os.File) {
 		return
 	}
 	defer c.Close()
-	var rights []byte
-	if f != nil {
-		rights = unix.UnixRights(int(f.Fd()))
-	}
-	raw, err := c.SyscallConn()
+	out, err := c.SyscallConn() // package net sends no rights over a connected datagram socket
 	if err != nil {
 		return
 	}
-	raw.Write(func(fd uintptr) bool { // package net sends no rights over a connected datagram socket
-		return unix.Sendmsg(int(fd), []byte(state), rights, nil, 0) != unix.EAGAIN
-	})
+	write := func(rights []byte) {
+		out.Write(func(fd uintptr) bool { return unix.Sendmsg(int(fd), []byte(state), rights, nil, 0) != unix.EAGAIN })
+	}
+	if f == nil {
+		write(nil)
+		return
+	}
+	// Never f.Fd: it makes the socket a blocking one, for all who have a copy, and
+	// nothing would end an accept any more.
+	given, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	given.Control(func(fd uintptr) { write(unix.UnixRights(int(fd))) })
 }
