@@ -15,7 +15,10 @@ import (
 )
 
 const (
-	stopLimit  = 10 * time.Second // of a daemon that a service manager ends
+	stopLimit = 10 * time.Second // of a daemon that a service manager ends
+	// startLimit is backLimit and the time for which the router leaves a neighbour
+	// alone whose session ended: nothing is slept through here meanwhile.
+	startLimit = backLimit + 5*time.Second
 	filledWait = 10 * time.Second // from the announcement to maps that hold all that is agreed
 )
 
@@ -103,7 +106,7 @@ func (d *drill) replaceBinary(ctx context.Context, node, binary string) error {
 	if err := d.l.waitECMP(ctx, healBound); err != nil {
 		return fmt.Errorf("%s with the binary %s: %w", node, binary, err)
 	}
-	d.within(node+" back in the ECMP set", time.Since(stopped), backLimit)
+	d.within(node+" back in the ECMP set", time.Since(stopped), startLimit)
 	d.converged(time.Since(start))
 	return d.filled(ctx, node)
 }
