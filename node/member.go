@@ -238,6 +238,9 @@ func (m *member) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := m.makeOffload(m.node.takeInherited()); err != nil {
+		return err
+	}
 	m.serveRPC()
 	start("transport", m.transport.Run)
 	start("raft", m.runRaft)
@@ -249,6 +252,7 @@ func (m *member) run(ctx context.Context) error {
 		defer w.Close()
 		return m.sync.run(ctx, w)
 	})
+	start("SSTP", m.runOffload)
 	start("catch up", m.runCatchUp)
 	start("probes", m.runProber)
 	start("affinity learning", m.runLearning)
@@ -393,18 +397,23 @@ func (m *member) bootstrap(ctx context.Context) {
 func (m *member) stop() {
 	m.node.setStage(StageStopping, "withdrawing routes")
 	m.node.notify.stopping()
-	if !m.othersAnnounce() {
-		m.drainSSTP(m.cfg.SSTP.Drain) // who leaves now finds nobody else
+	if m.speaker == nil {
+		m.drainSSTP(m.cfg.SSTP.Drain)
+		return
 	}
-	defer m.drainSSTP(m.cfg.SSTP.Spread)
-	if m.speaker != nil {
-		m.waitOthers()
-		m.draining.Store(int32(bgp.StageStopping))
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := m.speaker.Stop(ctx); err != nil {
-			m.log.Warn("withdraw routes", "error", err.Error())
-		}
+	m.waitOthers()
+	others := m.othersAnnounce()
+	if !others {
+		m.drainSSTP(m.cfg.SSTP.Drain) // who is sent away now finds nobody else
+	}
+	m.draining.Store(int32(bgp.StageStopping))
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := m.speaker.Stop(ctx); err != nil {
+		m.log.Warn("withdraw routes", "error", err.Error())
+	}
+	if others {
+		m.drainSSTP(m.cfg.SSTP.Spread) // clients are elsewhere: servers hear of it, bit by bit
 	}
 }
 

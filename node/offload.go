@@ -1,13 +1,13 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,22 +27,7 @@ type sstpServer interface {
 	Sessions() []sstp.Session
 	Activity() []table.Activity
 	Listeners() map[string]*os.File
-	// Health is each service by the index of its VIP, and what is wrong beside
-	// them.
-	Health() (services map[uint8]serviceHealth, alarms []alarm)
-}
-
-// serviceHealth is whether a service takes connections, and why not.
-type serviceHealth struct {
-	Listening bool
-	Fault     string
-}
-
-// alarm is what connections told about a server: a sentence with the way out.
-type alarm struct {
-	Target string
-	Text   string
-	Since  time.Time
+	Status() sstp.Status
 }
 
 // offload is the TLS of SSTP on this node: the server, and what it is told. run
@@ -63,15 +48,25 @@ type offload struct {
 	retry   bool           // the last Apply failed
 }
 
-// newOffload makes the parts of SSTP but the server, which setServer adds.
-func (m *member) newOffload(inherited map[string]*net.TCPListener) *offload {
-	return &offload{
+// makeOffload makes the parts of SSTP. inherited are listeners of a process
+// before this one.
+func (m *member) makeOffload(inherited map[string]*net.TCPListener) error {
+	o := &offload{
 		book:     m.newBook(),
 		evidence: newEvidenceBook(m.learner.Offer),
 		chooser:  &chooser{dump: m.plane.Dump, entry: m.plane.LookupEntry},
 		handover: newHandover(m.node.notify, inherited),
 		passed:   make(map[string]int),
 	}
+	server, err := sstp.New(sstp.Config{Self: m.cfg.Name}, sstp.Deps{
+		Choose: o.chooser.choose, Evidence: o.evidence.add, Inherited: inherited, Log: m.log, Metrics: m.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	o.server = server
+	m.offload.Store(o)
+	return nil
 }
 
 const (
@@ -180,12 +175,13 @@ func (m *member) serviceFault(spec *state.Spec, v *state.VIP) string {
 	if f := sstpFault(spec, v, o.book.All()); f != "" {
 		return f
 	}
-	services, _ := o.server.Health()
-	switch h, ok := services[v.Place]; {
-	case !ok:
+	st := o.server.Status()
+	at := slices.IndexFunc(st.Services, func(s sstp.ServiceStatus) bool { return s.Name == v.Name })
+	switch {
+	case at < 0:
 		return "TCP 443 is not open yet"
-	case !h.Listening:
-		return cmp.Or(h.Fault, "TCP 443 is not open")
+	case !st.Services[at].Listening && !st.Draining:
+		return "TCP 443 is not open: " + strings.Join(st.Faults, "; ")
 	}
 	return ""
 }

@@ -2,22 +2,22 @@ package node
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/dataplane/sstp"
 	"github.com/vpnlb/vpnlb/node/admin"
 	"github.com/vpnlb/vpnlb/node/certs"
 	"github.com/vpnlb/vpnlb/node/rras"
 )
 
 // alarms are what connections of this node told about servers.
-func (m *member) alarms() []alarm {
-	o := m.offload.Load()
-	if o == nil {
-		return nil
+func (m *member) alarms() []sstp.Alarm {
+	if o := m.offload.Load(); o != nil {
+		return o.server.Status().Alarms
 	}
-	_, alarms := o.server.Health()
-	return alarms
+	return nil
 }
 
 func (m *member) sstpSessions(*http.Request) (any, error) {
@@ -60,8 +60,7 @@ func (m *member) sstpStatus(*http.Request) (any, error) {
 		s := admin.SSTPService{VIP: v.Name, Addr: v.Addr, Mode: sstpWords[v.SSTP], Fault: m.serviceFault(spec, v),
 			Connections: vips[v.Name], Certificates: append([]string{}, v.Certificates...)}
 		if o := m.offload.Load(); o != nil {
-			services, _ := o.server.Health()
-			s.Listening = services[v.Place].Listening
+			s.Listening = slices.ContainsFunc(o.server.Status().Services, func(s sstp.ServiceStatus) bool { return s.Name == v.Name && s.Listening })
 		}
 		out.Services = append(out.Services, s)
 		out.Connections += s.Connections

@@ -45,7 +45,7 @@ func (c *session) pump(from control.Side, src, dst end) {
 		}
 		if err == io.EOF {
 			f.closed.Store(true)
-			if dst.shut() != nil {
+			if dst.shut(c.flow[1-from].closed.Load()) != nil {
 				c.end(brokenDst)
 			}
 			break
@@ -63,7 +63,11 @@ func (c *session) pump(from control.Side, src, dst end) {
 
 // heed counts bytes, feeds the follower, and tells what it saw.
 func (c *session) heed(from control.Side, p []byte) {
-	c.flow[from].bytes.Add(uint64(len(p)))
+	f := &c.flow[from]
+	f.bytes.Add(uint64(len(p)))
+	if !f.fresh.Load() {
+		f.fresh.Store(true)
+	}
 	if events := c.follow.Feed(from, p); events != 0 {
 		c.server.saw(c, events)
 	}

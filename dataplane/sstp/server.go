@@ -56,15 +56,17 @@ type Server struct {
 	alarms  alarms
 	tick    atomic.Int64 // seconds since the start, and 1: what idle times are measured by
 
+	sweeping sync.Mutex
+
 	mu        sync.Mutex // Apply, and what follows
 	listeners map[netip.AddrPort]*listener
 	inherited map[string]*net.TCPListener
 	draining  bool
 	closed    bool
-	reported  int64 // tick of the last Activity
 	faults    []string
 
 	started chan struct{} // closed by Run: accepting may begin
+	handoff chan *session // to a worker that waits
 	ctx     context.Context
 	cancel  context.CancelFunc
 	working sync.WaitGroup // accept loops, connections, closings
@@ -93,7 +95,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		deps.HTTP = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	s := &Server{cfg: cfg, deps: deps, log: deps.Log, metrics: m, listeners: map[netip.AddrPort]*listener{},
-		inherited: deps.Inherited, started: make(chan struct{})}
+		inherited: deps.Inherited, started: make(chan struct{}), handoff: make(chan *session)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.staples = staple.New(deps.HTTP, deps.Log, func(result string) { m.staples.WithLabelValues(result).Inc() })
 	s.tick.Store(1)

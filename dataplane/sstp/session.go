@@ -86,6 +86,7 @@ type flow struct {
 	bytes   atomic.Uint64
 	last    atomic.Int64 // tick of the last bytes
 	sending atomic.Int64 // tick at which the send under way began; 0: none
+	fresh   atomic.Bool  // bytes came since Activity was asked
 	closed  atomic.Bool  // this side will send no more
 }
 
