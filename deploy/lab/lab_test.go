@@ -272,3 +272,22 @@ func TestRealPeers(t *testing.T) {
 		t.Errorf("%d clients re-homed, %d logged in again, want 0 and %d", len(v.rehomed), v.relogins, relogins)
 	}
 }
+
+// A drill is run only by a laboratory that has what it needs.
+func TestDrillsNeedWhatTheyName(t *testing.T) {
+	listed := func(o Options) bool {
+		l := &Lab{st: labState{Options: o}}
+		return slices.ContainsFunc(l.Drills(), func(d DrillInfo) bool { return d.Name == "upgrade" })
+	}
+	if listed(Options{}) || !listed(Options{Other: "/bin/other"}) {
+		t.Error("the upgrade is for those who have another binary")
+	}
+	_, err := Run(t.Context(), &Lab{}, "upgrade", t.Output())
+	if err == nil || !strings.Contains(err.Error(), "it needs another version of the binary: --other PATH") {
+		t.Errorf("got %v", err)
+	}
+	l := &Lab{}
+	if err := l.SetOther(t.TempDir()); err == nil || l.st.Options.Other != "" {
+		t.Errorf("a folder is no binary: %v", err)
+	}
+}
