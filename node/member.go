@@ -279,6 +279,9 @@ func (m *member) run(ctx context.Context) error {
 	}
 	cancel(nil)
 	parts.Wait()
+	if o := m.offload.Load(); o != nil && ctx.Err() == nil {
+		o.handover.update(nil) // no process comes after this one that wants them
+	}
 	closeErr := m.plane.Close()
 	if errors.Is(err, errLeft) {
 		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.dropAddresses(), forward.Remove(), transparent.Remove(), m.kernel.Restore())

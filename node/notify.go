@@ -49,5 +49,11 @@ func (n *notifier) send(state string, f *os.File) {
 	if f != nil {
 		rights = unix.UnixRights(int(f.Fd()))
 	}
-	c.WriteMsgUnix([]byte(state), rights, nil)
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Write(func(fd uintptr) bool { // package net sends no rights over a connected datagram socket
+		return unix.Sendmsg(int(fd), []byte(state), rights, nil, 0) != unix.EAGAIN
+	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/vpnlb/vpnlb/dataplane/sstp"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 	"github.com/vpnlb/vpnlb/node/certs"
+	"github.com/vpnlb/vpnlb/node/config"
 )
 
 // sstpServer is what the node needs of sstp.Server.
@@ -45,7 +46,7 @@ type offload struct {
 	serving map[table.Slot]sstp.Mode
 	passed  map[string]int // certificates whose expiry was logged, and at which threshold
 	looked  time.Time      // when files were looked at last
-	retry   bool           // the last Apply failed
+	again   bool           // it is time to look at files, and to try again what failed
 }
 
 // makeOffload makes the parts of SSTP. inherited are listeners of a process
@@ -58,6 +59,7 @@ func (m *member) makeOffload(inherited map[string]*net.TCPListener) error {
 		handover: newHandover(m.node.notify, inherited),
 		passed:   make(map[string]int),
 	}
+	m.metrics.MustRegister(certCollector{o.book})
 	server, err := sstp.New(sstp.Config{Self: m.cfg.Name}, sstp.Deps{
 		Choose: o.chooser.choose, Evidence: o.evidence.add, Inherited: inherited, Log: m.log, Metrics: m.metrics,
 	})
@@ -94,40 +96,61 @@ func (m *member) runOffload(ctx context.Context) error {
 	return o.server.Run(ctx)
 }
 
+// nothing is what a removed node is told: no address is its own any more.
+var nothing = &state.Spec{}
+
 // offer looks whether there is something new to tell.
 func (m *member) offer(o *offload) {
-	spec := m.spec()
+	spec, now := m.spec(), time.Now()
 	if m.removed.Load() != nil {
-		spec = &state.Spec{} // nothing is its own any more
+		spec = nothing
 	}
-	now := time.Now()
-	due := now.Sub(o.looked) >= fileInterval
-	if spec == o.spec && !due {
+	if !o.due(spec, now) {
 		return
 	}
-	o.spec, o.looked = spec, now
-	o.book.Update(spec)
-	m.watchExpiry(o.book.All(), o.passed, now)
 	tickets, err := m.ticketKeys(spec)
 	if err != nil {
 		m.log.Warn("session tickets are off", "error", err.Error())
 	}
-	d := RenderSSTP(spec, o.book.All(), tickets, m.cfg.SSTP)
-	if o.desired != nil && reflect.DeepEqual(*o.desired, d) && !(o.retry && due) {
+	old := o.fault.Load()
+	o.tell(spec, tickets, m.cfg.SSTP)
+	if f := o.fault.Load(); f != nil && (old == nil || *old != *f) {
+		m.log.Warn("SSTP", "error", *f)
+	}
+	m.watchExpiry(o.book.All(), o.passed, now)
+}
+
+// due reports whether there may be something new: another agreement, or time to
+// look at files.
+func (o *offload) due(spec *state.Spec, now time.Time) bool {
+	again := now.Sub(o.looked) >= fileInterval
+	if spec == o.spec && !again {
+		return false
+	}
+	o.again = again
+	o.spec, o.looked = spec, now
+	return true
+}
+
+// tell applies what the agreement says, if it is other than before, or did not
+// succeed.
+func (o *offload) tell(spec *state.Spec, tickets [][32]byte, cfg config.SSTP) {
+	o.book.Update(spec)
+	d := RenderSSTP(spec, o.book.All(), tickets, cfg)
+	failed := o.fault.Load() != nil
+	if o.desired != nil && reflect.DeepEqual(*o.desired, d) && !(failed && o.again) {
 		return
 	}
-	o.closeChanged(&d, m.cfg.SSTP.Spread)
-	err = o.server.Apply(d)
-	o.desired, o.retry = &d, err != nil
+	o.closeChanged(&d, cfg.Spread)
+	err := o.server.Apply(d)
+	o.desired = &d
 	o.handover.update(o.server.Listeners())
-	var text *string
-	if err != nil {
-		s := err.Error()
-		text = &s
+	if err == nil {
+		o.fault.Store(nil)
+		return
 	}
-	if old := o.fault.Swap(text); text != nil && (old == nil || *old != *text) {
-		m.log.Warn("SSTP", "error", *text)
-	}
+	text := err.Error()
+	o.fault.Store(&text)
 }
 
 // closeChanged ends the connections of servers that are gone, or that another
@@ -175,7 +198,12 @@ func (m *member) serviceFault(spec *state.Spec, v *state.VIP) string {
 	if f := sstpFault(spec, v, o.book.All()); f != "" {
 		return f
 	}
-	st := o.server.Status()
+	return m.listenFault(v)
+}
+
+// listenFault says why the port of a VIP is not open; empty: it is.
+func (m *member) listenFault(v *state.VIP) string {
+	st := m.offload.Load().server.Status()
 	at := slices.IndexFunc(st.Services, func(s sstp.ServiceStatus) bool { return s.Name == v.Name })
 	switch {
 	case at < 0:

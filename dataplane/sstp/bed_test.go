@@ -173,6 +173,7 @@ type bed struct {
 	evidence chan table.Evidence
 	choose   atomic.Pointer[func(netip.Addr) (Route, bool)]
 	vip      atomic.Int32 // that the chooser must be asked for
+	linger   time.Duration
 	desired  Desired
 	stop     func()
 }
@@ -224,6 +225,9 @@ func (b *bed) start(inherited map[string]*net.TCPListener) {
 	}
 	if err := s.Apply(b.desired); err != nil {
 		b.t.Fatal(err)
+	}
+	if b.linger != 0 {
+		s.linger = b.linger
 	}
 	b.Server = s
 	ctx, cancel := context.WithCancel(context.Background())

@@ -27,10 +27,7 @@ func (s *Server) sweep(tick int64) {
 		if phase(c.phase.Load()) < phaseRelay {
 			continue // bounded by deadlines
 		}
-		c.mu.Lock()
-		closeAt := c.closeAt
-		c.mu.Unlock()
-		if closeAt != 0 && tick >= closeAt {
+		if at := c.closing(); at != 0 && tick >= at {
 			c.end(endClosed)
 			continue
 		}
@@ -40,6 +37,13 @@ func (s *Server) sweep(tick int64) {
 		}
 		s.watch(c, tick)
 	}
+}
+
+// closing is the tick at which a gentle close becomes a hard one; 0: none.
+func (c *session) closing() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closeAt
 }
 
 // count moves what a session relayed to the metrics.
