@@ -309,6 +309,17 @@ func TestHandoverRemoves(t *testing.T) {
 	at := ln.Addr().String()
 	h.update(map[string]*os.File{at: f})
 	waitHolds(t, s, socketName(at))
+	raw, err := ln.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var flags int
+	if err := errors.Join(raw.Control(func(fd uintptr) { flags, err = unix.FcntlInt(fd, unix.F_GETFL, 0) }), err); err != nil {
+		t.Fatal(err)
+	}
+	if flags&unix.O_NONBLOCK == 0 {
+		t.Error("the listener blocks now: no close would end an accept")
+	}
 	h.update(nil)
 	waitHolds(t, s, "")
 }
