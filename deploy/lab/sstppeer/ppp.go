@@ -45,8 +45,11 @@ const (
 	chapFailure   = 4
 )
 
-// errLogin ends a link whose password is wrong.
-var errLogin = errors.New("the login was refused")
+// Ends of a link: its password is wrong; one of the ends has said goodbye.
+var (
+	errLogin      = errors.New("the login was refused")
+	errTerminated = errors.New("the link was ended")
+)
 
 // linkConfig is one end of a PPP link.
 type linkConfig struct {
@@ -70,6 +73,7 @@ type link struct {
 	login         credentials
 	nt            [ntResponseSize]byte
 	authenticated bool
+	leaving       bool
 	chapID        byte
 	chapDeadline  time.Time // of the challenge or the response; zero: answered
 	chapTries     int
@@ -161,7 +165,7 @@ func (l *link) receiveLCP(code, id byte, data []byte) {
 		l.lcp.receive(l.now, code, id, data)
 	case terminateRequest:
 		l.send(protoLCP, controlPacket(terminateAck, id, nil))
-		l.err = errors.New("the peer ended the link")
+		l.err = errTerminated
 	case lcpEchoRequest:
 		if l.lcp.state == negOpened && len(data) >= 4 {
 			l.send(protoLCP, controlPacket(lcpEchoReply, id, append(l.magic[:4:4], data[4:]...)))
@@ -172,7 +176,11 @@ func (l *link) receiveLCP(code, id byte, data []byte) {
 		}
 	case codeReject:
 		l.err = errors.New("the peer does not know a code of LCP")
-	case terminateAck, lcpEchoReply, discardRequest:
+	case terminateAck:
+		if l.leaving {
+			l.err = errTerminated
+		}
+	case lcpEchoReply, discardRequest:
 	default:
 		l.send(protoLCP, controlPacket(codeReject, id, controlPacket(code, id, data)))
 	}
@@ -191,8 +199,11 @@ func (l *link) receiveIPCP(code, id byte, data []byte) {
 	}
 }
 
-// terminate says goodbye; nobody waits for the answer.
-func (l *link) terminate() { l.send(protoLCP, controlPacket(terminateRequest, l.lcp.id+1, nil)) }
+// terminate says goodbye; the answer is errTerminated.
+func (l *link) terminate() {
+	l.leaving = true
+	l.send(protoLCP, controlPacket(terminateRequest, l.lcp.id+1, nil))
+}
 
 func (l *link) judgeLCP(o option) (verdict, option) {
 	switch o.kind {

@@ -10,8 +10,8 @@ import (
 )
 
 var (
-	testServer = netip.MustParseAddr("198.19.254.1")
-	testClient = netip.MustParseAddr("198.19.0.10")
+	serverInner = netip.MustParseAddr("198.19.254.1")
+	clientInner = netip.MustParseAddr("198.19.0.10")
 )
 
 const testPassword = "not a secret"
@@ -82,7 +82,7 @@ func (ln *line) start() {
 }
 
 func serverLink() linkConfig {
-	return linkConfig{name: "s1", password: onePassword, local: testServer, peer: testClient}
+	return linkConfig{name: "s1", password: onePassword, local: serverInner, peer: clientInner}
 }
 
 func clientLink() linkConfig { return linkConfig{name: "c1", password: onePassword} }
@@ -94,10 +94,10 @@ func wantUp(t *testing.T, ln *line) {
 			t.Fatalf("end %d is not up: %v", i, ln.errs)
 		}
 	}
-	if local, peer := ln.ends[1].addresses(); local != testClient || peer != testServer {
+	if local, peer := ln.ends[1].addresses(); local != clientInner || peer != serverInner {
 		t.Errorf("the client has %s and sees %s", local, peer)
 	}
-	if local, peer := ln.ends[0].addresses(); local != testServer || peer != testClient {
+	if local, peer := ln.ends[0].addresses(); local != serverInner || peer != clientInner {
 		t.Errorf("the server has %s and sees %s", local, peer)
 	}
 	s, c := ln.ends[0], ln.ends[1]
