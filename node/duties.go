@@ -23,7 +23,7 @@ func (m *member) runProber(ctx context.Context) error {
 		spec := m.spec()
 		if spec.Index != index {
 			index = spec.Index
-			m.prober.SetTargets(health.TargetsOf(spec), health.TimingOf(&spec.Settings))
+			m.prober.SetTargets(probeTargets(spec), health.TimingOf(&spec.Settings))
 		}
 		if !pause(ctx, 100*time.Millisecond) {
 			return nil

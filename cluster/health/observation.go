@@ -112,7 +112,7 @@ func DecodeObservation(b []byte) (Observation, error) {
 			Quiet:    time.Duration(binary.BigEndian.Uint16(r[11:])) * quietUnit,
 			Returned: r[13]&flagReturned != 0,
 		}
-		if (s.Class != state.ClassIKE && s.Class != state.ClassTCP) || s.Opinion > OpinionNeutral || s.Note >= noteCount || r[13] > flagReturned {
+		if (s.Class != state.ClassIKE && s.Class != state.ClassTCP) || s.Opinion > OpinionNeutral || r[13] > flagReturned {
 			return Observation{}, fmt.Errorf("decode observation: record %d is not valid", i)
 		}
 		if i > 0 && !less(o.Seen[i-1], s) {

@@ -160,19 +160,6 @@ func (p *Prober) SetTargets(ts []Target, timing Timing) {
 	poke(p.wake)
 }
 
-// watchSSTP begins or ends the checks of TCP 443 and reports whether it did.
-func (t *target) watchSSTP(on bool, now time.Time, timing Timing) (changed bool) {
-	t.SSTP = on
-	if on == (t.sstp != nil) {
-		return false
-	}
-	t.sstp = nil
-	if on {
-		t.sstp = &sstpState{portState: portState{next: now.Add(rand.N(timing.Interval))}}
-	}
-	return true
-}
-
 // Changed receives when an opinion or the set of targets has changed:
 // the observation is worth publishing at once.
 func (p *Prober) Changed() <-chan struct{} { return p.changed }
@@ -303,7 +290,7 @@ type probeDue struct {
 
 // due ends questions that timed out, asks those whose time has come, and tells
 // when to come back.
-func (p *Prober) due(now time.Time) (out []probeDue, sstp []*target, next time.Time) {
+func (p *Prober) due(now time.Time) (out []probeDue, sstp []sstpDue, next time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	next = now.Add(p.timing.Interval)
