@@ -28,7 +28,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/vpnlb/vpnlb/dataplane/sstp/head"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
@@ -333,7 +332,7 @@ func (c *client) gone() {
 	}
 }
 
-// call opens and brings an SSTP call up to its Ack.
+// until polls a condition.
 func (b *bed) until(what string, done func() bool) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
@@ -358,4 +357,4 @@ func oneTarget(t testing.TB, f *farEnd) Desired {
 		Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr()}}}
 }
 
-var _ = head.Path
+func sha(b []byte) [32]byte { return sha256.Sum256(b) }

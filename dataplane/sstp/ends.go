@@ -17,7 +17,8 @@ type end interface {
 	// the peer will send no more.
 	receive() (*buffer, int, error)
 	send(p []byte) error
-	shut() error // tells the peer that no more is sent
+	// shut tells the peer that no more is sent; last: the connection is closed next.
+	shut(last bool) error
 	deadline(time.Time) error
 	io.Closer
 }
@@ -67,7 +68,13 @@ func (e *plainEnd) send(p []byte) error {
 	return err
 }
 
-func (e *plainEnd) shut() error                { return e.tcp.CloseWrite() }
+func (e *plainEnd) shut(last bool) error {
+	if last { // closing says the same
+		return nil
+	}
+	return e.tcp.CloseWrite()
+}
+
 func (e *plainEnd) deadline(t time.Time) error { return e.tcp.SetDeadline(t) }
 func (e *plainEnd) Close() error               { return e.tcp.Close() }
 
@@ -113,7 +120,13 @@ func (e *tlsEnd) send(p []byte) error {
 }
 
 // shut sends close_notify, then FIN: the two say the same (RFC 8446 6.1).
-func (e *tlsEnd) shut() error { return errors.Join(e.tls.CloseWrite(), e.link.tcp.CloseWrite()) }
+func (e *tlsEnd) shut(last bool) error {
+	err := e.tls.CloseWrite()
+	if last || err != nil {
+		return err
+	}
+	return e.link.tcp.CloseWrite()
+}
 
 func (e *tlsEnd) deadline(t time.Time) error { return e.link.tcp.SetDeadline(t) }
 

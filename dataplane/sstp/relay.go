@@ -45,7 +45,7 @@ func (c *session) pump(from control.Side, src, dst end) {
 		}
 		if err == io.EOF {
 			f.closed.Store(true)
-			if dst.shut() != nil {
+			if dst.shut(c.flow[1-from].closed.Load()) != nil {
 				c.end(brokenDst)
 			}
 			break

@@ -65,6 +65,7 @@ type Server struct {
 	faults    []string
 
 	started chan struct{} // closed by Run: accepting may begin
+	handoff chan *session // to a worker that waits
 	ctx     context.Context
 	cancel  context.CancelFunc
 	working sync.WaitGroup // accept loops, connections, closings
@@ -93,7 +94,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		deps.HTTP = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	s := &Server{cfg: cfg, deps: deps, log: deps.Log, metrics: m, listeners: map[netip.AddrPort]*listener{},
-		inherited: deps.Inherited, started: make(chan struct{})}
+		inherited: deps.Inherited, started: make(chan struct{}), handoff: make(chan *session)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.staples = staple.New(deps.HTTP, deps.Log, func(result string) { m.staples.WithLabelValues(result).Inc() })
 	s.tick.Store(1)
