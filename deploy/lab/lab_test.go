@@ -253,3 +253,41 @@ func TestRealPeers(t *testing.T) {
 		t.Errorf("%d clients re-homed, %d logged in again, want 0 and %d", len(v.rehomed), v.relogins, relogins)
 	}
 }
+
+// TestLabSSTP lets sstpc call through the cluster, in every mode.
+func TestLabSSTP(t *testing.T) {
+	needSSTPC(t)
+	for _, c := range []struct {
+		mode   SSTPMode
+		drills []string
+	}{
+		{SSTPOffload, []string{"sstp-call", "sstp-wrong-hash", "sstp-rotate", "sstp-node-stop", "sstp-server-kill"}},
+		{SSTPReencrypt, []string{"sstp-call", "sstp-rotate"}},
+		{SSTPPassthrough, []string{"sstp-call", "sstp-node-stop", "sstp-server-kill"}},
+	} {
+		t.Run(string(c.mode), func(t *testing.T) {
+			l := up(t, Options{Name: "t" + string(c.mode)[:4], Clients: 30, Spares: 1, SSTP: c.mode})
+			t.Cleanup(func() { l.showSSTP(t) })
+			for _, d := range c.drills {
+				t.Run(d, func(t *testing.T) { run(t, l, d) })
+			}
+		})
+	}
+}
+
+// showSSTP tells after a failure what servers and clients say of their calls.
+func (l *Lab) showSSTP(t *testing.T) {
+	if !t.Failed() {
+		return
+	}
+	for i := range l.st.Options.Servers {
+		if st, err := l.sstpServer(context.Background(), i+1); err == nil {
+			t.Logf("--- server %d: %+v", i+1, st)
+		}
+	}
+	for i := range sstpClients {
+		if b, err := os.ReadFile(l.path(sstpClientName(i+1), "sstpc.log")); err == nil {
+			t.Logf("--- end of sstpc of client %d\n%s", i+1, b[max(0, len(b)-logTailBytes):])
+		}
+	}
+}

@@ -48,7 +48,9 @@ bgp:
   router_id: {{.Outside}}
   neighbours:
 {{range .Routers}}    - {address: {{.}}, asn: {{$.RouterASN}}, hold_time: 3s}
-{{end}}log: {level: info, format: text}
+{{end}}# At a stop: shorter than an administrator's, so that drills need not wait.
+sstp: {drain: 3s, spread: 2s}
+log: {level: info, format: text}
 `))
 
 // index gives the number of a node from its name.

@@ -30,6 +30,9 @@ const (
 	SSTPReencrypt   SSTPMode = "reencrypt"
 )
 
+// ends reports whether TLS of clients ends on the nodes.
+func (m SSTPMode) ends() bool { return m == SSTPOffload || m == SSTPReencrypt }
+
 // Options say how large a lab is. The zero value of each field means its default.
 type Options struct {
 	Name    string   `json:"name"`    // [a-z0-9]{1,12}; default "lab"

@@ -15,9 +15,18 @@ func (o Options) routers() (out []netip.Addr) {
 // line. Every lab option that the nodes have to know of is named here and
 // nowhere else.
 func (o Options) specCommands() (out [][]string) {
+	if o.SSTP.ends() {
+		for _, name := range []string{certOld, certNew} {
+			chain, key := certFiles(o.Name, name)
+			out = append(out, []string{"cert", "add", name, "--chain", chain, "--key", key})
+		}
+	}
 	for _, f := range o.families() {
 		vip := []string{"vip", "add", f.vipName, f.vip.String()}
-		if o.Passthrough {
+		switch {
+		case o.SSTP.ends():
+			vip = append(vip, "--sstp", string(o.SSTP), "--sstp-cert", certOld)
+		case o.SSTP == SSTPPassthrough || o.Passthrough:
 			vip = append(vip, "--sstp", "passthrough")
 		}
 		out = append(out, vip)

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -68,9 +69,12 @@ func (o Options) sstpRoles() (out []string) {
 	return out
 }
 
-func (l *Lab) cert(name string) (certFile, keyFile string) {
-	return l.path("pki", name+".crt"), l.path("pki", name+".key")
+// certFiles are the files of a certificate of a lab.
+func certFiles(lab, name string) (certFile, keyFile string) {
+	return filepath.Join(labDir(lab), "pki", name+".crt"), filepath.Join(labDir(lab), "pki", name+".key")
 }
+
+func (l *Lab) cert(name string) (certFile, keyFile string) { return certFiles(l.st.Options.Name, name) }
 
 // certHash is what administrators configure: the SHA-256 of the certificate.
 func (l *Lab) certHash(name string) (string, error) {

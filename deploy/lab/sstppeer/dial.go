@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -232,4 +233,13 @@ func (d *dialer) stats() DialStats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return DialStats{User: d.cfg.User, Now: time.Now(), Dials: d.dials, Link: st, Up: up, Ends: append([]DialEnd{}, d.ends...)}
+}
+
+// Said is what the last call that ended wrote last, in one line.
+func (s DialStats) Said() string {
+	if len(s.Ends) == 0 {
+		return fmt.Sprintf("no call of %s has ended, %d dials", s.User, s.Dials)
+	}
+	rows := strings.Split(s.Ends[len(s.Ends)-1].Said, "\n")
+	return fmt.Sprintf("%d dials of %s, the last one ended with %q", s.Dials, s.User, strings.Join(rows[max(0, len(rows)-3):], " / "))
 }
