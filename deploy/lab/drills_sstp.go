@@ -27,7 +27,9 @@ const (
 )
 
 // sstpPlan is where clients are put before a drill: two on the first server, so
-// that one may come anew beside a call that stands.
+// that one may come anew beside a call that stands. IKE of a client goes to the
+// same server: servers ask after clients that are gone for a while, and their
+// requests are evidence, so that a record is soon there again.
 var sstpPlan = map[int]int{1: 1, 2: 2, 3: 3, 4: 1}
 
 // sstpCall is one client's call as both ends see it.
@@ -80,14 +82,8 @@ func anyCall(sstpCall) bool { return true }
 // meant takes new clients: from there on affinity must keep them.
 func (d *drill) sstpPlace(ctx context.Context, clients ...int) (map[int]sstpCall, error) {
 	l := d.l
-	m, err := l.anyMember()
-	if err != nil {
+	if err := d.forget(ctx, clients...); err != nil {
 		return nil, err
-	}
-	for _, i := range clients {
-		if err := l.cli(ctx, cliBound, m, nil, "affinity", "forget", sstpLink(i).Addr().String()); err != nil && !strings.Contains(err.Error(), "no record") {
-			return nil, err
-		}
 	}
 	calls := map[int]sstpCall{}
 	for server := range l.st.Options.Servers {
@@ -139,14 +135,25 @@ func (d *drill) only(ctx context.Context, server int) error {
 	return d.applied(ctx)
 }
 
-// hangUpAll ends all calls; drills that follow are without them.
-func (d *drill) hangUpAll(ctx context.Context) {
+// sstpEnd ends all calls and lets all servers take clients, also where a drill
+// stopped half-way.
+func (d *drill) sstpEnd(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), healBound)
+	defer cancel()
 	for i := range sstpClients {
 		if d.l.st.Processes[sstpClientName(i+1)].alive() {
 			if err := d.l.hangUpSSTP(ctx, i+1); err != nil {
 				d.failf("%v", err)
 			}
 		}
+	}
+	if d.l.st.Processes[ikeName].alive() {
+		if err := d.l.stop(ctx, ikeName); err != nil {
+			d.failf("%v", err)
+		}
+	}
+	if err := d.only(ctx, 0); err != nil {
+		d.failf("%v", err)
 	}
 }
 
@@ -167,8 +174,8 @@ func (d *drill) stands(ctx context.Context, i int, was sstpCall, when string) {
 
 // sstpCall: four clients call, and everything works.
 func (d *drill) sstpCall(ctx context.Context) error {
-	defer d.hangUpAll(context.WithoutCancel(ctx))
-	hash, err := d.l.certHash(certOld)
+	defer d.sstpEnd(ctx)
+	hash, err := d.l.certHash(d.l.currentCert())
 	if err != nil {
 		return err
 	}
@@ -208,7 +215,7 @@ func (d *drill) sstpCall(ctx context.Context) error {
 	if err := d.meet(ctx, 3, calls[3].server); err != nil { // SSTP first
 		return err
 	}
-	return d.meetAgain(ctx, 2)
+	return d.meetAgain(ctx, 2, 4)
 }
 
 // listed checks what the nodes say of a call.
@@ -219,7 +226,7 @@ func (d *drill) listed(sessions []admin.SSTPSession, i int, c sstpCall) {
 			continue
 		}
 		n++
-		if s.Server != serverName(c.server) || s.Certificate != certOld || s.State != "connected" || s.In == 0 || s.Out == 0 {
+		if s.Server != serverName(c.server) || s.Certificate != d.l.currentCert() || s.State != "connected" || s.In == 0 || s.Out == 0 {
 			d.failf("the nodes list %s as %+v", sstpRole(i), s)
 		}
 	}
@@ -260,23 +267,25 @@ func (d *drill) meet(ctx context.Context, i, server int) error {
 	return d.l.stop(ctx, ikeName)
 }
 
-// meetAgain is the other way round: a client known by IKE alone calls.
-func (d *drill) meetAgain(ctx context.Context, i int) error {
-	if err := d.l.hangUpSSTP(ctx, i); err != nil {
-		return err
-	}
-	m, err := d.l.anyMember()
+// meetAgain is the other way round: a client known by IKE alone calls. It is one
+// that would go elsewhere as an unknown client, if there is one.
+func (d *drill) meetAgain(ctx context.Context, clients ...int) error {
+	i, alone, err := d.stranger(ctx, clients)
 	if err != nil {
 		return err
 	}
-	if err := d.l.cli(ctx, cliBound, m, nil, "affinity", "forget", sstpLink(i).Addr().String()); err != nil {
+	server := sstpPlan[i]
+	if err := d.only(ctx, server); err != nil {
 		return err
 	}
-	if err := d.applied(ctx); err != nil {
-		return err
-	}
-	server, err := (&embeddedPeers{l: d.l}).ikeOf(ctx, i)
+	got, err := (&embeddedPeers{l: d.l}).ikeOf(ctx, i)
 	if err != nil {
+		return err
+	}
+	if got != server {
+		d.failf("IKE of %s is on %s while only %s takes new clients", sstpRole(i), serverName(got), serverName(server))
+	}
+	if err := d.only(ctx, 0); err != nil {
 		return err
 	}
 	if err := d.l.dialSSTP(ctx, i); err != nil {
@@ -286,11 +295,56 @@ func (d *drill) meetAgain(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	d.notef("%s: IKE on %s, then the call on %s", sstpRole(i), serverName(server), serverName(c.server))
-	if c.server != server {
-		d.failf("the call of %s is on %s, its IKE on %s", sstpRole(i), serverName(c.server), serverName(server))
+	d.notef("%s: IKE on %s, then the call on %s; without IKE it would have been on %s", sstpRole(i), serverName(got), serverName(c.server), alone)
+	if c.server != got {
+		d.failf("the call of %s is on %s, its IKE on %s", sstpRole(i), serverName(c.server), serverName(got))
 	}
 	return d.l.stop(ctx, ikeName)
+}
+
+// stranger makes clients unknown and picks one that would go to another server
+// than the planned one, and says where; there may be none.
+func (d *drill) stranger(ctx context.Context, clients []int) (i int, alone string, err error) {
+	m, err := d.l.anyMember()
+	if err != nil {
+		return 0, "", err
+	}
+	for _, i = range clients {
+		if err := d.l.hangUpSSTP(ctx, i); err != nil {
+			return 0, "", err
+		}
+	}
+	if err := d.forget(ctx, clients...); err != nil {
+		return 0, "", err
+	}
+	for _, i = range clients {
+		var e admin.Explanation
+		if err := d.l.cli(ctx, cliBound, m, &e, "explain", sstpLink(i).Addr().String(), "--class", "tcp"); err != nil {
+			return 0, "", err
+		}
+		if len(e.Cases) > 0 {
+			alone = e.Cases[0].Backend
+		}
+		if alone != serverName(sstpPlan[i]) {
+			break
+		}
+	}
+	return i, alone, nil
+}
+
+// forget makes clients unknown.
+func (d *drill) forget(ctx context.Context, clients ...int) error {
+	m, err := d.l.anyMember()
+	if err != nil {
+		return err
+	}
+	for _, i := range clients {
+		err := d.l.cli(ctx, cliBound, m, nil, "affinity", "forget", sstpLink(i).Addr().String())
+		if err != nil && !strings.Contains(err.Error(), "no record") {
+			return err
+		}
+	}
+	return nil
 }
 
 // ikeOf logs in from client i's address, waits until the agreement knows it, and
@@ -337,7 +391,7 @@ func (l *Lab) knownByIKE(ctx context.Context, a netip.Addr) (bool, error) {
 // sstpNodeStop stops the daemon that carries most calls, as an update of its
 // package does. Where TLS ends there the calls end, gently; else nothing does.
 func (d *drill) sstpNodeStop(ctx context.Context) error {
-	defer d.hangUpAll(context.WithoutCancel(ctx))
+	defer d.sstpEnd(ctx)
 	before, err := d.sstpPlace(ctx, 1, 2, 3, 4)
 	if err != nil {
 		return err
@@ -431,7 +485,7 @@ func (d *drill) busiest(ctx context.Context) (node string, users []string, err e
 
 // sstpServerKill kills a server with two calls.
 func (d *drill) sstpServerKill(ctx context.Context) error {
-	defer d.hangUpAll(context.WithoutCancel(ctx))
+	defer d.sstpEnd(ctx)
 	before, err := d.sstpPlace(ctx, 1, 2, 3, 4)
 	if err != nil {
 		return err

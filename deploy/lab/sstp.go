@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -28,7 +29,7 @@ import (
 const (
 	sstpClients  = 4
 	sstpPassword = "Passw0rd-lab"
-	sstpRedial   = 500 * time.Millisecond // between the end of a call and the next: Windows takes some seconds
+	sstpRedial   = 300 * time.Millisecond // between the end of a call and the next: Windows takes some seconds
 
 	sstpServerKind = "sstpserver"
 	sstpClientKind = "sstpclient"
@@ -76,6 +77,9 @@ func certFiles(lab, name string) (certFile, keyFile string) {
 
 func (l *Lab) cert(name string) (certFile, keyFile string) { return certFiles(l.st.Options.Name, name) }
 
+// currentCert names the certificate that servers expect: drills change it.
+func (l *Lab) currentCert() string { return cmp.Or(l.st.Cert, certOld) }
+
 // certHash is what administrators configure: the SHA-256 of the certificate.
 func (l *Lab) certHash(name string) (string, error) {
 	file, _ := l.cert(name)
@@ -122,13 +126,13 @@ func (e *embeddedPeers) startSSTP(ctx context.Context, i int) error {
 	}
 	port := uint16(httpsPort)
 	if o.SSTP == SSTPOffload {
-		hash, err := e.l.certHash(certOld)
+		hash, err := e.l.certHash(e.l.currentCert())
 		if err != nil {
 			return err
 		}
 		port, cfg.Hashes = httpPort, []string{hash}
 	} else {
-		cfg.CertFile, cfg.KeyFile = e.l.cert(certOld)
+		cfg.CertFile, cfg.KeyFile = e.l.cert(e.l.currentCert())
 	}
 	for _, f := range o.families() {
 		cfg.Listen = append(cfg.Listen, netip.AddrPortFrom(f.server(i), port))

@@ -1,7 +1,6 @@
 package sstppeer
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -187,10 +186,13 @@ func (d *dialer) dial(ctx context.Context) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ends = append(d.ends, DialEnd{At: time.Now(), Link: d.last, Said: string(bytes.TrimSpace(said[max(0, len(said)-maxSaid):]))})
+	d.ends = append(d.ends, DialEnd{At: time.Now(), Link: d.last, Said: plain(said[max(0, len(said)-maxSaid):])})
 	d.ends = d.ends[max(0, len(d.ends)-maxEnds):]
 	return nil
 }
+
+// plain takes away what sstpc writes besides text.
+func plain(b []byte) string { return strings.TrimSpace(strings.ReplaceAll(string(b), "\x00", "")) }
 
 // hangUp ends the call gently, which sstpc does when its pppd has ended; a call
 // that is not up yet has nothing to say goodbye to.
