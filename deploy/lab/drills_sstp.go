@@ -20,7 +20,7 @@ const (
 	callLimit    = 5 * time.Second // from the dial to IP: sstpc may need a second try, see DESIGN.md
 	awayLimit    = verdictLimit + callLimit
 	nodeLimit    = 8 * time.Second // from a node's stop until its calls stand elsewhere: the spread, and a dial
-	iperfTime    = 2 * time.Second
+	iperfTime    = time.Second
 	slowest      = 5e6 // bit/s through a tunnel: less is a fault even on a slow machine
 	alarmBound   = 20 * time.Second
 	callsSettled = 2 * time.Second // for a second thought of the server about a call

@@ -29,6 +29,9 @@ func (d *drill) sstpWrongHash(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := d.forget(ctx, 4); err != nil {
+		return err
+	}
 	if err := d.only(ctx, server); err != nil {
 		return err
 	}
