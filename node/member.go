@@ -239,7 +239,7 @@ func (m *member) run(ctx context.Context) error {
 		return err
 	}
 	if err := m.makeOffload(m.node.takeInherited()); err != nil {
-		return err
+		return errors.Join(err, m.plane.Close())
 	}
 	m.serveRPC()
 	start("transport", m.transport.Run)
@@ -398,13 +398,13 @@ func (m *member) stop() {
 	m.node.setStage(StageStopping, "withdrawing routes")
 	m.node.notify.stopping()
 	if m.speaker == nil {
-		m.drainSSTP(m.cfg.SSTP.Drain)
+		m.drainSSTP()
 		return
 	}
 	m.waitOthers()
 	others := m.othersAnnounce()
 	if !others {
-		m.drainSSTP(m.cfg.SSTP.Drain) // who is sent away now finds nobody else
+		m.drainSSTP() // who is sent away now finds nobody else
 	}
 	m.draining.Store(int32(bgp.StageStopping))
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -413,7 +413,7 @@ func (m *member) stop() {
 		m.log.Warn("withdraw routes", "error", err.Error())
 	}
 	if others {
-		m.drainSSTP(m.cfg.SSTP.Spread) // clients are elsewhere: servers hear of it, bit by bit
+		m.drainSSTP() // what still comes here goes on; the rest ends at the servers, too, bit by bit
 	}
 }
 

@@ -159,6 +159,10 @@ func (n *Node) live(ctx context.Context) error {
 	for {
 		ad := admission{}
 		if !n.ids.Load().Identity().Member() {
+			newHandover(n.notify, n.inherited).update(nil)
+			for _, ln := range n.takeInherited() {
+				ln.Close() // of a membership that is over: nobody would serve it
+			}
 			n.setStage(StageWaiting, "run 'vpnlb cluster init' here, or 'vpnlb cluster join'")
 			n.notify.ready()
 			select {
@@ -181,6 +185,9 @@ func (n *Node) live(ctx context.Context) error {
 		n.member.Store(m)
 		err = m.run(ctx)
 		n.member.Store(nil)
+		if o := m.offload.Load(); o != nil && (errors.Is(err, errLeft) || errors.Is(err, errRejoin)) {
+			o.handover.update(nil) // this process goes on, and nobody accepts there
+		}
 		switch {
 		case errors.Is(err, errLeft):
 			if err := n.reset("left"); err != nil {

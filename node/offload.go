@@ -16,6 +16,7 @@ import (
 	"github.com/vpnlb/vpnlb/dataplane/sstp"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 	"github.com/vpnlb/vpnlb/node/certs"
+	"github.com/vpnlb/vpnlb/node/config"
 )
 
 // sstpServer is what the node needs of sstp.Server.
@@ -39,13 +40,16 @@ type offload struct {
 	chooser  *chooser
 	handover *handover
 
+	recent   recentStatus
+	draining atomic.Bool
+
 	fault   atomic.Pointer[string] // of the last Apply; nil: none
 	spec    *state.Spec            // that was looked at last; run's, as is all below
 	desired *sstp.Desired          // that was applied last, nil: none
 	serving map[table.Slot]sstp.Mode
 	passed  map[string]int // certificates whose expiry was logged, and at which threshold
 	looked  time.Time      // when files were looked at last
-	retry   bool           // the last Apply failed
+	again   bool           // it is time to look at files, and to try again what failed
 }
 
 // makeOffload makes the parts of SSTP. inherited are listeners of a process
@@ -58,6 +62,7 @@ func (m *member) makeOffload(inherited map[string]*net.TCPListener) error {
 		handover: newHandover(m.node.notify, inherited),
 		passed:   make(map[string]int),
 	}
+	m.metrics.MustRegister(offloadCollector{o})
 	server, err := sstp.New(sstp.Config{Self: m.cfg.Name}, sstp.Deps{
 		Choose: o.chooser.choose, Evidence: o.evidence.add, Inherited: inherited, Log: m.log, Metrics: m.metrics,
 	})
@@ -80,8 +85,17 @@ const (
 // inherited sockets, as what is pinned forwards on.
 func (m *member) runOffload(ctx context.Context) error {
 	o := m.offload.Load()
+	// The server ends last: nobody must look at its listeners any more.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() {
+		defer cancel()
+		served <- o.server.Run(serving)
+	}()
 	var parts sync.WaitGroup
-	defer parts.Wait()
 	parts.Go(func() { o.evidence.run(ctx) })
 	parts.Go(func() { m.touchSSTP(ctx, o) })
 	parts.Go(func() {
@@ -91,42 +105,77 @@ func (m *member) runOffload(ctx context.Context) error {
 			}
 		}
 	})
-	return o.server.Run(ctx)
+	parts.Wait()
+	stop()
+	return <-served
 }
+
+// nothing is what a removed node is told: no address is its own any more.
+var nothing = &state.Spec{}
 
 // offer looks whether there is something new to tell.
 func (m *member) offer(o *offload) {
-	spec := m.spec()
+	spec, now := m.spec(), time.Now()
 	if m.removed.Load() != nil {
-		spec = &state.Spec{} // nothing is its own any more
+		spec = nothing
 	}
-	now := time.Now()
-	due := now.Sub(o.looked) >= fileInterval
-	if spec == o.spec && !due {
+	if !o.due(spec, now) {
 		return
 	}
-	o.spec, o.looked = spec, now
-	o.book.Update(spec)
-	m.watchExpiry(o.book.All(), o.passed, now)
 	tickets, err := m.ticketKeys(spec)
 	if err != nil {
 		m.log.Warn("session tickets are off", "error", err.Error())
 	}
-	d := RenderSSTP(spec, o.book.All(), tickets, m.cfg.SSTP)
-	if o.desired != nil && reflect.DeepEqual(*o.desired, d) && !(o.retry && due) {
+	old := o.fault.Load()
+	o.tell(spec, tickets, m.cfg.SSTP)
+	if f := o.fault.Load(); f != nil && (old == nil || *old != *f) {
+		m.log.Warn("SSTP", "error", *f)
+	}
+	m.watchExpiry(o.book.All(), o.passed, now)
+}
+
+// due reports whether there may be something new: another agreement, or time to
+// look at files.
+func (o *offload) due(spec *state.Spec, now time.Time) bool {
+	again := now.Sub(o.looked) >= fileInterval
+	if spec == o.spec && !again {
+		return false
+	}
+	o.again = again
+	o.spec, o.looked = spec, now
+	return true
+}
+
+// tell applies what the agreement says, if it is other than before, or did not
+// succeed.
+func (o *offload) tell(spec *state.Spec, tickets [][32]byte, cfg config.SSTP) {
+	o.book.Update(spec)
+	d := RenderSSTP(spec, o.book.All(), tickets, cfg)
+	failed := o.fault.Load() != nil
+	if o.desired != nil && reflect.DeepEqual(*o.desired, d) && !(failed && o.again) {
 		return
 	}
-	o.closeChanged(&d, m.cfg.SSTP.Spread)
-	err = o.server.Apply(d)
-	o.desired, o.retry = &d, err != nil
-	o.handover.update(o.server.Listeners())
-	var text *string
-	if err != nil {
-		s := err.Error()
-		text = &s
+	o.closeChanged(&d, cfg.Spread)
+	err := o.server.Apply(d)
+	o.desired = &d
+	o.handOver(o.server.Listeners())
+	if err == nil {
+		o.fault.Store(nil)
+		return
 	}
-	if old := o.fault.Swap(text); text != nil && (old == nil || *old != *text) {
-		m.log.Warn("SSTP", "error", *text)
+	text := err.Error()
+	o.fault.Store(&text)
+}
+
+// handOver tells the service manager what listens. One that is on its way out
+// listens on nothing, and its sockets are for the next.
+func (o *offload) handOver(listeners map[string]*os.File) {
+	if !o.draining.Load() { // set before the first is closed
+		o.handover.update(listeners)
+		return
+	}
+	for _, f := range listeners {
+		f.Close()
 	}
 }
 
@@ -175,7 +224,13 @@ func (m *member) serviceFault(spec *state.Spec, v *state.VIP) string {
 	if f := sstpFault(spec, v, o.book.All()); f != "" {
 		return f
 	}
-	st := o.server.Status()
+	return m.listenFault(v)
+}
+
+// listenFault says why the port of a VIP is not open; empty: it is.
+func (m *member) listenFault(v *state.VIP) string {
+	o := m.offload.Load()
+	st := o.recent.get(o.server)
 	at := slices.IndexFunc(st.Services, func(s sstp.ServiceStatus) bool { return s.Name == v.Name })
 	switch {
 	case at < 0:
@@ -186,18 +241,41 @@ func (m *member) serviceFault(spec *state.Spec, v *state.VIP) string {
 	return ""
 }
 
-// drainSSTP lets calls end: those of clients that other nodes serve already in the
-// time of the spread, so that servers hear of it; else they have all the time.
-func (m *member) drainSSTP(all time.Duration) {
+// drainMargin is what a stop takes beside the time for calls.
+const drainMargin = 30 * time.Second
+
+// drainSSTP lets calls end, as the node file says.
+func (m *member) drainSSTP() {
 	o := m.offload.Load()
 	if o == nil {
 		return
 	}
 	if n := len(o.server.Sessions()); n > 0 {
-		m.log.Info("draining SSTP", "sessions", n, "within", all.String())
-		m.node.setStage(StageStopping, fmt.Sprintf("letting %d SSTP connections end", n))
+		stage, _ := m.node.stageNow()
+		m.node.setStage(stage, fmt.Sprintf("letting %d SSTP connections end, within %s", n, m.cfg.SSTP.Drain))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), all)
+	m.node.notify.busy(m.cfg.SSTP.Drain + drainMargin)
+	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.SSTP.Drain)
 	defer cancel()
-	o.server.Drain(ctx, min(all, m.cfg.SSTP.Spread))
+	o.draining.Store(true)
+	o.server.Drain(ctx, m.cfg.SSTP.Spread)
+}
+
+// recentStatus keeps a status for a moment: the facts of routes are gathered ten
+// times a second, and a status counts all connections.
+type recentStatus struct {
+	mu     sync.Mutex
+	at     time.Time
+	status sstp.Status
+}
+
+const statusAge = 500 * time.Millisecond
+
+func (r *recentStatus) get(server sstpServer) sstp.Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); r.at.IsZero() || now.Sub(r.at) >= statusAge {
+		r.at, r.status = now, server.Status()
+	}
+	return r.status
 }

@@ -292,7 +292,13 @@ func (m *member) set(ctx context.Context, in admin.SetRequest) (any, error) {
 	if err != nil {
 		return nil, refuse("%v", err)
 	}
-	return m.change(ctx, state.SetSettings{Settings: changed, Expect: old.Version})
+	var notes []string
+	after := *m.spec()
+	after.Settings = changed
+	if t1 := after.DemoteAfter(); in.Key == "t1" && t1 != changed.Demote {
+		notes = append(notes, fmt.Sprintf("%s is the default, and while TLS of SSTP ends on the nodes the default is %s: set another value to have that", changed.Demote, t1))
+	}
+	return m.change(ctx, state.SetSettings{Settings: changed, Expect: old.Version}, notes...)
 }
 
 func (m *member) forgetAffinity(ctx context.Context, in admin.NameRequest) (any, error) {

@@ -96,7 +96,7 @@ func (m *member) sstpWarnings(spec *state.Spec, add func(format string, args ...
 		}
 	}
 	for _, a := range m.alarms() {
-		add("server %s: %s", a.Target, a.Text)
+		add("%s", a.Text)
 	}
 	for _, o := range m.openedCertificates(spec) {
 		used := len(spec.CertificateUsers(o.Name)) > 0

@@ -44,13 +44,14 @@ func RenderSSTP(spec *state.Spec, opened []certs.Opened, tickets [][32]byte, cfg
 	for i := range spec.Backends {
 		b := &spec.Backends[i]
 		v, ok := spec.VIPByID(b.VIP)
-		if !ok || !v.SSTP.Ends() || b.Admin == state.AdminRemoved {
+		if !ok || !v.SSTP.Ends() || b.Purged {
 			continue
 		}
 		used[b.Certificate] = true
 		d.Targets = append(d.Targets, sstp.Target{
 			Slot: table.Slot(b.Slot), VIP: v.Place, Name: b.Name,
 			Addr: netip.AddrPortFrom(b.Addr, spec.SSTPPort(b)), Certificate: b.Certificate,
+			Refuse: b.Admin == state.AdminRemoved, // its calls go on while a record names it
 		})
 	}
 	for _, o := range opened {

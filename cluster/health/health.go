@@ -38,42 +38,35 @@ func TargetsOf(s *state.Spec) []Target {
 	ts := make([]Target, 0, len(s.Backends))
 	for i := range s.Backends {
 		b := &s.Backends[i]
-		t := Target{Backend: b.ID, Addr: b.Addr}
-		if v, ok := s.VIPByID(b.VIP); ok {
-			t.SSTP = checkOf(s, v.SSTP)
-		}
-		ts = append(ts, t)
+		ts = append(ts, Target{Backend: b.ID, Addr: b.Addr, SSTP: checkOf(s, b)})
 	}
 	return ts
 }
 
-// Ports of SSTP where a spec names none.
-const (
-	sstpPort  = 443
-	plainPort = 80
-)
+// passPort is what the packet path passes through, whatever port a server has.
+const passPort = 443
 
 // deepFormat is the command format of the first version that makes calls and
 // knows their notes: an observation with one is unreadable to older members.
 const deepFormat = 3
 
-// checkOf is how SSTP of a server is checked in a mode; nil: not.
-func checkOf(s *state.Spec, mode state.SSTPMode) *SSTPCheck {
-	var c SSTPCheck
-	switch mode {
-	case state.SSTPPassthrough:
-		c = SSTPCheck{TLS: true, Port: sstpPort}
-	case state.SSTPOffload:
-		c = SSTPCheck{Port: plainPort, DeepVotes: true}
-	case state.SSTPReencrypt:
-		c = SSTPCheck{TLS: true, Port: sstpPort, DeepVotes: true}
-	default:
+// checkOf is how SSTP of a server is checked; nil: not. Leaf is for whoever knows
+// the certificates to fill in. Servers that an administrator has set aside get no
+// calls.
+func checkOf(s *state.Spec, b *state.Backend) *SSTPCheck {
+	v, ok := s.VIPByID(b.VIP)
+	if !ok || v.SSTP == state.SSTPOff {
 		return nil
 	}
-	if _, lowest := s.LowestFormat(); lowest >= deepFormat {
+	c := &SSTPCheck{TLS: v.SSTP != state.SSTPOffload, Port: passPort, DeepVotes: v.SSTP.Ends()}
+	if v.SSTP.Ends() {
+		c.Port = s.SSTPPort(b)
+	}
+	_, lowest := s.LowestFormat()
+	if lowest >= deepFormat && (b.Admin == state.AdminEnabled || b.Admin == state.AdminDrain) {
 		c.Deep = DeepInterval
 	}
-	return &c
+	return c
 }
 
 // Timing is how often to ask and how many equal answers make an opinion.

@@ -14,7 +14,7 @@ func sampleObservation() Observation {
 	return Observation{Boot: 3, Sequence: 9, Seen: []Seen{
 		{Backend: 1, Class: state.ClassIKE, Opinion: OpinionUp, Note: NoteInvalidKE, Answers: 200,
 			Age: 120 * time.Millisecond, Returned: true, Quiet: 1500 * time.Millisecond},
-		{Backend: 1, Class: state.ClassTCP, Opinion: OpinionDown, Note: NoteSilent, Misses: 7, Quiet: 2 * time.Minute},
+		{Backend: 1, Class: state.ClassTCP, Opinion: OpinionDown, Note: NoteSilent, Misses: 7, Failing: 2 * time.Minute},
 		{Backend: 70000, Class: state.ClassIKE, Opinion: OpinionNeutral, Note: NoteNoProposal, Neutrals: 255},
 	}}
 }

@@ -17,6 +17,7 @@ import (
 type sstpState struct {
 	portState
 	check   SSTPCheck
+	call    callState
 	detail  string
 	damped  damped
 	opinion Opinion
@@ -45,6 +46,7 @@ func (t *target) watchSSTP(check *SSTPCheck, now time.Time, timing Timing) (chan
 	case t.sstp.check != *check:
 		t.sstp.check = *check
 		t.sstp.run, t.sstp.next = run{}, now
+		t.sstp.call = callState{asked: t.sstp.call.asked}
 	}
 	return false
 }
@@ -133,10 +135,21 @@ func (p *Prober) settleSSTP(d sstpDue, v verdictSSTP, err error) {
 		pace = max(p.timing.Interval, SSTPInterval)
 	}
 	s.next = asked.Add(pace - rand.N(pace/10))
+	p.judgeSSTP(t, s)
+}
+
+// judgeSSTP renews the opinion on SSTP of a target: that of the checks, and down
+// while calls fail. p.mu is held.
+func (p *Prober) judgeSSTP(t *target, s *sstpState) {
 	was := s.opinion
-	if s.opinion = s.damped.update([]run{s.run}, p.timing); s.opinion != was {
+	s.opinion = s.damped.update([]run{s.run}, p.timing)
+	if s.check.DeepVotes && s.call.misses >= p.timing.DownAfter {
+		s.opinion = OpinionDown
+	}
+	if s.opinion != was {
 		p.log.Info("opinion changed", "backend", uint32(t.Backend), "addr", t.Addr, "port", s.check.Port,
-			"from", was.String(), "to", s.opinion.String(), "note", v.note.String(), "detail", v.detail)
+			"from", was.String(), "to", s.opinion.String(), "note", s.note.String(), "detail", s.detail,
+			"call", s.call.note.String())
 		poke(p.changed)
 	}
 }
@@ -147,10 +160,17 @@ func (s *sstpState) seen(id state.BackendID, now time.Time) Seen {
 	if !s.at.IsZero() {
 		age = now.Sub(s.at)
 	}
-	return Seen{
+	o := Seen{
 		Backend: id, Class: state.ClassTCP, Opinion: s.opinion, Note: s.note, Age: age,
-		Misses: s.run.misses, Answers: s.run.answers, Neutrals: s.run.neutrals,
+		Misses: s.run.misses, Answers: s.run.answers, Neutrals: s.run.neutrals, Failing: s.failing(now),
 	}
+	if o.Failing > 0 { // the worse of the two
+		o.Misses, o.Answers = max(o.Misses, s.call.misses), 0
+		if s.note.Result() == ResultAnswer {
+			o.Note = s.call.note
+		}
+	}
+	return o
 }
 
 // SSTPReport is what status prints of SSTP.
@@ -159,6 +179,7 @@ type SSTPReport struct {
 	Opinion Opinion
 	PortReport
 	Detail string // the server's or the kernel's words, when Note is a miss
+	Call   CallReport
 }
 
 func (s *sstpState) report(now time.Time) *SSTPReport {
@@ -166,13 +187,14 @@ func (s *sstpState) report(now time.Time) *SSTPReport {
 	if !s.at.IsZero() {
 		age = now.Sub(s.at)
 	}
-	return &SSTPReport{Check: s.check, Opinion: s.opinion, Detail: s.detail, PortReport: PortReport{
+	return &SSTPReport{Check: s.check, Opinion: s.opinion, Detail: s.detail, Call: s.call.report(now), PortReport: PortReport{
 		Port: s.check.Port, Note: s.note, RTT: s.rtt, Age: age,
 		Misses: s.run.misses, Answers: s.run.answers, Neutrals: s.run.neutrals,
 	}}
 }
 
-// Hint is a sentence for a person about a check that is no answer, else empty.
+// Hint is a sentence for a person about a check that is no answer, or about a call
+// that failed, else empty.
 func (r *SSTPReport) Hint() string {
 	hint := ""
 	switch r.Note {
@@ -200,6 +222,8 @@ func (r *SSTPReport) Hint() string {
 	case NoteOtherLeaf:
 		return fmt.Sprintf("the server shows another certificate (sha256 %s) than vpnlb's %s (sha256 %x): re-encryption needs the same one on both",
 			r.Detail, cmp.Or(r.Check.LeafName, "certificate"), r.Check.Leaf)
+	case NoteSSTP:
+		return r.Call.Hint()
 	default:
 		return ""
 	}

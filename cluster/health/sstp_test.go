@@ -471,17 +471,27 @@ func TestTargetsOf(t *testing.T) {
 		Members: []state.Member{{Format: deepFormat}, {Format: deepFormat}},
 		VIPs: []state.VIP{{ID: 1}, {ID: 2, SSTP: state.SSTPPassthrough}, {ID: 3, SSTP: state.SSTPOffload},
 			{ID: 4, SSTP: state.SSTPReencrypt}},
-		Backends: []state.Backend{{ID: 1, VIP: 1, Addr: server1}, {ID: 2, VIP: 2, Addr: server2}, {ID: 3, VIP: 3, Addr: server1},
-			{ID: 4, VIP: 4, Addr: server1}, {ID: 5, VIP: 9, Addr: server1}},
+		Backends: []state.Backend{{ID: 1, VIP: 1, Addr: server1}, {ID: 2, VIP: 2, Addr: server2, SSTPPort: 8443}, {ID: 3, VIP: 3, Addr: server1},
+			{ID: 4, VIP: 4, Addr: server1, SSTPPort: 8443}, {ID: 5, VIP: 9, Addr: server1}},
 	}
-	for _, deep := range []time.Duration{DeepInterval, 0} {
+	try := func(deep time.Duration) {
+		t.Helper()
 		want := []*SSTPCheck{nil, {TLS: true, Port: 443, Deep: deep}, {Port: 80, Deep: deep, DeepVotes: true},
-			{TLS: true, Port: 443, Deep: deep, DeepVotes: true}, nil}
+			{TLS: true, Port: 8443, Deep: deep, DeepVotes: true}, nil}
 		for i, got := range TargetsOf(s) {
 			if got.Backend != s.Backends[i].ID || got.Addr != s.Backends[i].Addr || !reflect.DeepEqual(got.SSTP, want[i]) {
 				t.Errorf("%+v %+v, want %+v", got, got.SSTP, want[i])
 			}
 		}
+	}
+	for admin, deep := range map[state.AdminState]time.Duration{state.AdminEnabled: DeepInterval, state.AdminDrain: DeepInterval,
+		state.AdminOffline: 0, state.AdminRemoved: 0} {
+		for i := range s.Backends {
+			s.Backends[i].Admin = admin
+		}
+		s.Members[1].Format = deepFormat
+		try(deep)
 		s.Members[1].Format-- // it could not read what a call met
+		try(0)
 	}
 }

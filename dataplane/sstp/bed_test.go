@@ -172,6 +172,9 @@ type bed struct {
 	reg      *prometheus.Registry
 	evidence chan table.Evidence
 	choose   atomic.Pointer[func(netip.Addr) (Route, bool)]
+	vip      atomic.Int32 // that the chooser must be asked for
+	linger   time.Duration
+	from     *net.TCPAddr // of clients; nil: any
 	desired  Desired
 	stop     func()
 }
@@ -181,7 +184,8 @@ type bed struct {
 func newBed(t testing.TB, d Desired, change func(*Service)) *bed {
 	t.Helper()
 	b := &bed{t: t, at: freePort(t), reg: prometheus.NewRegistry(), evidence: make(chan table.Evidence, 1000)}
-	b.choose.Store(new(func(netip.Addr) (Route, bool) { return Route{Slot: 1, Reason: "test"}, true }))
+	b.vip.Store(3)
+	b.route(Route{Slot: 1, Reason: "test"}, true)
 	service := Service{VIP: 3, Name: "vpn", Addr: b.at.Addr(), Mode: Offload}
 	for _, c := range d.Certificates {
 		service.Certificates = append(service.Certificates, c.Name)
@@ -190,29 +194,41 @@ func newBed(t testing.TB, d Desired, change func(*Service)) *bed {
 		change(&service)
 	}
 	d.Services = append(d.Services, service)
-	b.desired = d
+	b.desired, b.linger = d, 20*time.Millisecond
 	b.start(nil)
 	return b
+}
+
+// route is what the chooser says from now on.
+func (b *bed) route(r Route, ok bool) {
+	b.choose.Store(new(func(netip.Addr) (Route, bool) { return r, ok }))
 }
 
 // start makes the Server and runs it; with the listeners of one before it.
 func (b *bed) start(inherited map[string]*net.TCPListener) {
 	b.t.Helper()
+	var reg prometheus.Registerer
+	if b.reg != nil {
+		reg = b.reg
+	}
 	s, err := New(Config{Port: b.at.Port(), Self: "n1"}, Deps{
 		Choose: func(vip uint8, client netip.Addr) (Route, bool) {
-			if vip != 3 {
+			if vip != uint8(b.vip.Load()) {
 				b.t.Errorf("asked for VIP %d", vip)
 			}
 			return (*b.choose.Load())(client)
 		},
 		Evidence:  func(e table.Evidence) { b.evidence <- e },
-		Inherited: inherited, Log: slog.New(slog.DiscardHandler), Metrics: b.reg,
+		Inherited: inherited, Log: slog.New(slog.DiscardHandler), Metrics: reg,
 	})
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	if err := s.Apply(b.desired); err != nil {
 		b.t.Fatal(err)
+	}
+	if b.linger != 0 {
+		s.linger = b.linger
 	}
 	b.Server = s
 	ctx, cancel := context.WithCancel(context.Background())
@@ -256,7 +272,7 @@ func trusting() *tls.Config {
 
 func (b *bed) dial(config *tls.Config) (*client, error) {
 	b.t.Helper()
-	tcp, err := net.Dial("tcp", b.at.String())
+	tcp, err := (&net.Dialer{LocalAddr: b.local()}).Dial("tcp", b.at.String())
 	if err != nil {
 		return nil, err
 	}
@@ -271,6 +287,14 @@ func (b *bed) dial(config *tls.Config) (*client, error) {
 		return nil, err
 	}
 	return &client{Conn: c, t: b.t, tcp: tcp.(*net.TCPConn), r: bufio.NewReader(c)}, nil
+}
+
+// local is a nil interface where clients have no address of their own.
+func (b *bed) local() net.Addr {
+	if b.from == nil {
+		return nil
+	}
+	return b.from
 }
 
 func (b *bed) mustDial(config *tls.Config) *client {

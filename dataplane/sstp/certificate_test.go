@@ -3,7 +3,6 @@ package sstp
 import (
 	"crypto/rsa"
 	"crypto/tls"
-	"net/netip"
 	"testing"
 )
 
@@ -29,8 +28,6 @@ func TestServerBeforeCertificate(t *testing.T) {
 		{Slot: 2, VIP: 3, Name: "rras2", Addr: f.addr(), Certificate: "old"},
 	}}
 	b := newBed(t, d, func(v *Service) { v.Certificates = nil })
-	slot := Route{Slot: 1}
-	b.choose.Store(new(func(netip.Addr) (Route, bool) { return slot, true }))
 	standing := b.mustDial(nil).open()
 	if got := hashOf(standing); got != before.Hash {
 		t.Errorf("shown %x", got)
@@ -42,7 +39,7 @@ func TestServerBeforeCertificate(t *testing.T) {
 	if got := b.shown(nil); got != before.Hash {
 		t.Errorf("server 1 was not switched, and shows %x", got)
 	}
-	slot.Slot = 2
+	b.route(Route{Slot: 2}, true)
 	if got := b.shown(nil); got != after.Hash {
 		t.Errorf("server 2 was switched, and shows %x", got)
 	}

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"syscall"
-	"time"
 )
 
 // end is one side of a relay. One goroutine receives, one sends.
@@ -19,7 +18,7 @@ type end interface {
 	send(p []byte) error
 	// shut tells the peer that no more is sent; last: the connection is closed next.
 	shut(last bool) error
-	deadline(time.Time) error
+	socket() *net.TCPConn
 	io.Closer
 }
 
@@ -75,8 +74,8 @@ func (e *plainEnd) shut(last bool) error {
 	return e.tcp.CloseWrite()
 }
 
-func (e *plainEnd) deadline(t time.Time) error { return e.tcp.SetDeadline(t) }
-func (e *plainEnd) Close() error               { return e.tcp.Close() }
+func (e *plainEnd) socket() *net.TCPConn { return e.tcp }
+func (e *plainEnd) Close() error         { return e.tcp.Close() }
 
 // tlsEnd is a TLS connection over a link.
 type tlsEnd struct {
@@ -128,7 +127,7 @@ func (e *tlsEnd) shut(last bool) error {
 	return e.link.tcp.CloseWrite()
 }
 
-func (e *tlsEnd) deadline(t time.Time) error { return e.link.tcp.SetDeadline(t) }
+func (e *tlsEnd) socket() *net.TCPConn { return e.link.tcp }
 
 // Close tells nothing to the peer: what was to be told, shut told.
 func (e *tlsEnd) Close() error { return e.link.tcp.Close() }

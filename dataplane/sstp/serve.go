@@ -48,7 +48,7 @@ func (c *session) open() string {
 		return endHandshake
 	}
 	c.setPhase(phaseHead)
-	_ = c.front.deadline(time.Now().Add(c.limits.HeadTimeout))
+	_ = c.front.socket().SetDeadline(time.Now().Add(c.limits.HeadTimeout))
 	request, early, ok := c.readRequest()
 	if !ok {
 		return endHead
@@ -194,15 +194,15 @@ func (c *session) exchange(request head.Request, early []byte) string {
 		c.answer(response.Append(nil))
 		return endStatus
 	}
-	_ = c.front.deadline(time.Now().Add(c.limits.HeadTimeout))
+	_ = c.front.socket().SetDeadline(time.Now().Add(c.limits.HeadTimeout))
 	if err := c.front.send(append(response.Append(make([]byte, 0, 512)), behind...)); err != nil {
 		return endClient
 	}
 	c.heed(control.Server, behind)
-	if c.front.deadline(time.Time{}) != nil || back.deadline(time.Time{}) != nil {
+	if c.front.socket().SetDeadline(time.Time{}) != nil || back.socket().SetDeadline(time.Time{}) != nil {
 		return endSetup
 	}
-	c.relay(back)
+	c.relay()
 	return ""
 }
 
@@ -225,7 +225,7 @@ const (
 // reset the connection, and take the answer away from the client: so it is given
 // a moment to read and to close.
 func (c *session) answer(p []byte) {
-	_ = c.front.deadline(time.Now().Add(lingerTime))
+	_ = c.front.socket().SetDeadline(time.Now().Add(lingerTime))
 	if c.front.send(p) != nil || c.front.shut(false) != nil {
 		return
 	}
