@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unicode/utf16"
 
+	//lint:ignore SA1019 MS-CHAPv2 is made of it (RFC 2759 8.3)
 	"golang.org/x/crypto/md4"
 )
 
