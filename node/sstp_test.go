@@ -100,7 +100,8 @@ func TestSSTPFault(t *testing.T) {
 		want   string
 	}{
 		{vpn, nil, ""},
-		{vpn, []string{"ec"}, ""}, // the second will do
+		{vpn, []string{"ec"}, "for server r1: certificate ec: it is broken"}, // it pins that, and names none
+		{vpn, []string{"rsa"}, ""}, // nobody pins that
 		{vpn, []string{"idle"}, ""},
 		{vpn, []string{"ec", "rsa"}, "certificate ec: it is broken"},
 		{vpn, []string{"own"}, "for server r2: certificate own: it is broken"},
