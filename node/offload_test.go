@@ -18,18 +18,19 @@ import (
 // recorder is a server of SSTP without sockets.
 type recorder struct {
 	applied []sstp.Desired
+	order   []string // of calls
 	closed  []table.Slot
 	fail    error
 	status  sstp.Status
 }
 
 func (r *recorder) Apply(d sstp.Desired) error {
-	r.applied = append(r.applied, d)
+	r.applied, r.order = append(r.applied, d), append(r.order, "apply")
 	return r.fail
 }
 
 func (r *recorder) CloseTarget(slot table.Slot, _ time.Duration) int {
-	r.closed = append(r.closed, slot)
+	r.closed, r.order = append(r.closed, slot), append(r.order, "close")
 	return 1
 }
 
@@ -80,6 +81,9 @@ func TestTellSSTP(t *testing.T) {
 	l1, _ := r.spec().BackendByName("l1")
 	if !slices.Equal(server.closed, []table.Slot{table.Slot(l1.Slot)}) {
 		t.Errorf("the connections of %v end, want those of l1", server.closed)
+	}
+	if n := len(server.order); n < 2 || !slices.Equal(server.order[n-2:], []string{"apply", "close"}) {
+		t.Errorf("order %v: what is admitted between close and apply stays", server.order)
 	}
 	look(2, "not again at once")
 	server.fail = nil
