@@ -24,6 +24,7 @@ import (
 	"github.com/vpnlb/vpnlb/dataplane/forward"
 	"github.com/vpnlb/vpnlb/dataplane/gateway"
 	"github.com/vpnlb/vpnlb/dataplane/sysctl"
+	"github.com/vpnlb/vpnlb/dataplane/transparent"
 	"github.com/vpnlb/vpnlb/node/config"
 	"github.com/vpnlb/vpnlb/raft"
 )
@@ -85,6 +86,7 @@ type member struct {
 	outsideDead, insideDead atomic.Bool
 	sessionSeen             time.Time                 // the facts goroutine's: when a router was last in session
 	policyFault             atomic.Pointer[string]    // of the last mending of the forward policy
+	repliesFault            atomic.Pointer[string]    // of the last mending of rules for transparent connections
 	kernelFault             atomic.Pointer[string]    // of the last mending of sysctls
 	generation              chan struct{}             // holds a token while one change of tables is on its way, on the leader
 	tookOffice              atomic.Pointer[time.Time] // of the present leadership
@@ -259,6 +261,7 @@ func (m *member) run(ctx context.Context) error {
 	start("gateways", m.runKeeper)
 	start("leader duties", m.runLeader)
 	start("forward policy", m.runForwardPolicy)
+	start("replies", m.runReplies)
 	start("status", m.runStatus)
 	start("peers", m.rememberPeers)
 	if m.announcer != nil {
@@ -278,7 +281,7 @@ func (m *member) run(ctx context.Context) error {
 	parts.Wait()
 	closeErr := m.plane.Close()
 	if errors.Is(err, errLeft) {
-		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.dropAddresses(), forward.Remove(), m.kernel.Restore())
+		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.dropAddresses(), forward.Remove(), transparent.Remove(), m.kernel.Restore())
 	}
 	var quarantine *raft.QuarantineError
 	if errors.As(err, &quarantine) {

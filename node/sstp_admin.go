@@ -89,6 +89,7 @@ func (m *member) sstpWarnings(spec *state.Spec, add func(format string, args ...
 			add("SSTP: %s", *f)
 		}
 	}
+	m.transparentWarnings(spec, add)
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
 		if f := m.serviceFault(spec, v); f != "" {

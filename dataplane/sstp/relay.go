@@ -31,7 +31,7 @@ func (c *session) pump(from control.Side) {
 	if from == control.Server {
 		brokenSrc, brokenDst = endServer, endClient
 	}
-	linger := c.server.linger
+	linger := c.server.linger.first
 	armed, moved := false, false // the deadline after which to park; bytes since
 	for {
 		if !armed {
@@ -56,7 +56,7 @@ func (c *session) pump(from control.Side) {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			switch {
 			case moved:
-				armed, linger = false, min(2*linger, longestLinger)
+				armed, linger = false, min(2*linger, c.server.linger.longest)
 			case c.park(from):
 				return
 			}
@@ -64,7 +64,10 @@ func (c *session) pump(from control.Side) {
 		}
 		if err == io.EOF {
 			f.closed.Store(true)
-			if dst.shut(c.flow[1-from].closed.Load()) != nil {
+			f.sending.Store(c.server.tick.Load()) // a close_notify is a write, too
+			failed := dst.shut(c.flow[1-from].closed.Load())
+			f.sending.Store(0)
+			if failed != nil {
 				c.end(brokenDst)
 			}
 			break
