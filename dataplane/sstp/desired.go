@@ -47,7 +47,19 @@ type Service struct {
 	Certificates []string
 	// Transparent: connect to servers from the client's own address.
 	Transparent bool
+	// Decoy is what a request that is no SSTP gets; the zero value: a bare 404.
+	Decoy Decoy
 }
+
+// Decoy is a fixed answer to everything but SSTP. The connection ends with it.
+type Decoy struct {
+	Status int    // 200 to 599; 0: 404
+	Type   string // Content-Type of Body
+	Body   []byte // up to MaxDecoyBytes
+}
+
+// MaxDecoyBytes bounds a decoy's body, so that it is one write.
+const MaxDecoyBytes = 16 << 10
 
 // Target is one server behind a Service.
 type Target struct {

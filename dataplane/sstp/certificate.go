@@ -1,0 +1,140 @@
+package sstp
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"slices"
+
+	"github.com/vpnlb/vpnlb/dataplane/sstp/staple"
+)
+
+// certificate is one that can be shown, with the TLS sides that go with it.
+type certificate struct {
+	name  string
+	hash  Hash
+	tls   *tls.Certificate
+	entry *staple.Entry
+	front *tls.Config // shows it
+	back  *tls.Config // wants it from a server
+}
+
+// suites for TLS 1.2: forward secrecy and AEAD alone. Those of TLS 1.3 are not
+// configurable.
+var suites = []uint16{
+	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+	tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+}
+
+func newCertificate(c Certificate, entry *staple.Entry, keys [][32]byte) *certificate {
+	made := &certificate{name: c.Name, hash: c.Hash, tls: c.TLS, entry: entry}
+	made.front = frontConfig()
+	made.front.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return entry.Certificate(), nil }
+	if made.front.SessionTicketsDisabled = len(keys) == 0; len(keys) > 0 {
+		made.front.SetSessionTicketKeys(ticketKeys(keys, c.Hash))
+	}
+	made.back = &tls.Config{
+		MinVersion:                  tls.VersionTLS12,
+		CipherSuites:                suites,
+		NextProtos:                  []string{"http/1.1"},
+		DynamicRecordSizingDisabled: true,
+		// Which certificate it must be is known to the byte. Names and dates are
+		// the clients' to check, on the same certificate. There is no session
+		// cache: a server proves that it holds the key at every connect.
+		InsecureSkipVerify: true,
+		VerifyConnection:   func(cs tls.ConnectionState) error { return made.same(cs.PeerCertificates) },
+	}
+	if names := c.TLS.Leaf.DNSNames; len(names) > 0 {
+		made.back.ServerName = names[0]
+	}
+	return made
+}
+
+func frontConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		CipherSuites: suites,
+		NextProtos:   []string{"http/1.1"},
+		// Small first records help a browser to draw early; a call's packets are
+		// small by themselves, and bulk only pays for them.
+		DynamicRecordSizingDisabled: true,
+	}
+}
+
+// errOtherCertificate: RRAS supports re-encryption with the very certificate
+// that clients saw, and no other.
+var errOtherCertificate = errors.New("server shows another certificate than its clients see here")
+
+func (c *certificate) same(chain []*x509.Certificate) error {
+	if len(chain) == 0 || sha256.Sum256(chain[0].Raw) != c.hash {
+		return errOtherCertificate
+	}
+	return nil
+}
+
+// ticketKeys derives the keys for one certificate. A resumed session shows no
+// certificate, and the client answers the crypto binding with the one that it
+// saw when the session began: a ticket must open only where the same one would
+// be shown.
+func ticketKeys(keys [][32]byte, of Hash) [][32]byte {
+	out := make([][32]byte, len(keys))
+	for i, key := range keys {
+		mac := hmac.New(sha256.New, key[:])
+		mac.Write([]byte("vpnlb sstp session ticket"))
+		mac.Write(of[:])
+		mac.Sum(out[i][:0])
+	}
+	return out
+}
+
+// pickingConfig chooses among several certificates by the client's hello. It
+// gives the certificate's own config away, and so its own ticket keys.
+func pickingConfig(certs []*certificate) *tls.Config {
+	config := frontConfig()
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		c := pick(certs, hello)
+		if l, ok := hello.Conn.(*link); ok {
+			l.shown = c
+		}
+		return c.front, nil
+	}
+	return config
+}
+
+// pick takes the certificates for the name that the client asks for (without
+// one, or for a name that nobody has: those for the default's name), of them
+// ECDSA before the rest if the client can, else the first that it can take.
+func pick(certs []*certificate, hello *tls.ClientHelloInfo) *certificate {
+	named := func(name string) (out []*certificate) {
+		for _, c := range certs {
+			if name != "" && c.tls.Leaf.VerifyHostname(name) == nil {
+				out = append(out, c)
+			}
+		}
+		return out
+	}
+	fits := named(hello.ServerName)
+	if len(fits) == 0 {
+		if names := certs[0].tls.Leaf.DNSNames; len(names) > 0 {
+			fits = named(names[0])
+		}
+	}
+	if len(fits) == 0 {
+		fits = certs[:1]
+	}
+	anyName := *hello
+	anyName.ServerName = "" // the name was looked at
+	able := slices.DeleteFunc(slices.Clone(fits), func(c *certificate) bool { return anyName.SupportsCertificate(c.tls) != nil })
+	for _, c := range able {
+		if c.tls.Leaf.PublicKeyAlgorithm == x509.ECDSA {
+			return c
+		}
+	}
+	if len(able) > 0 {
+		return able[0]
+	}
+	return fits[0]
+}

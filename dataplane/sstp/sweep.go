@@ -1,0 +1,126 @@
+package sstp
+
+import (
+	"time"
+
+	"github.com/vpnlb/vpnlb/dataplane/sstp/control"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+)
+
+// halfClosedTicks is how long one side may keep silent after the other has said
+// that it will send no more.
+const halfClosedTicks = 60
+
+// Evidence for a client that had no record, or another server's, is told again:
+// where the cluster had no leader when the call came up it would be lost.
+const (
+	remindTicks = 60
+	reminders   = 5
+)
+
+// sweep looks at every connection, once in each tick.
+func (s *Server) sweep(tick int64) {
+	for _, c := range s.table.all() {
+		s.count(c)
+		if phase(c.phase.Load()) < phaseRelay {
+			continue // bounded by deadlines
+		}
+		c.mu.Lock()
+		closeAt := c.closeAt
+		c.mu.Unlock()
+		if closeAt != 0 && tick >= closeAt {
+			c.end(endClosed)
+			continue
+		}
+		if reason := c.overdue(tick); reason != "" {
+			c.end(reason)
+			continue
+		}
+		s.watch(c, tick)
+	}
+}
+
+// count moves what a session relayed to the metrics.
+func (s *Server) count(c *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for side, counter := range s.metrics.bytes {
+		now := c.flow[side].bytes.Load()
+		counter.Add(float64(now - c.counted[side]))
+		c.counted[side] = now
+	}
+}
+
+// overdue says why a session must end now, if it must.
+func (c *session) overdue(tick int64) string {
+	limit := int64((c.limits.IdleTimeout + pace - 1) / pace)
+	for i := range c.flow {
+		if since := c.flow[i].sending.Load(); since != 0 && tick-since > limit {
+			return endStalled
+		}
+	}
+	if c.flow[control.Client].closed.Load() != c.flow[control.Server].closed.Load() {
+		limit = min(limit, halfClosedTicks)
+	}
+	if c.idle(tick) > limit {
+		return endIdle
+	}
+	return ""
+}
+
+// watch looks at the call of a session.
+func (s *Server) watch(c *session, tick int64) {
+	call := c.follow.Call()
+	if call.State != control.Up {
+		return
+	}
+	if c.upSince == 0 {
+		c.upSince = tick
+	}
+	if !c.proven && tick-c.upSince >= stayUp {
+		c.proven = true
+		s.alarms.stayedUp(c.target)
+	}
+	if c.proven && c.route.Saw != c.target.Slot && c.reminded < reminders && tick-c.upSince >= int64(c.reminded+1)*remindTicks {
+		c.reminded++
+		s.tell(c, table.Confirmed, false)
+	}
+}
+
+// Activity tells, for each client key and server with a live call, when bytes
+// passed last, if any did since the call of Activity before this one.
+func (s *Server) Activity() []table.Activity {
+	type call struct {
+		key  table.Key
+		slot table.Slot
+	}
+	s.mu.Lock()
+	since, tick := s.reported, s.tick.Load()
+	s.reported = tick
+	s.mu.Unlock()
+	at := map[call]int{}
+	var out []table.Activity
+	for _, c := range s.table.all() {
+		if phase(c.phase.Load()) != phaseRelay {
+			continue
+		}
+		if state := c.follow.Call(); !state.Off && state.State != control.Negotiating && state.State != control.Up {
+			continue
+		}
+		heard := c.flow[control.Server].last.Load()
+		last := max(heard, c.flow[control.Client].last.Load())
+		if last < since {
+			continue
+		}
+		age := uint32(time.Duration(tick-last) * pace / time.Second)
+		k := call{table.Key{Client: c.key, Class: table.TCP}, c.target.Slot}
+		i, known := at[k]
+		if !known {
+			i, at[k] = len(out), len(out)
+			out = append(out, table.Activity{Key: k.key, Slot: k.slot, Age: age})
+		}
+		out[i].Heard = out[i].Heard || heard >= since
+		out[i].Age = min(out[i].Age, age)
+	}
+	return out
+}
