@@ -18,6 +18,10 @@ func TestLoadPassesRelay(t *testing.T) {
 			bed.load.call(t, "Handshakes", HandshakeArgs{Proxy: vpnlb.addr[key], TLS: version, Count: 10}, nil)
 			var id int
 			bed.load.call(t, "Open", OpenArgs{Proxy: vpnlb.addr[key], TLS: version, Calls: 3}, &id)
+			vpnlb.call(t, "Counts", nil, &after)
+			if after.Connected != 3 {
+				t.Errorf("the relay sees %d calls that are up, want 3", after.Connected)
+			}
 			bed.load.call(t, "Bulk", BulkArgs{ID: id, Packets: 500}, nil)
 			bed.load.call(t, "Bulk", BulkArgs{ID: id, Up: true, Packets: 500, PerWrite: batchPackets}, nil)
 			bed.load.call(t, "Bulk", BulkArgs{ID: id, Up: true, Packets: 500, PerWrite: 1}, nil)

@@ -37,8 +37,8 @@ func BenchmarkSoak(b *testing.B) {
 		now := all[minute]
 		b.Logf("minute %d: %.1f MB resident, %d goroutines, %d descriptors, %.1f s CPU; %d packets there and back, %d echo responses",
 			minute+1, float64(now.rss)/1e6, now.relay.Goroutines, now.files, now.cpu.Seconds(), now.held.Passed, now.held.Echoed)
-		if now.held.Faults != 0 || now.relay.Faults != 0 {
-			b.Fatalf("%d calls failed at the client, %d at the relay", now.held.Faults, now.relay.Faults)
+		if now.held.Faults != 0 || now.relay.Faults != 0 || now.relay.Connected != soakIdle+soakActive {
+			b.Fatalf("%d calls failed at the client, %d at the relay, which has %d calls up", now.held.Faults, now.relay.Faults, now.relay.Connected)
 		}
 	}
 	first, last := all[0], all[len(all)-1]
