@@ -45,13 +45,14 @@ func (s *Server) Listeners() map[string]*os.File {
 }
 
 // faultsOf lists joined errors one by one.
-func faultsOf(all ...error) []string {
-	var out []string
+func faultsOf(all ...error) (out []string) {
 	for _, err := range all {
-		if joined, ok := err.(interface{ Unwrap() []error }); ok {
-			for _, one := range joined.Unwrap() {
-				out = append(out, one.Error())
-			}
+		switch joined := err.(type) {
+		case nil:
+		case interface{ Unwrap() []error }:
+			out = append(out, faultsOf(joined.Unwrap()...)...)
+		default:
+			out = append(out, err.Error())
 		}
 	}
 	return out

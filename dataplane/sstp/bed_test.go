@@ -28,7 +28,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/vpnlb/vpnlb/dataplane/sstp/head"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
@@ -173,6 +172,8 @@ type bed struct {
 	reg      *prometheus.Registry
 	evidence chan table.Evidence
 	choose   atomic.Pointer[func(netip.Addr) (Route, bool)]
+	vip      atomic.Int32 // that the chooser must be asked for
+	linger   time.Duration
 	desired  Desired
 	stop     func()
 }
@@ -182,7 +183,8 @@ type bed struct {
 func newBed(t testing.TB, d Desired, change func(*Service)) *bed {
 	t.Helper()
 	b := &bed{t: t, at: freePort(t), reg: prometheus.NewRegistry(), evidence: make(chan table.Evidence, 1000)}
-	b.choose.Store(new(func(netip.Addr) (Route, bool) { return Route{Slot: 1, Reason: "test"}, true }))
+	b.vip.Store(3)
+	b.route(Route{Slot: 1, Reason: "test"}, true)
 	service := Service{VIP: 3, Name: "vpn", Addr: b.at.Addr(), Mode: Offload}
 	for _, c := range d.Certificates {
 		service.Certificates = append(service.Certificates, c.Name)
@@ -196,24 +198,36 @@ func newBed(t testing.TB, d Desired, change func(*Service)) *bed {
 	return b
 }
 
+// route is what the chooser says from now on.
+func (b *bed) route(r Route, ok bool) {
+	b.choose.Store(new(func(netip.Addr) (Route, bool) { return r, ok }))
+}
+
 // start makes the Server and runs it; with the listeners of one before it.
 func (b *bed) start(inherited map[string]*net.TCPListener) {
 	b.t.Helper()
+	var reg prometheus.Registerer
+	if b.reg != nil {
+		reg = b.reg
+	}
 	s, err := New(Config{Port: b.at.Port(), Self: "n1"}, Deps{
 		Choose: func(vip uint8, client netip.Addr) (Route, bool) {
-			if vip != 3 {
+			if vip != uint8(b.vip.Load()) {
 				b.t.Errorf("asked for VIP %d", vip)
 			}
 			return (*b.choose.Load())(client)
 		},
 		Evidence:  func(e table.Evidence) { b.evidence <- e },
-		Inherited: inherited, Log: slog.New(slog.DiscardHandler), Metrics: b.reg,
+		Inherited: inherited, Log: slog.New(slog.DiscardHandler), Metrics: reg,
 	})
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	if err := s.Apply(b.desired); err != nil {
 		b.t.Fatal(err)
+	}
+	if b.linger != 0 {
+		s.linger = b.linger
 	}
 	b.Server = s
 	ctx, cancel := context.WithCancel(context.Background())
@@ -333,7 +347,7 @@ func (c *client) gone() {
 	}
 }
 
-// call opens and brings an SSTP call up to its Ack.
+// until polls a condition.
 func (b *bed) until(what string, done func() bool) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
@@ -358,4 +372,4 @@ func oneTarget(t testing.TB, f *farEnd) Desired {
 		Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr()}}}
 }
 
-var _ = head.Path
+func sha(b []byte) [32]byte { return sha256.Sum256(b) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"syscall"
 	"time"
 
@@ -51,10 +52,14 @@ func (c *session) connect() string {
 	return ""
 }
 
+// dialOptions let the kernel choose a port when it knows the server: DialTCP
+// binds always, and ports of this node alone would be too few for some servers.
+var dialOptions = append([]option{{unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1}}, connOptions...)
+
 // dial makes the TCP connection, from the client's own address if the service
 // is transparent; then the server's replies must come back through this node.
 func (c *session) dial() (*net.TCPConn, error) {
-	options := connOptions
+	options, local := dialOptions, netip.AddrPort{}
 	dialer := net.Dialer{Timeout: c.limits.DialTimeout, KeepAlive: -1}
 	dialer.SetMultipathTCP(false)
 	network := "tcp4"
@@ -66,19 +71,15 @@ func (c *session) dial() (*net.TCPConn, error) {
 		if from.Is6() != c.target.Addr.Addr().Unmap().Is6() {
 			return nil, fmt.Errorf("client and server %v are of different address families: the connection cannot be transparent", c.target.Addr)
 		}
-		dialer.LocalAddr = &net.TCPAddr{IP: from.AsSlice(), Zone: from.Zone()}
+		local = netip.AddrPortFrom(from, 0)
 		transparent := option{unix.SOL_IP, unix.IP_TRANSPARENT, 1}
 		if from.Is6() {
 			transparent = option{unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1}
 		}
-		options = append([]option{transparent, {unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1}}, options...)
+		options = append([]option{transparent}, options...)
 	}
 	dialer.Control = func(_, _ string, raw syscall.RawConn) error { return setOptions(raw, options) }
-	conn, err := dialer.DialContext(c.server.ctx, network, c.target.Addr.String())
-	if err != nil {
-		return nil, err
-	}
-	return conn.(*net.TCPConn), nil
+	return dialer.DialTCP(c.server.ctx, network, local, c.target.Addr)
 }
 
 // dialTLS makes TLS with the server, which must show the certificate that the

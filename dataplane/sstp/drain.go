@@ -100,9 +100,9 @@ func (c *session) closeGently() {
 	c.mu.Unlock()
 	_ = c.front.link.SetWriteDeadline(time.Now().Add(shutTimeout))
 	if !c.flow[control.Server].closed.Load() {
-		_ = c.front.shut()
+		_ = c.front.shut(false)
 	}
 	if !c.flow[control.Client].closed.Load() {
-		_ = back.shut()
+		_ = back.shut(false)
 	}
 }

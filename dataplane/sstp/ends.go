@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"syscall"
-	"time"
 )
 
 // end is one side of a relay. One goroutine receives, one sends.
@@ -17,8 +16,9 @@ type end interface {
 	// the peer will send no more.
 	receive() (*buffer, int, error)
 	send(p []byte) error
-	shut() error // tells the peer that no more is sent
-	deadline(time.Time) error
+	// shut tells the peer that no more is sent; last: the connection is closed next.
+	shut(last bool) error
+	socket() *net.TCPConn
 	io.Closer
 }
 
@@ -67,9 +67,15 @@ func (e *plainEnd) send(p []byte) error {
 	return err
 }
 
-func (e *plainEnd) shut() error                { return e.tcp.CloseWrite() }
-func (e *plainEnd) deadline(t time.Time) error { return e.tcp.SetDeadline(t) }
-func (e *plainEnd) Close() error               { return e.tcp.Close() }
+func (e *plainEnd) shut(last bool) error {
+	if last { // closing says the same
+		return nil
+	}
+	return e.tcp.CloseWrite()
+}
+
+func (e *plainEnd) socket() *net.TCPConn { return e.tcp }
+func (e *plainEnd) Close() error         { return e.tcp.Close() }
 
 // tlsEnd is a TLS connection over a link.
 type tlsEnd struct {
@@ -113,9 +119,15 @@ func (e *tlsEnd) send(p []byte) error {
 }
 
 // shut sends close_notify, then FIN: the two say the same (RFC 8446 6.1).
-func (e *tlsEnd) shut() error { return errors.Join(e.tls.CloseWrite(), e.link.tcp.CloseWrite()) }
+func (e *tlsEnd) shut(last bool) error {
+	err := e.tls.CloseWrite()
+	if last || err != nil {
+		return err
+	}
+	return e.link.tcp.CloseWrite()
+}
 
-func (e *tlsEnd) deadline(t time.Time) error { return e.link.tcp.SetDeadline(t) }
+func (e *tlsEnd) socket() *net.TCPConn { return e.link.tcp }
 
 // Close tells nothing to the peer: what was to be told, shut told.
 func (e *tlsEnd) Close() error { return e.link.tcp.Close() }

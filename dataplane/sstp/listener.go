@@ -17,10 +17,11 @@ const (
 	// deferAccept is how long, in seconds, the kernel keeps a connection to itself
 	// that has not sent a byte: those that only connect never get here.
 	deferAccept = 10
-	// A peer that is gone is noticed within 60 + 4*15 s, whether bytes are under
-	// way (userTimeout, milliseconds) or not (keepalive, seconds).
-	keepaliveIdle, keepaliveInterval, keepaliveCount = 60, 15, 4
-	userTimeout                                      = 120_000
+	// A peer that is gone is noticed within 120 s, whether bytes are under way or
+	// not: keepalives (seconds) begin after 60 s, userTimeout (milliseconds) says
+	// for both when it is enough.
+	keepaliveIdle, keepaliveInterval = 60, 15
+	userTimeout                      = 120_000
 
 	acceptPause, acceptPauseMax = 5 * time.Millisecond, time.Second // after a failure
 )
@@ -70,9 +71,7 @@ var connOptions = []option{
 	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepaliveIdle},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepaliveInterval},
-	{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepaliveCount},
 	{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, userTimeout},
-	{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 }
 
 func setOptions(raw syscall.RawConn, options []option) error {
@@ -203,7 +202,11 @@ func (s *Server) admit(l *listener, tcp *net.TCPConn) {
 		c.leave()
 		return
 	}
-	s.working.Go(c.serve)
+	select {
+	case s.handoff <- c:
+	default:
+		s.working.Go(func() { s.serve(c) })
+	}
 }
 
 // newSession picks the server of a new connection and counts it in.

@@ -1,36 +1,46 @@
 package sstp
 
 import (
+	"errors"
 	"io"
+	"os"
+	"time"
 
 	"github.com/vpnlb/vpnlb/dataplane/sstp/control"
 )
 
 // relay starts the two directions.
-func (c *session) relay(back end) {
+func (c *session) relay() {
 	tick := c.server.tick.Load()
 	for i := range c.flow {
 		c.flow[i].last.Store(tick)
 	}
 	c.running.Store(2)
 	c.setPhase(phaseRelay)
-	s := c.server
-	s.working.Go(func() { c.pump(control.Client, &c.front, back) })
-	s.working.Go(func() { c.pump(control.Server, back, &c.front) })
+	c.server.working.Go(func() { c.pump(control.Client) })
+	c.server.working.Go(func() { c.pump(control.Server) })
 }
 
 // pump moves one direction: it waits without a buffer, and writes before it
 // reads on, so that a slow taker slows the sender. How long nothing came, or a
-// write takes, is the sweeper's to see.
-func (c *session) pump(from control.Side, src, dst end) {
+// write takes, is the sweeper's to see. A silent direction is parked.
+func (c *session) pump(from control.Side) {
+	src, dst := c.ends(from)
 	f := &c.flow[from]
 	brokenSrc, brokenDst := endClient, endServer
 	if from == control.Server {
 		brokenSrc, brokenDst = endServer, endClient
 	}
+	linger := c.server.linger
+	armed, moved := false, false // the deadline after which to park; bytes since
 	for {
+		if !armed {
+			_ = src.socket().SetReadDeadline(time.Now().Add(linger))
+			armed, moved = true, false
+		}
 		b, n, err := src.receive()
 		if n > 0 {
+			moved = true
 			tick := c.server.tick.Load()
 			f.last.Store(tick)
 			c.heed(from, b[:n])
@@ -43,9 +53,18 @@ func (c *session) pump(from control.Side, src, dst end) {
 				break
 			}
 		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			switch {
+			case moved:
+				armed, linger = false, min(2*linger, longestLinger)
+			case c.park(from):
+				return
+			}
+			continue
+		}
 		if err == io.EOF {
 			f.closed.Store(true)
-			if dst.shut() != nil {
+			if dst.shut(c.flow[1-from].closed.Load()) != nil {
 				c.end(brokenDst)
 			}
 			break
@@ -63,7 +82,11 @@ func (c *session) pump(from control.Side, src, dst end) {
 
 // heed counts bytes, feeds the follower, and tells what it saw.
 func (c *session) heed(from control.Side, p []byte) {
-	c.flow[from].bytes.Add(uint64(len(p)))
+	f := &c.flow[from]
+	f.bytes.Add(uint64(len(p)))
+	if !f.fresh.Load() {
+		f.fresh.Store(true)
+	}
 	if events := c.follow.Feed(from, p); events != 0 {
 		c.server.saw(c, events)
 	}

@@ -3,6 +3,7 @@ package sstp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -54,17 +55,21 @@ type Server struct {
 	sources sources
 	table   sessions
 	alarms  alarms
+	lot     *lot
+	linger  time.Duration
 	tick    atomic.Int64 // seconds since the start, and 1: what idle times are measured by
+
+	sweeping sync.Mutex
 
 	mu        sync.Mutex // Apply, and what follows
 	listeners map[netip.AddrPort]*listener
 	inherited map[string]*net.TCPListener
 	draining  bool
 	closed    bool
-	reported  int64 // tick of the last Activity
 	faults    []string
 
 	started chan struct{} // closed by Run: accepting may begin
+	handoff chan *session // to a worker that waits
 	ctx     context.Context
 	cancel  context.CancelFunc
 	working sync.WaitGroup // accept loops, connections, closings
@@ -93,7 +98,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		deps.HTTP = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	s := &Server{cfg: cfg, deps: deps, log: deps.Log, metrics: m, listeners: map[netip.AddrPort]*listener{},
-		inherited: deps.Inherited, started: make(chan struct{})}
+		inherited: deps.Inherited, started: make(chan struct{}), handoff: make(chan *session), linger: firstLinger}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.staples = staple.New(deps.HTTP, deps.Log, func(result string) { m.staples.WithLabelValues(result).Inc() })
 	s.tick.Store(1)
@@ -116,8 +121,14 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-s.started:
 		return errors.New("run sstp server: it ran before")
 	default:
-		close(s.started)
 	}
+	parking, err := openLot()
+	if err != nil {
+		return fmt.Errorf("run sstp server: %w", err)
+	}
+	s.lot = parking
+	s.working.Go(func() { parking.wait(s.wake) })
+	close(s.started)
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	for running := true; running; {
@@ -141,6 +152,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, c := range s.table.all() {
 		c.end(endStopped)
 	}
+	parking.close()
 	s.working.Wait()
 	s.staples.Close()
 	return nil

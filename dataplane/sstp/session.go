@@ -86,7 +86,12 @@ type flow struct {
 	bytes   atomic.Uint64
 	last    atomic.Int64 // tick of the last bytes
 	sending atomic.Int64 // tick at which the send under way began; 0: none
+	fresh   atomic.Bool  // bytes came since Activity was asked
 	closed  atomic.Bool  // this side will send no more
+
+	// Guarded by session.mu.
+	parked bool // waits in the lot, without a goroutine
+	known  bool // the lot has seen its socket
 }
 
 func (c *session) init(tcp *net.TCPConn) {
@@ -107,6 +112,17 @@ func (c *session) end(reason string) {
 	if c.back != nil {
 		c.back.Close()
 	}
+	for i := range c.flow { // to see it
+		c.unpark(control.Side(i))
+	}
+}
+
+// ends of a direction.
+func (c *session) ends(from control.Side) (src, dst end) {
+	if from == control.Client {
+		return &c.front, c.back
+	}
+	return c.back, &c.front
 }
 
 // setBack takes the connection to the server, unless the session has ended.
@@ -124,14 +140,14 @@ func (c *session) setBack(e end) bool {
 // leave counts the session out, when nothing runs on it any more.
 func (c *session) leave() {
 	s := c.server
-	s.table.remove(c)
-	s.sources.leave(c.key, !c.handshook)
 	c.mu.Lock()
 	reason := c.ended
 	c.mu.Unlock()
 	s.count(c)
 	s.metrics.ended.WithLabelValues(reason).Inc()
 	s.metrics.duration.Observe(time.Since(c.since).Seconds())
+	s.sources.leave(c.key, !c.handshook)
+	s.table.remove(c)
 }
 
 // idle is how many ticks ago bytes came last.
@@ -203,6 +219,12 @@ func (t *sessions) add(c *session) {
 	t.last++
 	c.id = t.last
 	t.by[c.id] = c
+}
+
+func (t *sessions) find(id uint64) *session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.by[id]
 }
 
 func (t *sessions) remove(c *session) {

@@ -20,15 +20,14 @@ const (
 
 // sweep looks at every connection, once in each tick.
 func (s *Server) sweep(tick int64) {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
 	for _, c := range s.table.all() {
 		s.count(c)
 		if phase(c.phase.Load()) < phaseRelay {
 			continue // bounded by deadlines
 		}
-		c.mu.Lock()
-		closeAt := c.closeAt
-		c.mu.Unlock()
-		if closeAt != 0 && tick >= closeAt {
+		if at := c.closing(); at != 0 && tick >= at {
 			c.end(endClosed)
 			continue
 		}
@@ -38,6 +37,13 @@ func (s *Server) sweep(tick int64) {
 		}
 		s.watch(c, tick)
 	}
+}
+
+// closing is the tick at which a gentle close becomes a hard one; 0: none.
+func (c *session) closing() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closeAt
 }
 
 // count moves what a session relayed to the metrics.
@@ -94,10 +100,7 @@ func (s *Server) Activity() []table.Activity {
 		key  table.Key
 		slot table.Slot
 	}
-	s.mu.Lock()
-	since, tick := s.reported, s.tick.Load()
-	s.reported = tick
-	s.mu.Unlock()
+	tick := s.tick.Load()
 	at := map[call]int{}
 	var out []table.Activity
 	for _, c := range s.table.all() {
@@ -107,19 +110,18 @@ func (s *Server) Activity() []table.Activity {
 		if state := c.follow.Call(); !state.Off && state.State != control.Negotiating && state.State != control.Up {
 			continue
 		}
-		heard := c.flow[control.Server].last.Load()
-		last := max(heard, c.flow[control.Client].last.Load())
-		if last < since {
+		heard, said := c.flow[control.Server].fresh.Swap(false), c.flow[control.Client].fresh.Swap(false)
+		if !heard && !said {
 			continue
 		}
-		age := uint32(time.Duration(tick-last) * pace / time.Second)
+		age := uint32(time.Duration(c.idle(tick)) * pace / time.Second)
 		k := call{table.Key{Client: c.key, Class: table.TCP}, c.target.Slot}
 		i, known := at[k]
 		if !known {
 			i, at[k] = len(out), len(out)
 			out = append(out, table.Activity{Key: k.key, Slot: k.slot, Age: age})
 		}
-		out[i].Heard = out[i].Heard || heard >= since
+		out[i].Heard = out[i].Heard || heard
 		out[i].Age = min(out[i].Age, age)
 	}
 	return out

@@ -8,21 +8,24 @@ import (
 // lines cuts a complete head into its first line and its fields' lines, without
 // line ends. Every line ends with CR LF, and neither stands anywhere else.
 func lines(b []byte) (first []byte, fields [][]byte, err error) {
+	end := End(b, 0)
 	switch {
 	case len(b) > MaxBytes:
 		return nil, nil, TooLarge
-	case End(b, 0) < 0:
+	case end < 0:
 		return nil, nil, Incomplete
-	case End(b, 0) != len(b):
+	case end != len(b):
 		return nil, nil, BadLine // more than one head
 	}
+	fields = make([][]byte, 0, 8)
 	b = b[:len(b)-len("\r\n")]
 	for len(b) > 0 {
-		line, rest, _ := bytes.Cut(b, []byte("\r\n"))
-		if bytes.ContainsAny(line, "\r\n") {
+		at := bytes.IndexByte(b, '\r')
+		if at < 0 || at+1 == len(b) || b[at+1] != '\n' || bytes.IndexByte(b[:at], '\n') >= 0 {
 			return nil, nil, BadLineEnding
 		}
-		b = rest
+		line := b[:at]
+		b = b[at+len("\r\n"):]
 		if first == nil {
 			first = line
 			continue
@@ -41,8 +44,13 @@ func lines(b []byte) (first []byte, fields [][]byte, err error) {
 	return first, fields, nil
 }
 
-// field is one line of a head; name in lower case.
-type field struct{ name, value string }
+// field is one line of a head.
+type field struct{ name, value []byte }
+
+// is compares names without regard to case.
+func (f field) is(name string) bool {
+	return len(f.name) == len(name) && strings.EqualFold(string(f.name), name)
+}
 
 func parseField(line []byte) (field, error) {
 	name, value, ok := bytes.Cut(line, []byte(":"))
@@ -60,7 +68,7 @@ func parseField(line []byte) (field, error) {
 			return field{}, BadValue
 		}
 	}
-	return field{strings.ToLower(string(name)), string(value)}, nil
+	return field{name, value}, nil
 }
 
 // tokenChar is tchar of RFC 9110 5.6.2.
@@ -73,11 +81,11 @@ func tokenChar(c byte) bool {
 }
 
 // only takes the value of a field that may stand once.
-func only(at *string, seen *bool, value string) error {
+func only(at *string, seen *bool, value []byte) error {
 	if *seen {
 		return Duplicate
 	}
-	*at, *seen = value, true
+	*at, *seen = string(value), true
 	return nil
 }
 

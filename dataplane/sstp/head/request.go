@@ -42,16 +42,16 @@ func ParseRequest(b []byte) (Request, error) {
 		if err != nil {
 			return Request{}, err
 		}
-		switch f.name {
-		case "host":
+		switch {
+		case f.is("host"):
 			err = only(&r.Host, &hasHost, f.value)
-		case "content-length":
+		case f.is("content-length"):
 			err = only(&length, &hasLength, f.value)
-		case "cookie":
+		case f.is("cookie"):
 			err = only(&r.Cookie, &r.HasCookie, f.value)
-		case "sstpcorrelationid":
+		case f.is("sstpcorrelationid"):
 			err = only(&r.CorrelationID, &r.HasCorrelation, f.value)
-		case "transfer-encoding":
+		case f.is("transfer-encoding"):
 			err = TransferEncoding
 		}
 		if err != nil {

@@ -33,14 +33,14 @@ func ParseResponse(b []byte) (Response, error) {
 		if err != nil {
 			return Response{}, err
 		}
-		switch f.name {
-		case "content-length":
+		switch {
+		case f.is("content-length"):
 			err = only(&length, &hasLength, f.value)
-		case "server":
+		case f.is("server"):
 			err = only(&r.Server, &hasServer, f.value)
-		case "date":
+		case f.is("date"):
 			err = only(&r.Date, &hasDate, f.value)
-		case "transfer-encoding":
+		case f.is("transfer-encoding"):
 			encoded = true
 		}
 		if err != nil {
