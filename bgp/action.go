@@ -57,6 +57,7 @@ const (
 	Parked                         // this node took itself out (unknown command, fenced disk)
 	VIPForeign                     // the VIP is offered by somebody who is no member
 	VIPRemoved                     // the cluster spec names the VIP no longer
+	ServiceFailed                  // a service that this node itself gives at the VIP does not work here
 	reasonCount
 )
 
@@ -64,7 +65,7 @@ var reasonNames = [reasonCount]string{
 	"none", "ok", "not_caught_up", "cold_start", "state_too_old", "quarantined",
 	"plane_not_attached", "plane_foreign", "self_check_failed", "no_backends", "no_quorum",
 	"reach_doubt", "reach_none", "lease_gap", "draining", "stopping", "removed", "parked",
-	"vip_foreign", "vip_removed",
+	"vip_foreign", "vip_removed", "service_failed",
 }
 
 // String gives the metric label.

@@ -85,6 +85,9 @@ type VIPFacts struct {
 	// UnreachedFor is how long at least one backend that is up has been out
 	// of reach of this node; 0 = all are reached.
 	UnreachedFor time.Duration
+	// ServiceFailed: what this node itself serves at the VIP (TLS of SSTP) does
+	// not work here: no listener, no certificate.
+	ServiceFailed bool
 	// VIPForeign: a MAC that belongs to no member answers for the VIP.
 	VIPForeign bool
 	// OthersWilling counts the other live members whose own Decision.Wish
@@ -124,7 +127,7 @@ type Decision struct {
 //     plane not attached, foreign VIP, no backend at all.
 //  2. Not caught up: withdrawn, unless the cold start rule holds.
 //  3. Better not announced, but better than nobody (soft): lease gap, self
-//     check, no usable backend, none reached. If no other member is willing
+//     check, no usable backend, none reached, own service failed. If no other member is willing
 //     they demote only.
 //  4. Draining.
 //  5. Announced demoted: cold start, no quorum, reach doubt.
@@ -211,6 +214,8 @@ func unfit(f Facts, l Limits) Reason {
 		return NoBackends
 	case f.VIP.Up > 0 && f.VIP.Reached <= 0 && f.VIP.UnreachedFor > 0 && f.VIP.UnreachedFor >= l.ReachGrace:
 		return ReachNone
+	case f.VIP.ServiceFailed:
+		return ServiceFailed
 	}
 	return OK
 }

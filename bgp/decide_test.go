@@ -82,6 +82,9 @@ func TestDecide(t *testing.T) {
 		}, Demote, ReachNone, Withdraw},
 		{"none up, so none to reach", func(f *Facts) { f.VIP.Up, f.VIP.Reached = 0, 0 }, Announce, OK, Announce},
 
+		{"own service failed", func(f *Facts) { f.VIP.ServiceFailed = true }, Withdraw, ServiceFailed, Withdraw},
+		{"own service failed everywhere", func(f *Facts) { f.VIP.ServiceFailed, f.VIP.OthersWilling = true, 0 }, Demote, ServiceFailed, Withdraw},
+
 		{"draining", func(f *Facts) { f.Node.Stage = StageDraining }, Drain, Draining, Drain},
 		{"draining as the last", func(f *Facts) { f.Node.Stage = StageDraining; f.VIP.OthersWilling = 0 }, Drain, Draining, Drain},
 		{"no quorum for less than T1", func(f *Facts) { f.Node.QuorumLost = 5*time.Second - 1 }, Announce, OK, Announce},
@@ -147,6 +150,7 @@ func everyVIP(l Limits) []VIPFacts {
 		{Backends: 2, Usable: 2, Up: 2, Reached: 1, UnreachedFor: l.ReachGrace},
 		{Backends: 2, Usable: 2, Up: 2, Reached: 0, UnreachedFor: l.ReachGrace},
 		{Backends: 2, Usable: 1, Up: 0, Reached: 0},
+		{Backends: 2, Usable: 2, Up: 2, Reached: 2, ServiceFailed: true},
 	}
 }
 
@@ -220,6 +224,7 @@ func TestNeverAllWithdraw(t *testing.T) {
 		func(f *Facts) { f.Node.PlaneSelfCheck = false },
 		func(f *Facts) { f.Node.LeaseGap = true },
 		func(f *Facts) { f.VIP.Usable = 0 },
+		func(f *Facts) { f.VIP.ServiceFailed = true },
 		func(f *Facts) { f.VIP.Reached, f.VIP.UnreachedFor = 0, time.Minute },
 		func(f *Facts) { f.Node.QuorumLost = time.Minute },
 		func(f *Facts) { f.Node.Stage = StageDraining },

@@ -137,6 +137,9 @@ func (p *Plane) attach(a *attachment) error {
 	case Generic:
 		flags = flags[1:]
 	}
+	if devices, err := p.ns.netlink.LinkList(); err == nil { // an error shows in what follows
+		p.quieten(a.name, onVLAN(devices, a.index))
+	}
 	var failed error
 	for _, f := range flags {
 		if err := p.introduce(a); err != nil {
@@ -258,9 +261,12 @@ func (p *Plane) dropLeftovers() error {
 	if err != nil {
 		return fmt.Errorf("read pin directory: %w", err)
 	}
+	configured := func(name string) bool {
+		return slices.ContainsFunc(p.attachments, func(a *attachment) bool { return a.name == name })
+	}
 	for _, n := range names {
 		name, ok := strings.CutPrefix(n.Name(), "link_")
-		if !ok || slices.ContainsFunc(p.attachments, func(a *attachment) bool { return a.name == name }) {
+		if !ok || configured(name) {
 			continue
 		}
 		if err := os.Remove(p.linkPin(name)); err != nil {
@@ -269,7 +275,14 @@ func (p *Plane) dropLeftovers() error {
 		p.log.Info("took the program off an interface that is not configured", "interface", name)
 	}
 	for _, n := range names {
-		if !pinName.MatchString(n.Name()) || strings.HasPrefix(n.Name(), "link_") || strings.HasSuffix(n.Name(), p.cfg.schemaSuffix()) {
+		if name, ok := strings.CutPrefix(n.Name(), offloadPrefix); ok && !configured(name) {
+			if err := p.ns.do(func() error { return restoreOffloads(offloadPin(p.cfg.PinDir, name)) }); err != nil {
+				return err
+			}
+		}
+	}
+	for _, n := range names {
+		if !pinName.MatchString(n.Name()) || !pinOfMap(n.Name()) || strings.HasSuffix(n.Name(), p.cfg.schemaSuffix()) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(p.cfg.PinDir, n.Name())); err != nil {

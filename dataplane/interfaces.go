@@ -43,7 +43,7 @@ func (p *Plane) refreshInterfaces() (changed bool, err error) {
 	for _, d := range devices {
 		byName[d.Attrs().Name] = d
 	}
-	p.checkAttachments(byName)
+	p.checkAttachments(byName, devices)
 	want := p.renderInterfaces(devices)
 	if err := p.mendVLANs(want); err != nil {
 		return true, err
@@ -85,7 +85,7 @@ func (p *Plane) readInterfaces() error {
 
 // checkAttachments learns how the program is attached, and follows an interface
 // that came back under its name.
-func (p *Plane) checkAttachments(byName map[string]netlink.Link) {
+func (p *Plane) checkAttachments(byName map[string]netlink.Link, devices []netlink.Link) {
 	p.status.Lock()
 	defer p.status.Unlock()
 	for _, a := range p.attachments {
@@ -116,6 +116,9 @@ func (p *Plane) checkAttachments(byName map[string]netlink.Link) {
 		}
 		if a.alarm == "" && p.collides(a) {
 			a.alarm = fmt.Sprintf("interface index %d equals another one's modulo %d: its packets go to the kernel; make the interface anew", a.index, interfacePlaces)
+		}
+		if a.alarm == "" {
+			a.alarm = p.frameAlarm(a, onVLAN(devices, a.index))
 		}
 		if a.alarm != was {
 			p.log.Warn("interface state changed", "interface", a.name, "alarm", a.alarm)

@@ -17,6 +17,9 @@ type namespace struct {
 	netlink *netlink.Handle
 	generic *nl.SocketHandle
 	ioctl   int // a socket for driver questions
+	// features numbers the names of device features, once they are known. Used by
+	// one goroutine at a time: Attach's, then Run's.
+	features map[string]int
 }
 
 func openNamespace() (*namespace, error) {

@@ -42,7 +42,11 @@ var keepsSize = map[string]bool{"affinity4": true, "affinity6": true, "affinity_
 
 // pinName matches what this package pins, of any schema version: of a later one the
 // maps have other names.
-var pinName = regexp.MustCompile(`^(link_.+|[a-z][a-z0-9_]*_v[0-9]+)$`)
+var pinName = regexp.MustCompile(`^(link_.+|offloads_.+|[a-z][a-z0-9_]*_v[0-9]+)$`)
+
+func pinOfMap(name string) bool {
+	return !strings.HasPrefix(name, "link_") && !strings.HasPrefix(name, offloadPrefix)
+}
 
 func (p *Plane) mapPin(name string) string {
 	return filepath.Join(p.cfg.PinDir, name+p.cfg.schemaSuffix())
@@ -216,8 +220,9 @@ func (c *controlWords) forgetNextHops()       { atomic.AddUint32(&c.words().Next
 func (c *controlWords) Close() error { return unix.Munmap(c.page) }
 
 // Detach removes the program from all interfaces and all pinned maps under
-// cfg.PinDir, of any cluster and schema version. Forwarding ends. Files that
-// this package did not pin stay.
+// cfg.PinDir, of any cluster and schema version, and switches on again what
+// Attach had switched off at the devices. Forwarding ends. Files that this
+// package did not pin stay.
 func Detach(cfg Config) error { return unpin(cfg.PinDir, nil) }
 
 // pinsIn lists what this package pinned in a folder.
@@ -245,7 +250,11 @@ func unpin(dir string, keep map[string]bool) error {
 	// Links first: a program must not run on maps that are half gone.
 	for _, links := range []bool{true, false} {
 		for name := range pins {
-			if !keep[name] && strings.HasPrefix(name, "link_") == links {
+			switch {
+			case keep[name] || strings.HasPrefix(name, "link_") != links:
+			case strings.HasPrefix(name, offloadPrefix):
+				faults = append(faults, restoreOffloads(filepath.Join(dir, name)))
+			default:
 				faults = append(faults, os.Remove(filepath.Join(dir, name)))
 			}
 		}

@@ -147,7 +147,7 @@ func TestDialled(t *testing.T) {
 		want          state.Class
 	}{
 		{"", "", off, state.ClassIKE}, {"ike", "", off, state.ClassIKE}, {"tcp", "", pass, state.ClassTCP},
-		{"tcp", "is not forwarded", off, 0}, {"esp", "--class is ike or tcp", pass, 0},
+		{"tcp", "has no SSTP", off, 0}, {"esp", "--class is ike or tcp", pass, 0},
 	} {
 		got, err := queryClass(httptest.NewRequest("GET", admin.PathExplain+"?class="+c.word, nil), c.vip)
 		if got != c.want || (err == nil) != (c.refusal == "") || err != nil && !strings.Contains(err.Error(), c.refusal) {

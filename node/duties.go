@@ -13,18 +13,29 @@ import (
 	"github.com/vpnlb/vpnlb/raft"
 )
 
-// runProber keeps the probes' targets equal to the agreed backends.
+// runProber keeps the probes' targets equal to the agreed backends, and tells the
+// prober its part in the calls of SSTP. Cluster time stands still on a follower
+// while nothing is agreed: it goes on from the last stamp by this node's own clock.
 func (m *member) runProber(ctx context.Context) error {
 	var probes sync.WaitGroup
 	defer probes.Wait()
 	probes.Go(func() { m.prober.Run(ctx) }) // returns nil
 	var index uint64
+	var targets []health.Target
+	stamp, at := m.replica.Now(), time.Now()
 	for {
 		spec := m.spec()
 		if spec.Index != index {
 			index = spec.Index
-			m.prober.SetTargets(health.TargetsOf(spec), health.TimingOf(&spec.Settings))
+			targets = probeTargets(spec)
+			m.prober.SetTargets(targets, health.TimingOf(&spec.Settings))
 		}
+		if now := m.replica.Now(); now != stamp {
+			stamp, at = now, time.Now()
+		}
+		m.prober.SetCalls(health.Calls(targets, health.CallFacts{
+			Spec: spec, Self: m.self, Now: stamp.Add(time.Since(at)), Observers: m.observers(),
+		}))
 		if !pause(ctx, 100*time.Millisecond) {
 			return nil
 		}

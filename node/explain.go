@@ -98,8 +98,8 @@ func queryClass(r *http.Request, vip *state.VIP) (state.Class, error) {
 		return state.ClassIKE, nil
 	case word != state.ClassTCP.String():
 		return 0, refuse("--class is ike or tcp, not %q", word)
-	case vip.SSTP != state.SSTPPassthrough:
-		return 0, refuse("TCP 443 of VIP %s is not forwarded: 'vpnlb vip add %s %s --sstp passthrough' makes it so", vip.Name, vip.Name, vip.Addr)
+	case vip.SSTP == state.SSTPOff:
+		return 0, refuse("VIP %s has no SSTP: 'vpnlb vip add %s %s --sstp passthrough' (or offload, reencrypt) makes it so", vip.Name, vip.Name, vip.Addr)
 	}
 	return state.ClassTCP, nil
 }

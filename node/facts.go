@@ -132,8 +132,8 @@ func linkUp(name string) bool {
 func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 	spec := m.spec()
 	limits := m.limits
-	if spec.Settings.Demote > 0 {
-		limits.QuorumGrace = spec.Settings.Demote
+	if t1 := spec.DemoteAfter(); t1 > 0 {
+		limits.QuorumGrace = t1
 	}
 	node := m.nodeFacts()
 	reach := health.Reach(health.ReachFacts{Spec: spec, Self: m.self, Observers: m.observers()})
@@ -142,6 +142,7 @@ func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
 		facts := vipFacts(spec, v, &reach, limits)
+		facts.ServiceFailed = m.serviceFault(spec, v) != ""
 		for _, h := range hints {
 			if slices.Contains(h.Status.Willing, v.ID) {
 				facts.OthersWilling++

@@ -26,6 +26,7 @@ func (m *member) runLeader(ctx context.Context) error {
 		for pause(office, dutyInterval) {
 			m.judge(office, time.Since(began))
 			m.tidyGossipKeys(office)
+			m.rotateTickets(office)
 			m.assignGateways(office)
 		}
 	})
@@ -85,7 +86,7 @@ func (m *member) judge(ctx context.Context, office time.Duration) {
 // the last choice of the routers, and must not hold up everybody else.
 func (m *member) lagging(spec *state.Spec) int {
 	n := 0
-	patience := spec.Settings.Demote + 2*time.Second
+	patience := spec.DemoteAfter() + 2*time.Second
 	hints := m.hints()
 	for i := range spec.Members {
 		other := &spec.Members[i]
@@ -159,7 +160,7 @@ func (m *member) deathConfirmed(ctx context.Context, spec *state.Spec, suspect s
 	witnesses := 0
 	for i := range spec.Members {
 		witness := &spec.Members[i]
-		if witness.ID == m.self || witness.ID == suspect || m.contacts.silence(witness.ID) > spec.Settings.Demote+2*time.Second {
+		if witness.ID == m.self || witness.ID == suspect || m.contacts.silence(witness.ID) > spec.DemoteAfter()+2*time.Second {
 			continue
 		}
 		witnesses++

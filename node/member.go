@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,7 +24,6 @@ import (
 	"github.com/vpnlb/vpnlb/dataplane/forward"
 	"github.com/vpnlb/vpnlb/dataplane/gateway"
 	"github.com/vpnlb/vpnlb/dataplane/sysctl"
-	"github.com/vpnlb/vpnlb/dataplane/table"
 	"github.com/vpnlb/vpnlb/node/config"
 	"github.com/vpnlb/vpnlb/raft"
 )
@@ -90,6 +90,10 @@ type member struct {
 	tookOffice              atomic.Pointer[time.Time] // of the present leadership
 	keysSeen                uint64                    // the leader duty's: version of the gossip keys, and since when
 	keysSince               time.Time
+	ticketsSeen             uint64  // the leader duty's: version of the ticket keys,
+	ticketsHeld             tickets // and what they are
+
+	offload atomic.Pointer[offload] // the TLS of SSTP; nil: this member has no such part
 }
 
 // newMember makes the parts; nothing is opened but what New of a part needs.
@@ -110,7 +114,10 @@ func newMember(n *Node, ad admission) (*member, error) {
 		storedAt:   lastWrite(n.storeDir()),
 	}
 	m.raftOff, m.stopRaft = context.WithCancel(context.Background())
-	return m, errors.Join(m.makeTransport(), m.makePlane(), m.makeHealth(), m.makeRoutes())
+	if err := errors.Join(m.makeTransport(), m.makePlane(), m.makeHealth(), m.makeRoutes()); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 func (m *member) makeTransport() (err error) {
@@ -161,7 +168,7 @@ func (m *member) makeHealth() (err error) {
 	}
 	m.learner, err = affinity.NewLearner(affinity.LearnerDeps{
 		View: func() affinity.View { return m.view() }, Proposer: m.replica, Log: m.log, Metrics: m.metrics,
-		Answer: func(e table.Evidence, a table.Answer) { m.plane.Answer(e.Key, e, a) },
+		Answer: m.answer,
 	})
 	if err != nil {
 		return err
@@ -231,6 +238,9 @@ func (m *member) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := m.makeOffload(m.node.takeInherited()); err != nil {
+		return err
+	}
 	m.serveRPC()
 	start("transport", m.transport.Run)
 	start("raft", m.runRaft)
@@ -242,6 +252,7 @@ func (m *member) run(ctx context.Context) error {
 		defer w.Close()
 		return m.sync.run(ctx, w)
 	})
+	start("SSTP", m.runOffload)
 	start("catch up", m.runCatchUp)
 	start("probes", m.runProber)
 	start("affinity learning", m.runLearning)
@@ -265,6 +276,9 @@ func (m *member) run(ctx context.Context) error {
 	}
 	cancel(nil)
 	parts.Wait()
+	if o := m.offload.Load(); o != nil && ctx.Err() == nil {
+		o.handover.update(nil) // no process comes after this one that wants them
+	}
 	closeErr := m.plane.Close()
 	if errors.Is(err, errLeft) {
 		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.dropAddresses(), forward.Remove(), m.kernel.Restore())
@@ -386,14 +400,23 @@ func (m *member) bootstrap(ctx context.Context) {
 func (m *member) stop() {
 	m.node.setStage(StageStopping, "withdrawing routes")
 	m.node.notify.stopping()
-	if m.speaker != nil {
-		m.waitOthers()
-		m.draining.Store(int32(bgp.StageStopping))
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := m.speaker.Stop(ctx); err != nil {
-			m.log.Warn("withdraw routes", "error", err.Error())
-		}
+	if m.speaker == nil {
+		m.drainSSTP(m.cfg.SSTP.Drain)
+		return
+	}
+	m.waitOthers()
+	others := m.othersAnnounce()
+	if !others {
+		m.drainSSTP(m.cfg.SSTP.Drain) // who is sent away now finds nobody else
+	}
+	m.draining.Store(int32(bgp.StageStopping))
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := m.speaker.Stop(ctx); err != nil {
+		m.log.Warn("withdraw routes", "error", err.Error())
+	}
+	if others {
+		m.drainSSTP(m.cfg.SSTP.Spread) // clients are elsewhere: servers hear of it, bit by bit
 	}
 }
 
@@ -442,13 +465,15 @@ func (m *member) waitOthers() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
 	defer cancel()
 	for len(m.hints()) > 0 && m.anyAnnounced() {
-		for _, h := range m.hints() {
-			if len(h.Status.Announced) > 0 && !h.Status.Draining {
-				return
-			}
+		if m.othersAnnounce() {
+			return
 		}
 		if !pause(ctx, 50*time.Millisecond) {
 			return
 		}
 	}
+}
+
+func (m *member) othersAnnounce() bool {
+	return slices.ContainsFunc(m.hints(), func(h cluster.Hints) bool { return len(h.Status.Announced) > 0 && !h.Status.Draining })
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/dataplane"
 	"github.com/vpnlb/vpnlb/dataplane/table"
+	"github.com/vpnlb/vpnlb/node/certs"
 )
 
 var (
@@ -71,6 +72,25 @@ func (c planeCollector) collectBackends(out chan<- prometheus.Metric, counters *
 			out <- prometheus.MustNewConstMetric(backendDesc, prometheus.CounterValue, float64(n.Packets), b.Name, id, vip, direction)
 			out <- prometheus.MustNewConstMetric(backendBytes, prometheus.CounterValue, float64(n.Bytes), b.Name, id, vip, direction)
 		}
+	}
+}
+
+var expiryDesc = prometheus.NewDesc("vpnlb_sstp_certificate_not_after_seconds", "When a certificate of SSTP expires, in seconds since 1970; 0: this node cannot show it.", []string{"certificate"}, nil)
+
+// certCollector tells when certificates expire.
+type certCollector struct{ book *certs.Book }
+
+// Describe implements prometheus.Collector.
+func (c certCollector) Describe(out chan<- *prometheus.Desc) { out <- expiryDesc }
+
+// Collect implements prometheus.Collector.
+func (c certCollector) Collect(out chan<- prometheus.Metric) {
+	for _, o := range c.book.All() {
+		end := 0.0
+		if o.Certificate != nil {
+			end = float64(o.Certificate.Leaf().NotAfter.Unix())
+		}
+		out <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, end, o.Name)
 	}
 }
 

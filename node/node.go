@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -51,6 +52,8 @@ type Node struct {
 	change   sync.Mutex
 	admitted chan admission
 
+	inherited map[string]*net.TCPListener // of the process before this one, until a member takes them
+
 	mu     sync.Mutex
 	stage  Stage
 	reason string
@@ -75,6 +78,8 @@ func New(cfg config.Config, deps Deps) (*Node, error) {
 		notify:   newNotifier(os.Getenv("NOTIFY_SOCKET")),
 		admitted: make(chan admission, 1),
 		stage:    StageWaiting,
+
+		inherited: inheritedListeners(),
 	}
 	if _, err := dataplane.New(PlaneConfig(&cfg), dataplane.Deps{Log: n.log}); err != nil {
 		return nil, err
@@ -107,7 +112,7 @@ func (n *Node) setStage(s Stage, reason string) {
 	n.mu.Unlock()
 	if !same {
 		n.log.Info("stage", "stage", string(s), "reason", reason)
-		n.notify.send("STATUS=" + string(s) + " " + reason)
+		n.notify.status(string(s) + " " + reason)
 	}
 }
 
@@ -154,6 +159,10 @@ func (n *Node) live(ctx context.Context) error {
 	for {
 		ad := admission{}
 		if !n.ids.Load().Identity().Member() {
+			newHandover(n.notify, n.inherited).update(nil)
+			for _, ln := range n.takeInherited() {
+				ln.Close() // of a membership that is over: nobody would serve it
+			}
 			n.setStage(StageWaiting, "run 'vpnlb cluster init' here, or 'vpnlb cluster join'")
 			n.notify.ready()
 			select {
@@ -210,4 +219,11 @@ func (n *Node) reset(why string) error {
 	}
 	n.ids.Store(ids)
 	return nil
+}
+
+// takeInherited hands the listeners of the process before this one over, once.
+func (n *Node) takeInherited() map[string]*net.TCPListener {
+	out := n.inherited
+	n.inherited = nil
+	return out
 }

@@ -16,6 +16,10 @@ func (n *Node) routes() {
 	n.get(admin.PathAffinityList, (*member).affinityList)
 	n.get(admin.PathAffinityGet, (*member).affinityGet)
 	n.get(admin.PathExplain, (*member).explain)
+	n.get(admin.PathCertList, (*member).certificates)
+	n.get(admin.PathSSTPSessions, (*member).sstpSessions)
+	n.get(admin.PathSSTPStatus, (*member).sstpStatus)
+	n.get(admin.PathSSTPRRAS, (*member).rrasAnswer)
 	n.admin.Handle(admin.PathTrace, http.HandlerFunc(n.serveTrace))
 
 	admin.Post(n.admin, admin.PathInit, n.initCluster)
@@ -32,6 +36,10 @@ func (n *Node) routes() {
 	post(n, admin.PathGatewayAdd, (*member).addGateway)
 	post(n, admin.PathGatewayRemove, (*member).removeGateway)
 	post(n, admin.PathAffinityForget, (*member).forgetAffinity)
+	post(n, admin.PathCertAdd, (*member).addCertificate)
+	post(n, admin.PathCertUse, (*member).useCertificate)
+	post(n, admin.PathCertRemove, (*member).removeCertificate)
+	post(n, admin.PathCertRotate, (*member).rotateCertificate)
 }
 
 // current is the membership, or the sentence that there is none.

@@ -96,6 +96,7 @@ func (m *member) addVIP(ctx context.Context, in admin.VIPRequest) (any, error) {
 	old, found := spec.VIPByName(in.Name)
 	if found {
 		put.VIP.ClientBits, put.VIP.SSTP, put.Expect = old.ClientBits, old.SSTP, old.Version
+		put.VIP.Certificates, put.VIP.Transparent = old.Certificates, old.Transparent
 	}
 	if addr.Is4() {
 		put.VIP.ClientBits = 64 // says nothing there; what an IPv6 VIP of this name had must not come back
@@ -106,18 +107,11 @@ func (m *member) addVIP(ctx context.Context, in admin.VIPRequest) (any, error) {
 			return nil, err
 		}
 	}
-	switch in.SSTP {
-	case "":
-	case "off":
-		put.VIP.SSTP = state.SSTPOff
-	case "passthrough":
-		put.VIP.SSTP = state.SSTPPassthrough
-	case "offload", "reencrypt":
-		return nil, refuse("TCP 443 in mode %s is not in this version: off leaves it to the node itself, passthrough forwards it to the servers", in.SSTP)
-	default:
-		return nil, refuse("--sstp is off or passthrough, not %q", in.SSTP)
+	notes, err := vipSSTP(spec, old, &put.VIP, in)
+	if err != nil {
+		return nil, err
 	}
-	return m.change(ctx, put)
+	return m.change(ctx, put, notes...)
 }
 
 // checkBits judges the prefix length that is to key a VIP's clients. Under
@@ -190,6 +184,9 @@ func (m *member) addBackend(ctx context.Context, in admin.BackendRequest) (any, 
 	}
 	if in.Limit != nil {
 		b.Limit = *in.Limit
+	}
+	if in.SSTPPort != nil {
+		b.SSTPPort = *in.SSTPPort
 	}
 	return m.change(ctx, state.PutBackend{Backend: b, Expect: expect}, notes...)
 }
@@ -295,7 +292,13 @@ func (m *member) set(ctx context.Context, in admin.SetRequest) (any, error) {
 	if err != nil {
 		return nil, refuse("%v", err)
 	}
-	return m.change(ctx, state.SetSettings{Settings: changed, Expect: old.Version})
+	var notes []string
+	after := *m.spec()
+	after.Settings = changed
+	if t1 := after.DemoteAfter(); in.Key == "t1" && t1 != changed.Demote {
+		notes = append(notes, fmt.Sprintf("%s is the default, and while TLS of SSTP ends on the nodes the default is %s: set another value to have that", changed.Demote, t1))
+	}
+	return m.change(ctx, state.SetSettings{Settings: changed, Expect: old.Version}, notes...)
 }
 
 func (m *member) forgetAffinity(ctx context.Context, in admin.NameRequest) (any, error) {

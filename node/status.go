@@ -137,6 +137,7 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 		local[r.Backend] = r
 	}
 	counters, err := m.plane.Counters()
+	_, sessions := m.sessionCounts()
 	out := []admin.Backend{}
 	for i := range spec.Backends {
 		b := &spec.Backends[i]
@@ -148,8 +149,9 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 		}
 		if v, ok := spec.VIPByID(b.VIP); ok {
 			a.VIP = v.Name
-			if v.SSTP == state.SSTPPassthrough {
-				a.TCP = service(spec, b)
+			if v.SSTP != state.SSTPOff {
+				a.TCP = service(spec, b, v)
+				a.TCP.Sessions = sessions[b.Name]
 			}
 		}
 		if r, ok := local[b.ID]; ok {
@@ -175,11 +177,15 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 }
 
 // service is TCP 443 of a server.
-func service(spec *state.Spec, b *state.Backend) *admin.Service {
-	return &admin.Service{
+func service(spec *state.Spec, b *state.Backend, v *state.VIP) *admin.Service {
+	s := &admin.Service{
 		Health: verdictWords[b.Health[state.ClassTCP-1].Verdict], Stance: spec.Stance(b, state.ClassTCP).String(),
 		Clients: b.Entries[state.ClassTCP-1],
 	}
+	if v.SSTP.Ends() {
+		s.Port, s.Certificate = spec.SSTPPort(b), certificateOf(v, b)
+	}
+	return s
 }
 
 func (m *member) gateways(spec *state.Spec) []admin.Gateway {
@@ -243,6 +249,7 @@ func (m *member) warnings(st *admin.Status) []string {
 	if e := m.keeper.Status().Err; e != "" {
 		add("gateway addresses: %s", e)
 	}
+	m.sstpWarnings(m.spec(), add)
 	return out
 }
 
@@ -298,7 +305,8 @@ func (m *member) specAnswer(*http.Request) (any, error) {
 	out := admin.Spec{Cluster: spec.ClusterID.String(), VIPs: []admin.VIP{}, Backends: m.backends(spec), Gateways: m.gateways(spec), Settings: showSettings(&spec.Settings)}
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
-		a := admin.VIP{ID: uint32(v.ID), Name: v.Name, Addr: v.Addr, SSTP: sstpWords[v.SSTP], Version: v.Version}
+		a := admin.VIP{ID: uint32(v.ID), Name: v.Name, Addr: v.Addr, SSTP: sstpWords[v.SSTP], Version: v.Version,
+			Certificates: v.Certificates, Transparent: v.Transparent}
 		if v.Addr.Is6() {
 			a.Bits = v.ClientBits
 		}

@@ -25,7 +25,7 @@ type served struct {
 }
 
 // serve adds a VIP and servers that are up for IKE, and for TCP where the VIP
-// passes it through.
+// has SSTP.
 func (tw *town) serve(v *vnode, vip state.VIP, mode state.Mode, servers ...string) *served {
 	tw.t.Helper()
 	v.propose(state.PutVIP{VIP: vip})
@@ -37,7 +37,7 @@ func (tw *town) serve(v *vnode, vip state.VIP, mode state.Mode, servers ...strin
 		v.propose(state.PutBackend{Backend: state.Backend{Name: name, Addr: addr, VIP: at.ID, Mode: mode, Weight: 100}})
 		tw.agree(tw.nodes...)
 		v.judge(name, state.VerdictUp)
-		if vip.SSTP == state.SSTPPassthrough {
+		if vip.SSTP != state.SSTPOff {
 			tw.agree(tw.nodes...)
 			v.judgeClass(name, state.ClassTCP, state.VerdictUp)
 		}

@@ -95,6 +95,9 @@ func (c *cluster) gossip(ctx context.Context, n *drillNode) {
 		}
 		c.mu.Unlock()
 		n.Sample(counts)
+		c.mu.Lock()
+		n.SetCalls(Calls(TargetsOf(c.spec), CallFacts{Spec: c.spec, Self: n.id, Now: state.Time(time.Since(c.start)), Observers: n.Observers()}))
+		c.mu.Unlock()
 		o := n.Observe(n.Returns)
 		for _, to := range c.nodes {
 			got, err := DecodeObservation(o.Encode())

@@ -12,7 +12,24 @@ import (
 type Target struct {
 	Backend state.BackendID
 	Addr    netip.Addr
-	SSTP    bool // TCP 443 as well: its VIP passes it through
+	SSTP    *SSTPCheck // nil: its VIP has no SSTP. Not changed once given
+}
+
+// SSTPCheck says how to check SSTP of a backend: as the clients of its VIP, or
+// the relay of the nodes, will meet it.
+type SSTPCheck struct {
+	TLS  bool   // false: plain HTTP, as the server is told where TLS ends on the nodes
+	Port uint16 // TCP
+	// Leaf is the SHA-256 of the certificate (DER) that the server must show;
+	// zero: any, because TLS is between it and its clients.
+	Leaf     [32]byte
+	LeafName string // of that certificate, for a person
+	// Deep is how often the cluster makes a call of a server, one node in turn;
+	// 0: never. A call takes a port of the server for a moment.
+	Deep time.Duration
+	// DeepVotes: calls that fail count against the server. Only where connections
+	// end on a node: in pass-through a verdict down would cut those that stand.
+	DeepVotes bool
 }
 
 // TargetsOf lists what to probe: every backend of the spec, removed ones that
@@ -21,10 +38,35 @@ func TargetsOf(s *state.Spec) []Target {
 	ts := make([]Target, 0, len(s.Backends))
 	for i := range s.Backends {
 		b := &s.Backends[i]
-		v, ok := s.VIPByID(b.VIP)
-		ts = append(ts, Target{Backend: b.ID, Addr: b.Addr, SSTP: ok && v.SSTP == state.SSTPPassthrough})
+		ts = append(ts, Target{Backend: b.ID, Addr: b.Addr, SSTP: checkOf(s, b)})
 	}
 	return ts
+}
+
+// passPort is what the packet path passes through, whatever port a server has.
+const passPort = 443
+
+// deepFormat is the command format of the first version that makes calls and
+// knows their notes: an observation with one is unreadable to older members.
+const deepFormat = 3
+
+// checkOf is how SSTP of a server is checked; nil: not. Leaf is for whoever knows
+// the certificates to fill in. Servers that an administrator has set aside get no
+// calls.
+func checkOf(s *state.Spec, b *state.Backend) *SSTPCheck {
+	v, ok := s.VIPByID(b.VIP)
+	if !ok || v.SSTP == state.SSTPOff {
+		return nil
+	}
+	c := &SSTPCheck{TLS: v.SSTP != state.SSTPOffload, Port: passPort, DeepVotes: v.SSTP.Ends()}
+	if v.SSTP.Ends() {
+		c.Port = s.SSTPPort(b)
+	}
+	_, lowest := s.LowestFormat()
+	if lowest >= deepFormat && (b.Admin == state.AdminEnabled || b.Admin == state.AdminDrain) {
+		c.Deep = DeepInterval
+	}
+	return c
 }
 
 // Timing is how often to ask and how many equal answers make an opinion.
@@ -103,9 +145,14 @@ const (
 	NoteOther          Note = 10 // another valid IKE answer
 	NoteSSTP           Note = 11 // 401 from the resource of SSTP: it listens
 	NoteNoTLS          Note = 12 // TCP came up, TLS did not
-	NoteNoStatus       Note = 13 // TLS came up, no HTTP status line followed
+	NoteNoStatus       Note = 13 // the connection came up, no HTTP status line followed
 	NoteOtherStatus    Note = 14 // another HTTP status, or no HTTP at all
-	noteCount          Note = 15
+	NoteOtherLeaf      Note = 15 // TLS came up with another certificate than it must be
+	NoteCall           Note = 16 // a call of SSTP was answered with Call Connect Ack
+	NoteCallRefused    Note = 17 // to a call: another HTTP status than 200
+	NoteCallNak        Note = 18 // to a call: Call Connect Nak, or Abort
+	NoteCallSilent     Note = 19 // to a call: no answer within its timeout, or none that is whole
+	NoteCallBroken     Note = 20 // to a call: an answer that is not SSTP
 )
 
 // Result is which side of the dampening a note counts for.
@@ -124,9 +171,10 @@ func (n Note) Result() Result {
 	switch n {
 	case NoteNone:
 		return ResultNone
-	case NoteInvalidKE, NoteCookie, NoteSSTP:
+	case NoteInvalidKE, NoteCookie, NoteSSTP, NoteCall:
 		return ResultAnswer
-	case NoteSilent, NoteRefused, NoteUnsendable, NoteNoTLS, NoteNoStatus, NoteOtherStatus:
+	case NoteSilent, NoteRefused, NoteUnsendable, NoteNoTLS, NoteNoStatus, NoteOtherStatus, NoteOtherLeaf,
+		NoteCallRefused, NoteCallNak, NoteCallSilent, NoteCallBroken:
 		return ResultMiss
 	}
 	return ResultNeutral
@@ -165,6 +213,18 @@ func (n Note) String() string {
 		return "no_http_status"
 	case NoteOtherStatus:
 		return "other_http_status"
+	case NoteOtherLeaf:
+		return "other_certificate"
+	case NoteCall:
+		return "sstp_call"
+	case NoteCallRefused:
+		return "sstp_call_refused"
+	case NoteCallNak:
+		return "sstp_call_nak"
+	case NoteCallSilent:
+		return "sstp_call_silent"
+	case NoteCallBroken:
+		return "sstp_call_broken"
 	}
 	return fmt.Sprintf("note(%d)", uint8(n))
 }

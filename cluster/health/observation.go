@@ -25,6 +25,10 @@ type Seen struct {
 	// or, without any, how long this node has been counting.
 	Returned bool
 	Quiet    time.Duration
+	// Failing tells for how long this node's own calls of SSTP have failed, 0
+	// while they do not. Class TCP alone, in the place of Quiet: nothing is
+	// counted of it.
+	Failing time.Duration
 }
 
 // Observation is everything one node observed. Boot and Sequence order the
@@ -37,7 +41,7 @@ type Observation struct {
 
 // Encoding, big endian. Header: version, count (2), boot (8), sequence (8).
 // Record: backend (4), class<<4|opinion, note, misses, answers, neutrals,
-// age in 10 ms (2), quiet in 100 ms (2), flags.
+// age in 10 ms (2), quiet (of class TCP: failing) in 100 ms (2), flags.
 const (
 	observationVersion = 1
 	observationHeader  = 19
@@ -64,7 +68,11 @@ func (o *Observation) Encode() []byte {
 		b = binary.BigEndian.AppendUint32(b, uint32(s.Backend))
 		b = append(b, byte(s.Class)<<4|byte(s.Opinion), byte(s.Note), s.Misses, s.Answers, s.Neutrals)
 		b = binary.BigEndian.AppendUint16(b, units(s.Age, ageUnit))
-		b = binary.BigEndian.AppendUint16(b, units(s.Quiet, quietUnit))
+		long := s.Quiet
+		if s.Class == state.ClassTCP {
+			long = s.Failing
+		}
+		b = binary.BigEndian.AppendUint16(b, units(long, quietUnit))
 		var flags byte
 		if s.Returned {
 			flags |= flagReturned
@@ -109,10 +117,14 @@ func DecodeObservation(b []byte) (Observation, error) {
 			Note:    Note(r[5]),
 			Misses:  r[6], Answers: r[7], Neutrals: r[8],
 			Age:      time.Duration(binary.BigEndian.Uint16(r[9:])) * ageUnit,
-			Quiet:    time.Duration(binary.BigEndian.Uint16(r[11:])) * quietUnit,
 			Returned: r[13]&flagReturned != 0,
 		}
-		if (s.Class != state.ClassIKE && s.Class != state.ClassTCP) || s.Opinion > OpinionNeutral || s.Note >= noteCount || r[13] > flagReturned {
+		long := &s.Quiet
+		if s.Class == state.ClassTCP {
+			long = &s.Failing
+		}
+		*long = time.Duration(binary.BigEndian.Uint16(r[11:])) * quietUnit
+		if (s.Class != state.ClassIKE && s.Class != state.ClassTCP) || s.Opinion > OpinionNeutral || r[13] > flagReturned {
 			return Observation{}, fmt.Errorf("decode observation: record %d is not valid", i)
 		}
 		if i > 0 && !less(o.Seen[i-1], s) {

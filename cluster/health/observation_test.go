@@ -14,7 +14,7 @@ func sampleObservation() Observation {
 	return Observation{Boot: 3, Sequence: 9, Seen: []Seen{
 		{Backend: 1, Class: state.ClassIKE, Opinion: OpinionUp, Note: NoteInvalidKE, Answers: 200,
 			Age: 120 * time.Millisecond, Returned: true, Quiet: 1500 * time.Millisecond},
-		{Backend: 1, Class: state.ClassTCP, Opinion: OpinionDown, Note: NoteSilent, Misses: 7, Quiet: 2 * time.Minute},
+		{Backend: 1, Class: state.ClassTCP, Opinion: OpinionDown, Note: NoteSilent, Misses: 7, Failing: 2 * time.Minute},
 		{Backend: 70000, Class: state.ClassIKE, Opinion: OpinionNeutral, Note: NoteNoProposal, Neutrals: 255},
 	}}
 }
@@ -70,11 +70,21 @@ func TestDecodeObservationRefuses(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"nothing": nil, "version": change(0, 2), "short": good[:len(good)-1], "long": append(bytes.Clone(good), 0),
 		"count": change(2, 4), "class 0": change(23, 0x01), "class 3": change(23, 0x31), "opinion": change(23, 0x1f),
-		"note": change(24, 99), "flags": change(32, 2), "order": change(22, 9), "huge": make([]byte, MaxObservation+1),
+		"flags": change(32, 2), "order": change(22, 9), "huge": make([]byte, MaxObservation+1),
 	} {
 		if o, err := DecodeObservation(b); err == nil {
 			t.Errorf("%s: accepted as %+v", name, o)
 		}
+	}
+}
+
+// A note of a later version is words for people: the opinion beside it counts.
+func TestDecodeObservationLaterNote(t *testing.T) {
+	o := sampleObservation()
+	o.Seen[0].Note = 99
+	got, err := DecodeObservation(o.Encode())
+	if err != nil || !reflect.DeepEqual(got, o) || got.Seen[0].Note.String() != "note(99)" {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }
 

@@ -160,19 +160,6 @@ func (p *Prober) SetTargets(ts []Target, timing Timing) {
 	poke(p.wake)
 }
 
-// watchSSTP begins or ends the checks of TCP 443 and reports whether it did.
-func (t *target) watchSSTP(on bool, now time.Time, timing Timing) (changed bool) {
-	t.SSTP = on
-	if on == (t.sstp != nil) {
-		return false
-	}
-	t.sstp = nil
-	if on {
-		t.sstp = &sstpState{portState: portState{next: now.Add(rand.N(timing.Interval))}}
-	}
-	return true
-}
-
 // Changed receives when an opinion or the set of targets has changed:
 // the observation is worth publishing at once.
 func (p *Prober) Changed() <-chan struct{} { return p.changed }
@@ -283,8 +270,9 @@ func (p *Prober) Run(ctx context.Context) error {
 		case <-p.wake:
 		case <-timer.C:
 		}
-		due, sstp, next := p.due(time.Now())
+		due, sstp, calls, next := p.due(time.Now())
 		p.checkSSTP(ctx, sstp, &checks)
+		p.makeCalls(ctx, calls, &checks)
 		for _, d := range due {
 			if err := s.send(d); err != nil {
 				p.settle(d.id, answer{note: NoteUnsendable}, err)
@@ -303,7 +291,7 @@ type probeDue struct {
 
 // due ends questions that timed out, asks those whose time has come, and tells
 // when to come back.
-func (p *Prober) due(now time.Time) (out []probeDue, sstp []*target, next time.Time) {
+func (p *Prober) due(now time.Time) (out []probeDue, sstp, calls []sstpDue, next time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	next = now.Add(p.timing.Interval)
@@ -328,7 +316,8 @@ func (p *Prober) due(now time.Time) (out []probeDue, sstp []*target, next time.T
 		}
 	}
 	sstp, next = p.dueSSTP(now, next)
-	return out, sstp, next
+	calls, next = p.dueCalls(now, next)
+	return out, sstp, calls, next
 }
 
 // ask draws a question and schedules the next: jittered by up to a tenth of the

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,6 +40,12 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 })
+
+// Checks as the modes want them.
+var (
+	passed    = SSTPCheck{TLS: true, Port: 443}
+	offloaded = SSTPCheck{Port: 80}
+)
 
 // web is a server of TCP 443; it gets one connection.
 type web func(net.Conn)
@@ -65,6 +73,19 @@ var (
 	listens = answers("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
 	stopped = answers("HTTP/1.1 404 Not Found\r\n\r\n")
 )
+
+// plain is a server of plain HTTP that reads a request and writes text.
+func plain(text string) web {
+	return func(c net.Conn) {
+		r := bufio.NewReader(c)
+		for line, err := r.ReadString('\n'); line != "\r\n"; line, err = r.ReadString('\n') {
+			if err != nil {
+				return
+			}
+		}
+		io.WriteString(c, text)
+	}
+}
 
 // serve is a Dial to one server over memory.
 func serve(w web) Dial {
@@ -126,7 +147,7 @@ func TestAskSSTP(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				v, err := askSSTP(ctx, c.dial, netip.Addr{}, server1)
+				v, err := askSSTP(ctx, c.dial, netip.Addr{}, server1, passed)
 				if err != nil || v.note != c.note || !strings.HasPrefix(v.detail, c.detail) || (c.detail == "") != (v.detail == "") {
 					t.Errorf("%v %q, %v; want %v %q", v.note, v.detail, err, c.note, c.detail)
 				}
@@ -138,9 +159,52 @@ func TestAskSSTP(t *testing.T) {
 	}
 	// Faults of this node say nothing of the server.
 	for _, err := range []error{syscall.EADDRNOTAVAIL, syscall.EMFILE} {
-		if _, got := askSSTP(t.Context(), fails(err), netip.Addr{}, server1); !errors.Is(got, err) {
+		if _, got := askSSTP(t.Context(), fails(err), netip.Addr{}, server1, passed); !errors.Is(got, err) {
 			t.Errorf("%v became %v", err, got)
 		}
+	}
+}
+
+// Where TLS ends on the nodes: plain HTTP, or TLS with one certificate alone.
+func TestAskSSTPAsRelay(t *testing.T) {
+	leaf := sha256.Sum256(certificate().Certificate[0])
+	same := SSTPCheck{TLS: true, Port: 8443, Leaf: leaf, LeafName: "vpn-2026"}
+	other := same
+	other.Leaf[31] ^= 1
+	for _, c := range []struct {
+		name  string
+		check SSTPCheck
+		web   web
+		note  Note
+		hint  string
+	}{
+		{"plain 401", offloaded, plain("HTTP/1.1 401 Unauthorized\r\n\r\n"), NoteSSTP, ""},
+		{"plain 404", offloaded, plain("HTTP/1.1 404 Not Found\r\n\r\n"), NoteOtherStatus, "Use HTTP"},
+		{"plain to TLS", offloaded, listens, NoteNoStatus, "Use HTTP"},
+		{"plain, closed", offloaded, func(net.Conn) {}, NoteNoStatus, "TCP connects, but no HTTP"},
+		{"the certificate", same, listens, NoteSSTP, ""},
+		{"the certificate, 404", same, stopped, NoteOtherStatus, "TCP 8443"},
+		{"another certificate", other, listens, NoteOtherLeaf, fmt.Sprintf("the server shows another certificate (sha256 %x) than vpnlb's vpn-2026 (sha256 %x)", leaf, other.Leaf)},
+		{"no TLS", same, plain("HTTP/1.1 401 x\r\n\r\n"), NoteNoTLS, "TLS does not come up"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				var to netip.AddrPort
+				v, err := askSSTP(ctx, func(ctx context.Context, local netip.Addr, at netip.AddrPort) (net.Conn, error) {
+					to = at
+					return serve(c.web)(ctx, local, at)
+				}, netip.Addr{}, server1, c.check)
+				r := SSTPReport{Check: c.check, PortReport: PortReport{Note: v.note, Port: c.check.Port}, Detail: v.detail}
+				if err != nil || v.note != c.note || !strings.Contains(r.Hint(), c.hint) || (c.hint == "") != (r.Hint() == "") {
+					t.Errorf("%v, %v: %q", v.note, err, r.Hint())
+				}
+				if to != netip.AddrPortFrom(server1, c.check.Port) {
+					t.Errorf("dialled %s", to)
+				}
+			})
+		})
 	}
 }
 
@@ -160,7 +224,7 @@ func TestSSTPRequest(t *testing.T) {
 			})(ctx, local, at)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		if v, err := askSSTP(ctx, dial, netip.Addr{}, server); err != nil || v.note != NoteSSTP {
+		if v, err := askSSTP(ctx, dial, netip.Addr{}, server, passed); err != nil || v.note != NoteSSTP {
 			t.Errorf("%s: %+v, %v", server, v, err)
 		}
 		cancel()
@@ -208,7 +272,7 @@ func TestDialTCP(t *testing.T) {
 		go func() { listens(<-accepted) }()
 		v, err := askSSTP(ctx, func(ctx context.Context, local netip.Addr, _ netip.AddrPort) (net.Conn, error) {
 			return dialTCP(ctx, local, at)
-		}, at.Addr(), at.Addr())
+		}, at.Addr(), at.Addr(), passed)
 		if cancel(); err != nil || v.note != NoteSSTP {
 			t.Errorf("a check of %s: %+v, %v", at, v, err)
 		}
@@ -241,7 +305,7 @@ func hall(t *testing.T, body func(b *bench, set func(Dial))) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.SetTargets([]Target{{Backend: 1, Addr: server1, SSTP: true}, {Backend: 2, Addr: server2}}, DefaultTiming())
+		p.SetTargets([]Target{{Backend: 1, Addr: server1, SSTP: &passed}, {Backend: 2, Addr: server2}}, DefaultTiming())
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- p.Run(ctx) }()
@@ -356,13 +420,78 @@ func TestProberSSTPPace(t *testing.T) {
 	})
 }
 
+// Another certificate asked for: the opinion stands until checks of it say else,
+// and a check that is under way counts for nothing.
+func TestProberSSTPChanges(t *testing.T) {
+	hall(t, func(b *bench, set func(Dial)) {
+		if d := b.sstp(OpinionUp, 10*time.Second); d < 0 {
+			t.Fatal("not up")
+		}
+		time.Sleep(time.Minute)
+		with := func(leaf [32]byte) {
+			check := passed
+			check.Leaf = leaf
+			b.SetTargets([]Target{{Backend: 1, Addr: server1, SSTP: &check}}, DefaultTiming())
+		}
+		with(sha256.Sum256(certificate().Certificate[0]))
+		for range 100 {
+			time.Sleep(100 * time.Millisecond)
+			if r := b.Reports()[0].SSTP; r.Opinion != OpinionUp {
+				t.Fatalf("%+v", r)
+			}
+		}
+		with([32]byte{1})
+		if d := b.sstp(OpinionDown, 5*time.Second); d < 0 || b.Reports()[0].SSTP.Note != NoteOtherLeaf {
+			t.Errorf("%+v", b.Reports()[0].SSTP)
+		}
+		with([32]byte{})
+		if d := b.sstp(OpinionUp, 10*time.Second); d < 0 {
+			t.Errorf("%+v", b.Reports()[0].SSTP)
+		}
+		time.Sleep(time.Minute)
+		started, release := make(chan struct{}), make(chan struct{})
+		set(func(ctx context.Context, local netip.Addr, to netip.AddrPort) (net.Conn, error) {
+			close(started)
+			<-release
+			return fails(syscall.ECONNREFUSED)(ctx, local, to)
+		})
+		<-started
+		with([32]byte{2})
+		set(serve(listens))
+		close(release)
+		time.Sleep(100 * time.Millisecond)
+		if r := b.Reports()[0].SSTP; r.Note != NoteOtherLeaf || r.Misses != 1 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
 func TestTargetsOf(t *testing.T) {
 	s := &state.Spec{
-		VIPs:     []state.VIP{{ID: 1}, {ID: 2, SSTP: state.SSTPPassthrough}},
-		Backends: []state.Backend{{ID: 1, VIP: 1, Addr: server1}, {ID: 2, VIP: 2, Addr: server2}},
+		Members: []state.Member{{Format: deepFormat}, {Format: deepFormat}},
+		VIPs: []state.VIP{{ID: 1}, {ID: 2, SSTP: state.SSTPPassthrough}, {ID: 3, SSTP: state.SSTPOffload},
+			{ID: 4, SSTP: state.SSTPReencrypt}},
+		Backends: []state.Backend{{ID: 1, VIP: 1, Addr: server1}, {ID: 2, VIP: 2, Addr: server2, SSTPPort: 8443}, {ID: 3, VIP: 3, Addr: server1},
+			{ID: 4, VIP: 4, Addr: server1, SSTPPort: 8443}, {ID: 5, VIP: 9, Addr: server1}},
 	}
-	got := TargetsOf(s)
-	if len(got) != 2 || got[0].SSTP || !got[1].SSTP || got[1].Addr != server2 {
-		t.Errorf("%+v", got)
+	try := func(deep time.Duration) {
+		t.Helper()
+		want := []*SSTPCheck{nil, {TLS: true, Port: 443, Deep: deep}, {Port: 80, Deep: deep, DeepVotes: true},
+			{TLS: true, Port: 8443, Deep: deep, DeepVotes: true}, nil}
+		for i, got := range TargetsOf(s) {
+			if got.Backend != s.Backends[i].ID || got.Addr != s.Backends[i].Addr || !reflect.DeepEqual(got.SSTP, want[i]) {
+				t.Errorf("%+v %+v, want %+v", got, got.SSTP, want[i])
+			}
+		}
+	}
+	for admin, deep := range map[state.AdminState]time.Duration{state.AdminEnabled: DeepInterval, state.AdminDrain: DeepInterval,
+		state.AdminOffline: 0, state.AdminRemoved: 0} {
+		for i := range s.Backends {
+			s.Backends[i].Admin = admin
+		}
+		s.Members[1].Format = deepFormat
+		try(deep)
+		s.Members[1].Format-- // it could not read what a call met
+		try(0)
 	}
 }

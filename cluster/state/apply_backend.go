@@ -25,6 +25,11 @@ func (m *Machine) putBackend(c *PutBackend) Outcome {
 	if b.Mode > ModeDSR {
 		return refusal(Invalid, "backend %s has no mode %d: dnat or dsr", b.Name, b.Mode)
 	}
+	if b.Certificate != "" {
+		if _, ok := m.spec.CertificateByName(b.Certificate); !ok {
+			return refusal(Invalid, "backend %s names certificate %s, which does not exist: add it first", b.Name, b.Certificate)
+		}
+	}
 	if at >= 0 {
 		return m.changeBackend(&m.spec.Backends[at], &b, c.Expect)
 	}
@@ -34,7 +39,7 @@ func (m *Machine) putBackend(c *PutBackend) Outcome {
 	return m.addBackend(b)
 }
 
-// changeBackend sets name, mode, weight and limit. VIP and address are what records
+// changeBackend sets what is not fixed. VIP and address are what records
 // and return rules hang on: they stay.
 func (m *Machine) changeBackend(old, b *Backend, expect uint64) Outcome {
 	switch other, taken := m.spec.BackendByName(b.Name); {
@@ -51,11 +56,17 @@ func (m *Machine) changeBackend(old, b *Backend, expect uint64) Outcome {
 	case b.Mode != old.Mode && old.named() > 0:
 		return refusal(Invalid, "backend %s stays in mode %v while %d records name it: drain it first, or remove it with --purge and add it again", old.Name, old.Mode, old.named())
 	}
-	old.Name, old.Mode, old.Weight, old.Limit = b.Name, b.Mode, b.Weight, b.Limit
-	old.fill()
+	old.set(b)
 	old.Version = m.index
 	m.changed, m.unsettled = true, true
 	return done(uint64(old.ID))
+}
+
+// set takes what an administrator may change.
+func (b *Backend) set(to *Backend) {
+	b.Name, b.Mode, b.Weight, b.Limit = to.Name, to.Mode, to.Weight, to.Limit
+	b.SSTPPort, b.Certificate = to.SSTPPort, to.Certificate
+	b.fill()
 }
 
 // named counts the records of all classes that name b.
@@ -95,6 +106,7 @@ func (m *Machine) addBackend(b Backend) Outcome {
 	added := Backend{
 		ID: m.last.backend, VIP: b.VIP, Name: b.Name, Addr: b.Addr, Slot: slot,
 		Mode: b.Mode, Weight: b.Weight, Limit: b.Limit, Admin: AdminEnabled, Version: m.index,
+		SSTPPort: b.SSTPPort, Certificate: b.Certificate,
 	}
 	for i := range added.Health {
 		added.Health[i].Since = m.spec.Now
@@ -135,8 +147,7 @@ func (m *Machine) revive(old, b *Backend) Outcome {
 	if old.Purged {
 		m.dropAll(old.ID)
 	}
-	old.Name, old.Mode, old.Weight, old.Limit = b.Name, b.Mode, b.Weight, b.Limit
-	old.fill()
+	old.set(b)
 	old.Admin, old.Purged, old.Version = AdminEnabled, false, m.index
 	m.changed, m.unsettled = true, true
 	return done(uint64(old.ID))
@@ -193,6 +204,7 @@ func (m *Machine) removeBackend(c *RemoveBackend) Outcome {
 	if b.Admin != AdminRemoved || c.Purge && !b.Purged {
 		b.Admin, b.Version = AdminRemoved, m.index
 		b.Purged = b.Purged || c.Purge
+		b.Certificate = "" // it gets no connection any more
 		m.changed, m.unsettled = true, true
 	}
 	return done(uint64(c.ID))

@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // secretFault: names of secrets may have any printable character, they are
@@ -84,7 +85,66 @@ func (m *Machine) removeCertificate(c *RemoveCertificate) Outcome {
 	if stale(c.Expect, m.spec.Certs[at].Version) {
 		return conflict("certificate", c.Name, c.Expect, m.spec.Certs[at].Version)
 	}
+	if users := m.spec.CertificateUsers(c.Name); len(users) > 0 {
+		return refusal(Invalid, "certificate %s is used by %s: let them use another one first", c.Name, strings.Join(users, ", "))
+	}
 	m.spec.Certs = without(m.spec.Certs, at)
+	if c.Secret {
+		m.spec.Secrets = slices.DeleteFunc(slices.Clone(m.spec.Secrets), func(s Secret) bool { return s.Name == SecretOfCertificate(c.Name) })
+	}
 	m.changed = true
 	return done(0)
+}
+
+// vipCertFault says what is wrong with the certificates of a VIP.
+func (m *Machine) vipCertFault(v *VIP) string {
+	if len(v.Certificates) > MaxVIPCerts {
+		return fmt.Sprintf("VIP %s names %d certificates: at most %d", v.Name, len(v.Certificates), MaxVIPCerts)
+	}
+	for i, name := range v.Certificates {
+		if _, ok := m.spec.CertificateByName(name); !ok {
+			return fmt.Sprintf("VIP %s names certificate %s, which does not exist: add it first", v.Name, name)
+		}
+		if slices.Contains(v.Certificates[:i], name) {
+			return fmt.Sprintf("VIP %s names certificate %s twice: once is enough", v.Name, name)
+		}
+	}
+	return ""
+}
+
+// CertificateUsers says who uses a certificate: "VIP a", "backend b".
+func (s *Spec) CertificateUsers(name string) []string {
+	var users []string
+	for i := range s.VIPs {
+		if slices.Contains(s.VIPs[i].Certificates, name) {
+			users = append(users, "VIP "+s.VIPs[i].Name)
+		}
+	}
+	for i := range s.Backends {
+		if s.Backends[i].Certificate == name {
+			users = append(users, "backend "+s.Backends[i].Name)
+		}
+	}
+	return users
+}
+
+// lostCertificate is a name that is used but not there; empty: none.
+func (s *Spec) lostCertificate() string {
+	lost := func(name string) bool {
+		_, ok := s.CertificateByName(name)
+		return name != "" && !ok
+	}
+	for i := range s.VIPs {
+		for _, name := range s.VIPs[i].Certificates {
+			if lost(name) {
+				return name
+			}
+		}
+	}
+	for i := range s.Backends {
+		if name := s.Backends[i].Certificate; lost(name) {
+			return name
+		}
+	}
+	return ""
 }

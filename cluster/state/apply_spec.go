@@ -153,6 +153,9 @@ func (m *Machine) vipFault(v, old *VIP) string {
 	if v.SSTP > SSTPReencrypt {
 		return fmt.Sprintf("VIP %s has no SSTP mode %d", v.Name, v.SSTP)
 	}
+	if fault := m.vipCertFault(v); fault != "" {
+		return fault
+	}
 	for i := range m.spec.VIPs {
 		o := &m.spec.VIPs[i]
 		switch {

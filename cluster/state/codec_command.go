@@ -17,13 +17,20 @@ func appendCommand(b []byte, c Command) []byte {
 	case Init:
 		return appendInit(b, &c)
 	case PutVIP:
-		return binary.AppendUvarint(appendVIP(b, &c.VIP), c.Expect)
+		b = appendVIP(b, &c.VIP)
+		if c.kind() == KindPutVIPSSTP {
+			b = appendVIPSSTP(b, &c.VIP)
+		}
+		return binary.AppendUvarint(b, c.Expect)
 	case RemoveVIP:
 		return appendUints(b, uint64(c.ID), c.Expect)
 	case PutBackend:
 		b = appendBackend(b, &c.Backend)
-		if c.Backend.Mode != ModeDNAT {
+		switch c.kind() {
+		case KindPutBackendMode:
 			b = append(b, byte(c.Backend.Mode))
+		case KindPutBackendSSTP:
+			b = appendBackendSSTP(append(b, byte(c.Backend.Mode)), &c.Backend)
 		}
 		return binary.AppendUvarint(b, c.Expect)
 	case SetBackendAdmin:
@@ -130,6 +137,12 @@ func (r *reader) command() Command {
 		return PutBackend{Backend: r.backendMode(), Expect: r.uint64()}
 	case KindSetSettingsLimit:
 		return SetSettings{Settings: r.settingsLimit(), Expect: r.uint64()}
+	case KindPutVIPSSTP:
+		return PutVIP{VIP: r.vipWithSSTP(), Expect: r.uint64()}
+	case KindPutBackendSSTP:
+		return PutBackend{Backend: r.backendWithSSTP(), Expect: r.uint64()}
+	case KindDropCertificate:
+		return RemoveCertificate{Name: r.string("name", MaxText), Secret: true, Expect: r.uint64()}
 	default:
 		if r.err == nil {
 			r.fail(fmt.Errorf("command of kind %d: %w", k, ErrUnknown))

@@ -67,6 +67,9 @@ func samples() map[string]Command {
 		"remove_backend_keep": RemoveBackend{ID: 200},
 		"put_backend_mode":    PutBackend{Backend: Backend{VIP: 3, Name: "ras2", Addr: netip.MustParseAddr("2001:db8:2::2"), Mode: ModeDSR, Weight: 100}},
 		"set_settings_limit":  SetSettings{Settings: limited, Expect: 5},
+		"put_vip_sstp":        PutVIP{VIP: VIP{ID: 3, Name: "vpn", Addr: netip.MustParseAddr("192.0.2.10"), ClientBits: 64, SSTP: SSTPReencrypt, Certificates: []string{"ecdsa", "rsa"}, Transparent: true}, Expect: 300},
+		"put_backend_sstp":    PutBackend{Backend: Backend{VIP: 3, Name: "ras1", Addr: netip.MustParseAddr("203.0.113.1"), Weight: 100, Limit: 70000, SSTPPort: 8080, Certificate: "rsa"}, Expect: 7},
+		"drop_certificate":    RemoveCertificate{Name: "vpn", Secret: true, Expect: 10},
 	}
 }
 
@@ -114,7 +117,7 @@ func TestCommandGolden(t *testing.T) {
 			}
 		})
 	}
-	for k := KindInit; k <= KindSetSettingsLimit; k++ {
+	for k := KindInit; k <= KindDropCertificate; k++ {
 		if !kinds[k] {
 			t.Errorf("kind %d has no sample", k)
 		}
@@ -163,7 +166,7 @@ func TestDecodeRefusals(t *testing.T) {
 		{"empty", nil, "too early", false},
 		{"newer format", []byte{formatBatch + 1, 0, 0}, "format 2", true},
 		{"no kind", one([]byte{0}), "kind 0", true},
-		{"newer kind", one([]byte{byte(KindSetSettingsLimit) + 1, 1, 2, 3}), "kind 28", true},
+		{"newer kind", one([]byte{byte(KindDropCertificate) + 1, 1, 2, 3}), "kind 31", true},
 		{"more follows", append(one([]byte{byte(KindTick)}), 0), "left over", false},
 		{"long number", one([]byte{byte(KindRemoveVIP), 0x81, 0x00, 0}), "shortest", false},
 		{"number too large", one([]byte{byte(KindRemoveVIP), 0xff, 0xff, 0xff, 0xff, 0x7f, 0}), "larger", false},
@@ -174,6 +177,8 @@ func TestDecodeRefusals(t *testing.T) {
 		{"IPv4 in the form of IPv6", one(append([]byte{byte(KindForget), 1, 1 | formWhole<<2}, mapped[:]...)), "flags", false},
 		{"boolean of 2", one([]byte{byte(KindRemoveBackend), 1, 2, 0}), "boolean", false},
 		{"mode DNAT in the form of DSR", one(append(appendBackend([]byte{byte(KindPutBackendMode)}, &Backend{}), 0, 0)), "mode DNAT", false},
+		{"no certificate in the form with some", one(append(appendVIP([]byte{byte(KindPutVIPSSTP)}, &VIP{}), 0, 0, 0)), "without certificates", false},
+		{"no port in the form with one", one(append(appendBackend([]byte{byte(KindPutBackendSSTP)}, &Backend{}), 0, 0, 0, 0)), "without port", false},
 		{"no limit in the form with one", one(append(appendSettings([]byte{byte(KindSetSettingsLimit)}, &Settings{}), 0, 0)), "source limit", false},
 		{"family 5", one([]byte{byte(KindPutGateway), 5, 1, 2, 3, 4, 0}), "form of an address", false},
 	}

@@ -46,6 +46,9 @@ const (
 	KindTick              Kind = 25
 	KindPutBackendMode    Kind = 26 // format 2: PutBackend of another mode than DNAT
 	KindSetSettingsLimit  Kind = 27 // format 2: SetSettings with a SourceLimit
+	KindPutVIPSSTP        Kind = 28 // format 3: PutVIP with certificates or transparent
+	KindPutBackendSSTP    Kind = 29 // format 3: PutBackend with a port of SSTP or a certificate, of any mode
+	KindDropCertificate   Kind = 30 // format 3: RemoveCertificate with its secret
 )
 
 // Init is the first command of a cluster's log; only `cluster init` makes it.
@@ -85,8 +88,8 @@ type RemoveVIP struct {
 	Expect uint64
 }
 
-// PutBackend adds a backend or changes name, mode, weight and limit of an
-// existing one; the mode only while no record names it. ID, slot, health and entries are the Machine's. Adding the address of a
+// PutBackend adds a backend or changes name, mode, weight, limit and what SSTP
+// needs of an existing one; the mode only while no record names it. ID, slot, health and entries are the Machine's. Adding the address of a
 // removed backend that is still named revives it. A backend address belongs to
 // one VIP per family and service.
 type PutBackend struct {
@@ -195,9 +198,11 @@ type PutCertificate struct {
 	Expect      uint64
 }
 
-// RemoveCertificate forgets a certificate's place.
+// RemoveCertificate forgets a certificate's place, and with Secret its sealed
+// chain and key as well. It is refused while a VIP or a server uses it.
 type RemoveCertificate struct {
 	Name   string
+	Secret bool
 	Expect uint64
 }
 
@@ -250,37 +255,52 @@ type Forget struct {
 // Tick carries nothing but its stamp: cluster time goes on in a quiet cluster.
 type Tick struct{}
 
-func (Init) kind() Kind              { return KindInit }
-func (PutVIP) kind() Kind            { return KindPutVIP }
-func (RemoveVIP) kind() Kind         { return KindRemoveVIP }
-func (SetBackendAdmin) kind() Kind   { return KindSetBackendAdmin }
-func (RemoveBackend) kind() Kind     { return KindRemoveBackend }
-func (SetHealth) kind() Kind         { return KindSetHealth }
-func (VoidBackend) kind() Kind       { return KindVoidBackend }
-func (PutGateway) kind() Kind        { return KindPutGateway }
-func (RemoveGateway) kind() Kind     { return KindRemoveGateway }
-func (OwnGateway) kind() Kind        { return KindOwnGateway }
-func (AddToken) kind() Kind          { return KindAddToken }
-func (AdmitMember) kind() Kind       { return KindAdmitMember }
-func (UpdateMember) kind() Kind      { return KindUpdateMember }
-func (RemoveMember) kind() Kind      { return KindRemoveMember }
-func (ReplaceMember) kind() Kind     { return KindReplaceMember }
-func (PutSecret) kind() Kind         { return KindPutSecret }
-func (PutCertificate) kind() Kind    { return KindPutCertificate }
-func (RemoveCertificate) kind() Kind { return KindRemoveCertificate }
-func (Learn) kind() Kind             { return KindLearn }
-func (Touch) kind() Kind             { return KindTouch }
-func (Expire) kind() Kind            { return KindExpire }
-func (Forget) kind() Kind            { return KindForget }
-func (Tick) kind() Kind              { return KindTick }
+func (Init) kind() Kind            { return KindInit }
+func (RemoveVIP) kind() Kind       { return KindRemoveVIP }
+func (SetBackendAdmin) kind() Kind { return KindSetBackendAdmin }
+func (RemoveBackend) kind() Kind   { return KindRemoveBackend }
+func (SetHealth) kind() Kind       { return KindSetHealth }
+func (VoidBackend) kind() Kind     { return KindVoidBackend }
+func (PutGateway) kind() Kind      { return KindPutGateway }
+func (RemoveGateway) kind() Kind   { return KindRemoveGateway }
+func (OwnGateway) kind() Kind      { return KindOwnGateway }
+func (AddToken) kind() Kind        { return KindAddToken }
+func (AdmitMember) kind() Kind     { return KindAdmitMember }
+func (UpdateMember) kind() Kind    { return KindUpdateMember }
+func (RemoveMember) kind() Kind    { return KindRemoveMember }
+func (ReplaceMember) kind() Kind   { return KindReplaceMember }
+func (PutSecret) kind() Kind       { return KindPutSecret }
+func (PutCertificate) kind() Kind  { return KindPutCertificate }
+func (Learn) kind() Kind           { return KindLearn }
+func (Touch) kind() Kind           { return KindTouch }
+func (Expire) kind() Kind          { return KindExpire }
+func (Forget) kind() Kind          { return KindForget }
+func (Tick) kind() Kind            { return KindTick }
 
 // What format 1 can say keeps its form: members of that format read it.
 
-func (c PutBackend) kind() Kind {
-	if c.Backend.Mode == ModeDNAT {
-		return KindPutBackend
+func (c PutVIP) kind() Kind {
+	if len(c.VIP.Certificates) == 0 && !c.VIP.Transparent {
+		return KindPutVIP
 	}
-	return KindPutBackendMode
+	return KindPutVIPSSTP
+}
+
+func (c PutBackend) kind() Kind {
+	switch {
+	case c.Backend.SSTPPort != 0 || c.Backend.Certificate != "":
+		return KindPutBackendSSTP
+	case c.Backend.Mode != ModeDNAT:
+		return KindPutBackendMode
+	}
+	return KindPutBackend
+}
+
+func (c RemoveCertificate) kind() Kind {
+	if c.Secret {
+		return KindDropCertificate
+	}
+	return KindRemoveCertificate
 }
 
 func (c SetSettings) kind() Kind {

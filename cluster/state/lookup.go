@@ -170,6 +170,19 @@ func (s *Spec) SecretByName(name string) (*Secret, bool) {
 	return nil, false
 }
 
+// SSTPPort is the TCP port that nodes dial at a server, where they end TLS:
+// RRAS' own of HTTP or HTTPS unless the server has another.
+func (s *Spec) SSTPPort(b *Backend) uint16 {
+	v, ok := s.VIPByID(b.VIP)
+	switch {
+	case b.SSTPPort != 0:
+		return b.SSTPPort
+	case ok && v.SSTP == SSTPOffload:
+		return 80
+	}
+	return 443
+}
+
 // CertificateByName finds a certificate's place.
 func (s *Spec) CertificateByName(name string) (*CertificatePlace, bool) {
 	for i := range s.Certs {

@@ -111,6 +111,9 @@ func (c *chaos) putBackend(s *Spec) Command {
 
 func (c *chaos) misc(s *Spec) Command {
 	n := byte(c.IntN(4))
+	if c.one(2) {
+		return c.certificate(s, fmt.Sprintf("c%d", n))
+	}
 	who := memberOf(NodeID{0xc0 + n, 15: n + 10}, fmt.Sprintf("n%d", n))
 	switch c.IntN(7) {
 	case 0:
@@ -130,6 +133,26 @@ func (c *chaos) misc(s *Spec) Command {
 		return SetSettings{Settings: set, Expect: set.Version}
 	}
 	return PutSecret{Name: SecretGossip, Sealed: []byte{n}, Expect: s.KeyEpoch}
+}
+
+// certificate adds, removes or lets somebody use a certificate.
+func (c *chaos) certificate(s *Spec, name string) Command {
+	place, known := s.CertificateByName(name)
+	switch {
+	case !known && c.one(3):
+		return PutSecret{Name: SecretOfCertificate(name), Sealed: []byte{1}}
+	case !known:
+		return PutCertificate{Certificate: CertificatePlace{Name: name, SHA256: [32]byte{byte(c.IntN(9))}}}
+	case c.one(3):
+		return RemoveCertificate{Name: name, Secret: c.one(2), Expect: c.expect(place.Version)}
+	case c.one(2) && len(s.VIPs) > 0:
+		v := s.VIPs[c.IntN(len(s.VIPs))]
+		v.Certificates, v.Transparent = []string{name}, c.one(2)
+		return PutVIP{VIP: v, Expect: c.expect(v.Version)}
+	}
+	b := *c.backend(s)
+	b.Certificate, b.SSTPPort = name, uint16(c.IntN(2)*8080)
+	return PutBackend{Backend: b, Expect: c.expect(b.Version)}
 }
 
 func (c *chaos) learn(v *View) Command {

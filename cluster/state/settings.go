@@ -31,6 +31,26 @@ func DefaultSettings() Settings {
 	}
 }
 
+// demoteWithSSTP is T1 where TLS ends on the nodes: demotion moves the clients of
+// a node to another, and their connections of SSTP break with that, while IKE
+// does not notice. A leader that is missing for a minute is worth that.
+const demoteWithSSTP = time.Minute
+
+// DemoteAfter is T1: without a quorum for this long a node demotes. The default
+// is longer where TLS of SSTP ends on the nodes.
+func (s *Spec) DemoteAfter() time.Duration {
+	t1 := s.Settings.Demote
+	if t1 != DefaultSettings().Demote {
+		return t1
+	}
+	for i := range s.VIPs {
+		if s.VIPs[i].SSTP.Ends() {
+			return demoteWithSSTP
+		}
+	}
+	return t1
+}
+
 // Lifetime is how long a record of this confirmation lives after its Seen.
 func (s *Settings) Lifetime(c Confirmation) time.Duration {
 	switch c {

@@ -81,6 +81,9 @@ func (c *core) check() error {
 			return errors.New("VIPs are out of order")
 		}
 	}
+	if name := s.lostCertificate(); name != "" {
+		return fmt.Errorf("certificate %s is used, but not there", name)
+	}
 	if !slices.IsSortedFunc(s.Members, byNodeID) {
 		return errors.New("members are out of order")
 	}
@@ -154,12 +157,18 @@ func appendSpec(b []byte, s *Spec) []byte {
 	for i := range s.VIPs {
 		v := &s.VIPs[i]
 		b = binary.AppendUvarint(append(appendVIP(b, v), v.Place), v.Version)
+		if format >= 3 {
+			b = appendVIPSSTP(b, v)
+		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(s.Backends)))
 	for i := range s.Backends {
 		b = appendWholeBackend(b, &s.Backends[i])
 		if format >= 2 {
 			b = append(b, byte(s.Backends[i].Mode))
+		}
+		if format >= 3 {
+			b = appendBackendSSTP(b, &s.Backends[i])
 		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(s.Gateways)))
@@ -203,12 +212,18 @@ func (r *reader) spec(format uint16) *Spec {
 	s.VIPs = list(r, "VIPs", MaxVIPs, 6, func(r *reader) VIP {
 		v := r.vip()
 		v.Place, v.Version = r.uint8(), r.uint64()
+		if format >= 3 {
+			r.vipSSTP(&v)
+		}
 		return v
 	})
 	s.Backends = list(r, "backends", MaxBackends, 10, func(r *reader) Backend {
 		b := r.wholeBackend()
 		if format >= 2 {
 			b.Mode = Mode(r.uint8())
+		}
+		if format >= 3 {
+			r.backendSSTP(&b)
 		}
 		return b
 	})

@@ -127,6 +127,7 @@ func FuzzRestore(f *testing.F) {
 	two := settled(f)
 	two.ok(PutBackend{Backend: Backend{VIP: 1, Name: "d", Mode: ModeDSR, Addr: netip.MustParseAddr("203.0.113.77")}})
 	f.Add(two.snapshot())
+	f.Add(offloading(f).snapshot())
 	f.Add((&rig{t: f, m: NewMachine()}).snapshot())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// The sum is mended, or nothing behind it would be reached.

@@ -169,8 +169,16 @@ type VIP struct {
 	Place      uint8    // 0..MaxVIPs-1, stable while the VIP exists: its index in the data plane
 	ClientBits uint8    // IPv6 clients are keyed by this prefix length; 64
 	SSTP       SSTPMode // what happens to TCP 443
-	Version    uint64   // log index of the last change; an admin command may expect it
+
+	// Where TLS of SSTP ends on the nodes (SSTP.Ends).
+	Certificates []string // names; the first is the default, the others are for other names or key types
+	Transparent  bool     // servers see the clients' own addresses
+
+	Version uint64 // log index of the last change; an admin command may expect it
 }
+
+// Ends reports whether the nodes end the TLS of TCP 443 themselves.
+func (m SSTPMode) Ends() bool { return m == SSTPOffload || m == SSTPReencrypt }
 
 // SSTPMode says who ends TCP 443 of a VIP. Values are in the log.
 type SSTPMode uint8
@@ -246,6 +254,10 @@ type Backend struct {
 	Entries [len(Classes)]uint32 // affinities that name it, by Class-1
 	Purged  bool                 // removed with --purge: its entries are void
 	Version uint64               // log index of the last administrative change
+
+	// Where its VIP's mode of SSTP ends TLS on the nodes.
+	SSTPPort    uint16 // 0: what the mode says, see Spec.SSTPPort
+	Certificate string // whose hash the server pins; empty: its VIP's
 }
 
 // Stance is what the data plane may do with a backend, per class: the columns
@@ -358,7 +370,7 @@ type Secret struct {
 type CertificatePlace struct {
 	Name    string
 	SHA256  [32]byte // of the DER leaf: what RRAS pins
-	Path    string   // on the nodes; empty: a sealed Secret of the same name
+	Path    string   // on the nodes: chain and key as PEM; empty: in the Secret that SecretOfCertificate names
 	Version uint64
 }
 
@@ -394,6 +406,7 @@ const (
 	MaxRemoved   = 1024     // oldest forgotten first
 	MaxSecrets   = 64       //
 	MaxCerts     = 64       //
+	MaxVIPCerts  = 8        // of one VIP: a name or two, old and new, ECDSA and RSA
 	MaxPrefixes  = 256      // of each list in Settings
 	MaxLimit     = 10000000 // of SourceLimit: more than a node forwards of all clients
 	MaxWeight    = 1000     // keeps the Maglev fill bounded
@@ -419,9 +432,16 @@ const DefaultTableSize = 65537
 // Names of the secrets that the cluster itself makes. Storing SecretGossip
 // sets Spec.KeyEpoch.
 const (
-	SecretCA     = "ca"
-	SecretGossip = "gossip"
+	SecretCA      = "ca"
+	SecretGossip  = "gossip"
+	SecretTickets = "tickets" // keys of TLS session tickets
+
+	secretCertificates = "cert/"
 )
+
+// SecretOfCertificate names the Secret with chain and key of a certificate that
+// lies in the log.
+func SecretOfCertificate(name string) string { return secretCertificates + name }
 
 // Spec is everything agreed but affinities: small, immutable once published.
 type Spec struct {

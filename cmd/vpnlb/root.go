@@ -46,7 +46,7 @@ func newRoot() *cobra.Command {
 		return nil
 	}
 	root.AddCommand(c.serve(), c.config(), c.cluster(), c.vip(), c.backend(), c.gateway(), c.affinity(),
-		c.explain(), c.status(), c.plane(), c.lab(), c.labPeer(), c.version())
+		c.explain(), c.status(), c.cert(), c.sstp(), c.plane(), c.lab(), c.labPeer(), c.version())
 	asUsage(root)
 	return root
 }

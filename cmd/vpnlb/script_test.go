@@ -2,11 +2,21 @@ package main
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,8 +28,9 @@ import (
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"vpnlb": main}) }
 
 var commands = map[string]func(*testscript.TestScript, bool, []string){
-	"exits": exits,
-	"poll":  poll,
+	"exits":    exits,
+	"poll":     poll,
+	"makecert": makecert,
 }
 
 // exits CODE PROG ARGS... runs a program that must exit with this code.
@@ -58,6 +69,33 @@ func poll(ts *testscript.TestScript, neg bool, args []string) {
 		case <-tick.C:
 		}
 	}
+}
+
+// makecert NAME HOST ecdsa|rsa DAYS writes NAME.pem and NAME.key.
+func makecert(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: makecert NAME HOST ecdsa|rsa DAYS")
+	}
+	days, err := strconv.Atoi(args[3])
+	ts.Check(err)
+	var key crypto.Signer
+	if args[2] == "rsa" {
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	} else {
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
+	ts.Check(err)
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[1]}, DNSNames: []string{args[1]},
+		NotBefore: time.Now().Add(-365 * 24 * time.Hour), NotAfter: time.Now().Add(time.Duration(days)*24*time.Hour - time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	ts.Check(err)
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}), 0o600))
 }
 
 // TestCommand runs what needs no node.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,8 @@ import (
 func (c *cli) vip() *cobra.Command {
 	var sstp string
 	var bits uint8
+	var certs []string
+	var transparent bool
 	add := &cobra.Command{
 		Use: "add NAME ADDR", Short: "Add a VIP, or change the one of this name", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -21,10 +24,18 @@ func (c *cli) vip() *cobra.Command {
 			if cmd.Flags().Changed("client-bits") {
 				in.Bits = &bits
 			}
+			if cmd.Flags().Changed("sstp-cert") {
+				in.Certificates = &certs
+			}
+			if cmd.Flags().Changed("sstp-transparent") {
+				in.Transparent = &transparent
+			}
 			return c.change(cmd, admin.PathVIPAdd, in, "VIP "+args[0]+" set")
 		},
 	}
-	add.Flags().StringVar(&sstp, "sstp", "", "what happens to TCP 443: off (the node itself) or passthrough (to the servers)")
+	add.Flags().StringVar(&sstp, "sstp", "", "what happens to TCP 443: off, passthrough (to the servers), offload (TLS ends on the nodes, HTTP to the servers) or reencrypt (TLS again to the servers)")
+	add.Flags().StringSliceVar(&certs, "sstp-cert", nil, "certificates that the nodes show, by name, the default first")
+	add.Flags().BoolVar(&transparent, "sstp-transparent", false, "servers see the clients' own addresses; they must route them back through the nodes")
 	add.Flags().Uint8Var(&bits, "client-bits", 64, "IPv6 VIPs: clients are keyed by so many bits of their address, 32 to 128")
 	return group("vip", "Virtual addresses that clients dial", add, c.vipList(), c.named("remove", "Remove a VIP that has no backends", admin.PathVIPRemove, "VIP %s removed"))
 }
@@ -53,13 +64,17 @@ func (c *cli) vipList() *cobra.Command {
 				return err
 			}
 			return c.print(cmd.OutOrStdout(), spec.VIPs, func(w io.Writer) {
-				fmt.Fprintln(w, "NAME\tADDRESS\tSSTP\tCLIENT BITS")
+				fmt.Fprintln(w, "NAME\tADDRESS\tSSTP\tCLIENT BITS\tCERTIFICATES")
 				for _, v := range spec.VIPs {
 					bits := "-"
 					if v.Bits != 0 {
 						bits = fmt.Sprint(v.Bits)
 					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Name, v.Addr, v.SSTP, bits)
+					mode := v.SSTP
+					if v.Transparent {
+						mode += " transparent"
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Name, v.Addr, mode, bits, orDash(strings.Join(v.Certificates, ",")))
 				}
 			})
 		},
@@ -76,10 +91,10 @@ func (c *cli) backend() *cobra.Command {
 
 func (c *cli) backendAdd() *cobra.Command {
 	var vip, mode string
-	var weight uint16
+	var weight, port uint16
 	var limit uint32
 	cmd := &cobra.Command{
-		Use: "add NAME ADDR", Short: "Add a server, or change mode, weight and limit of the one of this name", Args: cobra.ExactArgs(2),
+		Use: "add NAME ADDR", Short: "Add a server, or change mode, weight, limit and port of SSTP of the one of this name", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in := admin.BackendRequest{Name: args[0], Addr: args[1], VIP: vip, Mode: mode}
 			if cmd.Flags().Changed("weight") {
@@ -88,12 +103,16 @@ func (c *cli) backendAdd() *cobra.Command {
 			if cmd.Flags().Changed("limit") {
 				in.Limit = &limit
 			}
+			if cmd.Flags().Changed("sstp-port") {
+				in.SSTPPort = &port
+			}
 			return c.change(cmd, admin.PathBackendAdd, in, "backend "+args[0]+" set")
 		},
 	}
 	cmd.Flags().StringVar(&vip, "vip", "", "the VIP it serves (not needed where there is one)")
 	cmd.Flags().StringVar(&mode, "mode", "", "how packets get there: dnat (its address is written in) or dsr (only its MAC; replies bypass the nodes)")
 	cmd.Flags().Uint16Var(&weight, "weight", 100, "share of new clients, 0 to 1000")
+	cmd.Flags().Uint16Var(&port, "sstp-port", 0, "where the nodes dial SSTP; 0: 80 in mode offload, 443 in mode reencrypt")
 	cmd.Flags().Uint32Var(&limit, "limit", 0, "most clients it may hold; 0 = no limit")
 	return cmd
 }
@@ -137,6 +156,9 @@ func printBackends(w io.Writer, list []admin.Backend) {
 	line := func(b *admin.Backend, class string, s admin.Service) {
 		if s.Detail != "" {
 			s.Local += ": " + s.Detail
+		}
+		if s.Sessions > 0 {
+			s.Local += fmt.Sprintf(" (%d sessions)", s.Sessions)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n",
 			b.Name, b.Addr, b.VIP, b.Mode, b.Weight, b.Admin, class, s.Health, s.Stance, s.Clients, s.Local)

@@ -106,6 +106,13 @@ func printTraffic(w io.Writer, st *admin.Status) {
 	}
 }
 
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
 func orNone(s string) string {
 	if s == "" {
 		return "none"
@@ -205,7 +212,7 @@ func (c *cli) explain() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&vip, "vip", "", "the VIP it dials (not needed where there is one of the client's family)")
-	cmd.Flags().StringVar(&class, "class", "ike", "the service it uses: ike, or tcp where the VIP passes TCP 443 through")
+	cmd.Flags().StringVar(&class, "class", "ike", "the service it uses: ike, or tcp where the VIP has SSTP")
 	return cmd
 }
 

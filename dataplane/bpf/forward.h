@@ -262,8 +262,8 @@ static __always_inline int transmit(struct flow *f, const struct way *w, const i
 	eth = p->data;
 	if ((void *)(eth + 1) > p->end)
 		return 0;
-	__builtin_memcpy(eth->h_dest, n->dmac, 6);
-	__builtin_memcpy(eth->h_source, n->smac, 6);
+	*(__u64 *)eth->h_dest = *(const __u64 *)n->dmac; /* both addresses, in two words */
+	*(__u32 *)(eth->h_source + 2) = *(const __u32 *)(n->smac + 2);
 	f->ifindex = n->ifindex;
 	f->action = XDP_REDIRECT;
 	if (n->ifindex == f->ctx->ingress_ifindex && f->in->flags & INTERFACE_XDP_TX)

@@ -152,14 +152,14 @@ static __always_inline void ip6_headers(struct packet *p)
 	__be16 *h;
 
 	p->broken = (walk >> 32) & 1;
+	p->offset = p->zero & IP6_OFFSET;
+	p->more = p->zero & IP6_MF;
+	p->id = p->zero;
 	if (p->broken)
 		return;
 	p->protocol = WALK_PROTOCOL(walk);
 	p->l4 = WALK_L4(walk);
 	p->l4_bytes = p->l3 + p->total - p->l4;
-	p->offset = p->zero & IP6_OFFSET;
-	p->more = p->zero & IP6_MF;
-	p->id = p->zero;
 	h = at(p, fragment, 8);
 	if (!fragment || !h)
 		return;
@@ -292,6 +292,7 @@ static __always_inline void classify(const struct packet *p, struct service *s, 
 	s->kind = KIND_OTHER;
 	s->class = p->protocol == IPPROTO_TCP ? CLASS_TCP : CLASS_IKE;
 	s->payload_bytes = 0;
+	s->on_4500 = 0;
 	if (p->broken)
 		s->kind = KIND_MALFORMED;
 	else if (p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_ESP && (p->protocol != IPPROTO_TCP || !passthrough))

@@ -216,6 +216,7 @@ struct next_hop {
 	__u8 unused[2];
 };
 _Static_assert(sizeof(struct next_hop) == 56, "shared with Go");
+_Static_assert(__builtin_offsetof(struct next_hop, dmac) == 40 && __builtin_offsetof(struct next_hop, smac) == 46, "read as two words");
 
 /* What is kept for each backend, per CPU. */
 struct slot_state {

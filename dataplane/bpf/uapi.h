@@ -72,11 +72,13 @@ struct bpf_fib_lookup {
 	__u8 dmac[6];
 };
 
+/* Not packed: a packed field is read byte by byte. The headers lie at odd places in a
+ * frame all the same, which x86 and arm64 do not mind. */
 struct ethhdr {
 	__u8 h_dest[6];
 	__u8 h_source[6];
 	__be16 h_proto;
-} __attribute__((packed));
+};
 
 struct vlanhdr {
 	__be16 tci;
@@ -104,7 +106,7 @@ struct ipv6hdr {
 	__u8 hop_limit;
 	__be64 saddr[2];
 	__be64 daddr[2];
-} __attribute__((packed));
+};
 
 struct udphdr {
 	__be16 source;

@@ -39,12 +39,14 @@ static __always_inline __u32 decide4(struct flow *f, struct way *w)
 	__u32 slot;
 	int vip;
 
+	p->ip6 = 0;
 	p->ip = p->data + p->l3;
 	if ((void *)(p->ip + 1) > p->end || p->ip->version != 4)
 		return PASS_OTHER;
 	p->protocol = p->ip->protocol;
 	p->offset = (bpf_ntohs(p->ip->frag_off) & IP_OFFSET) * 8;
 	p->more = (p->ip->frag_off & bpf_htons(IP_MF)) != 0;
+	p->broken = 0;
 	slot = server4_slot(f, p->ip->saddr);
 	vip = vip4_of(f->rules, p->ip->daddr, &who);
 	if (!vip && !slot && p->protocol != IPPROTO_ICMP)
@@ -68,6 +70,7 @@ static __always_inline __u32 decide6(struct flow *f, struct way *w)
 	__u32 slot;
 	int vip;
 
+	p->ip = 0;
 	p->ip6 = p->data + p->l3;
 	if ((void *)(p->ip6 + 1) > p->end || p->ip6->version != 6)
 		return PASS_OTHER;
@@ -126,10 +129,13 @@ static __always_inline __u32 decide(struct flow *f)
 {
 	struct packet *p = &f->packet;
 	struct ethhdr *eth = p->data;
-	struct way w = {};
+	struct way w;
 	__u32 reason;
 	__be16 proto;
 
+	w.hop = 0;
+	w.state = 0;
+	w.source = w.dsr = w.shared = 0;
 	f->action = XDP_PASS;
 	if ((void *)(eth + 1) > p->end)
 		return PASS_OTHER;
@@ -180,9 +186,18 @@ static __always_inline int prepare(struct flow *f)
 /* run is what becomes of one frame; *reason says why. */
 static __always_inline __u32 run(struct xdp_md *ctx, __u32 *reason, const int dry)
 {
-	struct flow f = {.ctx = ctx, .action = XDP_PASS, .dry = dry};
+	struct flow f;
 	struct count *c;
 
+	/* Zeroing all of it would take as long as finding the client does. What is not named
+	 * here is written on every path before it is read. */
+	f.ctx = ctx;
+	f.action = XDP_PASS;
+	f.dry = dry;
+	f.control = 0;
+	f.slot = 0;
+	f.ifindex = 0;
+	f.packet.several = 0;
 	*reason = DROP_TABLE;
 	if (prepare(&f))
 		*reason = decide(&f);

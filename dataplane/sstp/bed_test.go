@@ -174,6 +174,7 @@ type bed struct {
 	choose   atomic.Pointer[func(netip.Addr) (Route, bool)]
 	vip      atomic.Int32 // that the chooser must be asked for
 	linger   time.Duration
+	from     *net.TCPAddr // of clients; nil: any
 	desired  Desired
 	stop     func()
 }
@@ -193,7 +194,7 @@ func newBed(t testing.TB, d Desired, change func(*Service)) *bed {
 		change(&service)
 	}
 	d.Services = append(d.Services, service)
-	b.desired = d
+	b.desired, b.linger = d, 20*time.Millisecond
 	b.start(nil)
 	return b
 }
@@ -271,7 +272,7 @@ func trusting() *tls.Config {
 
 func (b *bed) dial(config *tls.Config) (*client, error) {
 	b.t.Helper()
-	tcp, err := net.Dial("tcp", b.at.String())
+	tcp, err := (&net.Dialer{LocalAddr: b.local()}).Dial("tcp", b.at.String())
 	if err != nil {
 		return nil, err
 	}
@@ -286,6 +287,14 @@ func (b *bed) dial(config *tls.Config) (*client, error) {
 		return nil, err
 	}
 	return &client{Conn: c, t: b.t, tcp: tcp.(*net.TCPConn), r: bufio.NewReader(c)}, nil
+}
+
+// local is a nil interface where clients have no address of their own.
+func (b *bed) local() net.Addr {
+	if b.from == nil {
+		return nil
+	}
+	return b.from
 }
 
 func (b *bed) mustDial(config *tls.Config) *client {

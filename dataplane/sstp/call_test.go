@@ -127,6 +127,10 @@ func TestCallAndEvidence(t *testing.T) {
 	if all := b.Sessions(); len(all) != 1 || all[0].State != "connected" || all[0].Echoes != 1 || all[0].EchoLost != 0 {
 		t.Errorf("sessions %+v", all)
 	}
+	b.pass(1)
+	if up, all := b.metric(b.metrics.up), b.metric(b.metrics.connections); up != 1 || all != 1 {
+		t.Errorf("gauges: %v calls, %v connections", up, all)
+	}
 	// The record may not have been stored: it is told some more times.
 	for range reminders {
 		b.pass(remindTicks)

@@ -23,11 +23,11 @@ func (c *session) connect() string {
 		return endDial
 	}
 	s.metrics.dials.WithLabelValues("connected").Inc()
-	_ = tcp.SetDeadline(time.Now().Add(c.limits.DialTimeout))
 	var back end
 	if c.service.Mode == Offload {
 		back, err = newPlainEnd(tcp)
 	} else {
+		_ = tcp.SetDeadline(time.Now().Add(c.limits.DialTimeout))
 		back, err = c.dialTLS(tcp)
 	}
 	if err != nil {

@@ -98,7 +98,8 @@ func (c *session) closeGently() {
 	c.closeAt = c.server.tick.Load() + gentleTicks
 	back := c.back
 	c.mu.Unlock()
-	_ = c.front.link.SetWriteDeadline(time.Now().Add(shutTimeout))
+	_ = c.front.socket().SetWriteDeadline(time.Now().Add(shutTimeout))
+	_ = back.socket().SetWriteDeadline(time.Now().Add(shutTimeout))
 	if !c.flow[control.Server].closed.Load() {
 		_ = c.front.shut(false)
 	}

@@ -141,9 +141,12 @@ func (l *link) flush() error {
 	return err
 }
 
-func (l *link) Close() error                       { return l.tcp.Close() }
-func (l *link) LocalAddr() net.Addr                { return l.tcp.LocalAddr() }
-func (l *link) RemoteAddr() net.Addr               { return l.tcp.RemoteAddr() }
-func (l *link) SetDeadline(t time.Time) error      { return l.tcp.SetDeadline(t) }
-func (l *link) SetReadDeadline(t time.Time) error  { return l.tcp.SetReadDeadline(t) }
-func (l *link) SetWriteDeadline(t time.Time) error { return l.tcp.SetWriteDeadline(t) }
+func (l *link) Close() error         { return l.tcp.Close() }
+func (l *link) LocalAddr() net.Addr  { return l.tcp.LocalAddr() }
+func (l *link) RemoteAddr() net.Addr { return l.tcp.RemoteAddr() }
+
+// TLS sets a deadline for each close_notify. Ours are set on the socket itself,
+// and the sweeper sees a write that takes long: two timers less for each call.
+func (l *link) SetDeadline(time.Time) error      { return nil }
+func (l *link) SetReadDeadline(time.Time) error  { return nil }
+func (l *link) SetWriteDeadline(time.Time) error { return nil }

@@ -22,6 +22,9 @@ type metrics struct {
 	duration         prometheus.Histogram
 	bytes            [2]prometheus.Counter
 	staples          *prometheus.CounterVec
+
+	// As the last sweep found them.
+	connections, underWay, up, alarms prometheus.Gauge
 }
 
 // What becomes of a head, besides the parser's reasons.
@@ -36,7 +39,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vpnlb_sstp_" + name, Help: help}, labels)
 	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "vpnlb_sstp_" + name, Help: help})
+	}
 	m := &metrics{
+		connections: gauge("connections_count", "Connections of clients that stand."),
+		underWay:    gauge("handshakes_count", "TLS handshakes with clients under way."),
+		up:          gauge("calls_count", "Calls that are connected."),
+		alarms:      gauge("alarms_count", "Servers' faults that a person must mend."),
 		accepted:   prometheus.NewCounter(prometheus.CounterOpts{Name: "vpnlb_sstp_accepted_total", Help: "TCP connections taken from the kernel."}),
 		refused:    vec("refused_total", "Connections that were not served, by reason.", "reason"),
 		handshakes: vec("handshakes_total", "TLS handshakes with clients by result and version.", "result", "version"),
@@ -68,7 +78,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{m.accepted, m.refused, m.handshakes, m.handshakeSeconds, m.heads, m.dials, m.responses, m.calls,
-		m.ended, m.duration, m.bytes[0], m.bytes[1], m.staples} {
+		m.ended, m.duration, m.bytes[0], m.bytes[1], m.staples, m.connections, m.underWay, m.up, m.alarms} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register sstp metrics: %w", err)
 		}

@@ -64,7 +64,10 @@ func (c *session) pump(from control.Side) {
 		}
 		if err == io.EOF {
 			f.closed.Store(true)
-			if dst.shut(c.flow[1-from].closed.Load()) != nil {
+			f.sending.Store(c.server.tick.Load()) // a close_notify is a write, too
+			failed := dst.shut(c.flow[1-from].closed.Load())
+			f.sending.Store(0)
+			if failed != nil {
 				c.end(brokenDst)
 			}
 			break

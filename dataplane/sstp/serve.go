@@ -48,7 +48,7 @@ func (c *session) open() string {
 		return endHandshake
 	}
 	c.setPhase(phaseHead)
-	_ = c.front.socket().SetDeadline(time.Now().Add(c.limits.HeadTimeout))
+	_ = c.front.socket().SetReadDeadline(time.Now().Add(c.limits.HeadTimeout))
 	request, early, ok := c.readRequest()
 	if !ok {
 		return endHead
@@ -81,7 +81,7 @@ func (c *session) handshake() bool {
 		config = cert.front
 	}
 	began := time.Now()
-	_ = l.SetDeadline(began.Add(c.limits.HandshakeTimeout))
+	_ = l.tcp.SetDeadline(began.Add(c.limits.HandshakeTimeout))
 	conn := tls.Server(l, config)
 	c.mu.Lock() // end reads it
 	c.front.link, c.front.tls = l, conn
@@ -194,12 +194,12 @@ func (c *session) exchange(request head.Request, early []byte) string {
 		c.answer(response.Append(nil))
 		return endStatus
 	}
-	_ = c.front.socket().SetDeadline(time.Now().Add(c.limits.HeadTimeout))
+	_ = c.front.socket().SetWriteDeadline(time.Now().Add(c.limits.HeadTimeout))
 	if err := c.front.send(append(response.Append(make([]byte, 0, 512)), behind...)); err != nil {
 		return endClient
 	}
 	c.heed(control.Server, behind)
-	if c.front.socket().SetDeadline(time.Time{}) != nil || back.socket().SetDeadline(time.Time{}) != nil {
+	if c.front.socket().SetWriteDeadline(time.Time{}) != nil || back.socket().SetWriteDeadline(time.Time{}) != nil { // pump sets those for reads
 		return endSetup
 	}
 	c.relay()

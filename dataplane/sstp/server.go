@@ -149,7 +149,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	s.gate.close()
 	s.cancel()
-	for _, c := range s.table.all() {
+	for _, c := range s.table.each() {
 		c.end(endStopped)
 	}
 	parking.close()

@@ -250,6 +250,7 @@ func TestServerSaysNo(t *testing.T) {
 		if all, err := io.ReadAll(to.r); err != nil || string(all) != want {
 			t.Errorf("%.20q: answer %q, %v", c.answer, all, err)
 		}
+		to.Close()
 		b.until("the session ends", func() bool { return len(b.Sessions()) == 0 })
 		if n := b.metric(b.metrics.responses.WithLabelValues(c.class)) + b.metric(b.metrics.ended.WithLabelValues(c.ended)); n != 2 {
 			t.Errorf("%.20q: counted %v times", c.answer, n)

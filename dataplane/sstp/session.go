@@ -1,7 +1,9 @@
 package sstp
 
 import (
+	"cmp"
 	"crypto/tls"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -237,20 +239,17 @@ func (t *sessions) remove(c *session) {
 	}
 }
 
+// each lists them in any order.
+func (t *sessions) each() []*session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.AppendSeq(make([]*session, 0, len(t.by)), maps.Values(t.by))
+}
+
 // all lists them by age.
 func (t *sessions) all() []*session {
-	t.mu.Lock()
-	out := make([]*session, 0, len(t.by))
-	for _, c := range t.by {
-		out = append(out, c)
-	}
-	t.mu.Unlock()
-	slices.SortFunc(out, func(a, b *session) int {
-		if a.id < b.id {
-			return -1
-		}
-		return 1
-	})
+	out := t.each()
+	slices.SortFunc(out, func(a, b *session) int { return cmp.Compare(a.id, b.id) })
 	return out
 }
 

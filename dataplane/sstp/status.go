@@ -53,7 +53,7 @@ func (s *Server) Status() Status {
 	p := s.plan.Load()
 	out := Status{Connections: s.sources.count(), Handshakes: s.gate.under(), Faults: slices.Clone(s.faults), Alarms: s.alarms.list(), Draining: s.draining}
 	sessions := map[string]int{}
-	for _, c := range s.table.all() {
+	for _, c := range s.table.each() {
 		sessions[c.service.Name]++
 	}
 	for addr, v := range p.services {

@@ -22,7 +22,8 @@ const (
 func (s *Server) sweep(tick int64) {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
-	for _, c := range s.table.all() {
+	up := 0
+	for _, c := range s.table.each() {
 		s.count(c)
 		if phase(c.phase.Load()) < phaseRelay {
 			continue // bounded by deadlines
@@ -35,8 +36,14 @@ func (s *Server) sweep(tick int64) {
 			c.end(reason)
 			continue
 		}
-		s.watch(c, tick)
+		if s.watch(c, tick) {
+			up++
+		}
 	}
+	s.metrics.up.Set(float64(up))
+	s.metrics.connections.Set(float64(s.sources.count()))
+	s.metrics.underWay.Set(float64(s.gate.under()))
+	s.metrics.alarms.Set(float64(len(s.alarms.list())))
 }
 
 // closing is the tick at which a gentle close becomes a hard one; 0: none.
@@ -74,11 +81,11 @@ func (c *session) overdue(tick int64) string {
 	return ""
 }
 
-// watch looks at the call of a session.
-func (s *Server) watch(c *session, tick int64) {
+// watch looks at the call of a session, and tells whether it is up.
+func (s *Server) watch(c *session, tick int64) bool {
 	call := c.follow.Call()
-	if call.State != control.Up {
-		return
+	if call.State != control.Up || call.Off {
+		return false
 	}
 	if c.upSince == 0 {
 		c.upSince = tick
@@ -91,6 +98,7 @@ func (s *Server) watch(c *session, tick int64) {
 		c.reminded++
 		s.tell(c, table.Confirmed, false)
 	}
+	return true
 }
 
 // Activity tells, for each client key and server with a live call, when bytes
@@ -103,7 +111,7 @@ func (s *Server) Activity() []table.Activity {
 	tick := s.tick.Load()
 	at := map[call]int{}
 	var out []table.Activity
-	for _, c := range s.table.all() {
+	for _, c := range s.table.each() {
 		if phase(c.phase.Load()) != phaseRelay {
 			continue
 		}

@@ -51,7 +51,7 @@ func (s *Server) callEnded(c *session) {
 		word = "aborted"
 	}
 	s.metrics.calls.WithLabelValues(word + "_by_" + call.By.String()).Inc()
-	s.log.Info("sstp call "+word, "session", c.id, "target", c.target.Name, "by", call.By.String(), "status", call.Status.String(),
+	s.log.Debug("sstp call "+word, "session", c.id, "target", c.target.Name, "by", call.By.String(), "status", call.Status.String(),
 		"after_up", call.AbortedUp)
 	if call.AbortedUp && call.By == control.Server {
 		s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.shown.hash)

@@ -36,6 +36,14 @@ const (
 	PathAffinityForget = "/v1/affinity/forget"
 	PathTrace          = "/v1/plane/trace" // ?client=ADDR|PREFIX&count=N; lines of Traced
 	PathExplain        = "/v1/explain"     // ?client=ADDR[&vip=NAME][&class=ike|tcp]
+	PathCertList       = "/v1/cert"
+	PathCertAdd        = "/v1/cert/add"
+	PathCertUse        = "/v1/cert/use"
+	PathCertRemove     = "/v1/cert/remove"
+	PathCertRotate     = "/v1/cert/rotate"
+	PathSSTPSessions   = "/v1/sstp/sessions"
+	PathSSTPStatus     = "/v1/sstp/status"
+	PathSSTPRRAS       = "/v1/sstp/rras" // ?server=NAME[&certificate=NAME]
 )
 
 // MaxBody bounds every request, in bytes.
@@ -142,7 +150,7 @@ type Backend struct {
 	Clients  uint32     `json:"clients"`
 	Version  uint64     `json:"version"`
 	Returned uint64     `json:"returned,omitempty"` // ESP and SK packets from it, this node; none are seen of one in mode dsr
-	TCP      *Service   `json:"tcp,omitempty"`      // TCP 443, where its VIP passes that through
+	TCP      *Service   `json:"tcp,omitempty"`      // TCP 443, where its VIP has SSTP
 	In       Traffic    `json:"in"`                 // forwarded to it by this node
 	Out      Traffic    `json:"out"`                // replies of its; none pass by of one in mode dsr
 }
@@ -166,6 +174,10 @@ type Service struct {
 	Local   string `json:"local,omitempty"`
 	Detail  string `json:"detail,omitempty"`
 	Clients uint32 `json:"clients"`
+	// Where the nodes end TLS.
+	Port        uint16 `json:"port,omitempty"`        // that they dial
+	Certificate string `json:"certificate,omitempty"` // whose hash it pins, by name
+	Sessions    int    `json:"sessions,omitempty"`    // of this node
 }
 
 // Gateway is one floating gateway address.
@@ -212,6 +224,9 @@ type VIP struct {
 	SSTP    string     `json:"sstp"`
 	Bits    uint8      `json:"client_bits,omitempty"` // prefix length that keys its clients; IPv6 only
 	Version uint64     `json:"version"`
+	// Where the nodes end TLS.
+	Certificates []string `json:"sstp_certs,omitempty"`
+	Transparent  bool     `json:"sstp_transparent,omitempty"`
 }
 
 // Affinity is one record.
@@ -317,8 +332,11 @@ type NameRequest struct {
 type VIPRequest struct {
 	Name string `json:"name"`
 	Addr string `json:"addr"`
-	SSTP string `json:"sstp,omitempty"`
+	SSTP string `json:"sstp,omitempty"` // off, passthrough, offload, reencrypt
 	Bits *uint8 `json:"client_bits,omitempty"`
+	// Names of certificates, the default first; nil: as it is.
+	Certificates *[]string `json:"sstp_certs,omitempty"`
+	Transparent  *bool     `json:"sstp_transparent,omitempty"`
 }
 
 // BackendRequest adds a backend or changes the one of this name.
@@ -329,6 +347,8 @@ type BackendRequest struct {
 	Mode   string  `json:"mode,omitempty"` // dnat, dsr; empty: as it is, dnat for a new one
 	Weight *uint16 `json:"weight,omitempty"`
 	Limit  *uint32 `json:"limit,omitempty"`
+	// SSTPPort is where the nodes dial it; 0: what its VIP's mode says.
+	SSTPPort *uint16 `json:"sstp_port,omitempty"`
 }
 
 // BackendAdminRequest drains, takes offline or enables a backend.

@@ -16,6 +16,7 @@ type Config struct {
 	Cluster     Cluster
 	Dataplane   Dataplane
 	BGP         BGP
+	SSTP        SSTP
 	Log         Log
 }
 
@@ -78,6 +79,14 @@ type Neighbour struct {
 	Passive      bool          // wait for the router to dial
 	PasswordFile string        // holds the TCP MD5 password (RFC 2385); empty: none
 	Password     Secret        // its contents; Load fills it, Parse does not
+}
+
+// SSTP is what this node does where it ends TLS: modes offload and reencrypt.
+type SSTP struct {
+	Drain       time.Duration // at stop: how long calls may go on, the spread included
+	Spread      time.Duration // the last part of Drain, over which they are closed
+	Connections int           // at one time
+	PerSource   int           // of one client key
 }
 
 // Secret is a string that does not print itself.
@@ -163,6 +172,10 @@ const (
 	DefaultMaxClients  = 250_000
 	DefaultHoldTime    = 3 * time.Second
 	DefaultBGPPort     = 179
+	DefaultDrain       = 30 * time.Second
+	DefaultSpread      = 10 * time.Second
+	DefaultConnections = 20_000
+	DefaultPerSource   = 256
 )
 
 // Limits, each with its reason.
@@ -176,6 +189,7 @@ const (
 	MaxMaxClients = 4 << 20               // records the cluster holds at most
 	MaxNeighbours = 16                    // routers of one node
 	MaxPassword   = 80                    // TCP_MD5SIG_MAXKEYLEN of the kernel
+	MaxDrain      = time.Hour             // above, the service manager has long killed the process
 	maxSocketPath = 103                   // sun_path of a unix socket (108) without its NUL and the ".new" it is made under
 	maxIfName     = 15                    // IFNAMSIZ without its NUL
 )

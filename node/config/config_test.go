@@ -63,6 +63,7 @@ func describe(c *Config, faults []Fault) string {
 		fmt.Fprintf(&b, "neighbour %s asn %d hold %s local %s next_hop6 %s port %d passive %v password_file %q\n",
 			n.Address, n.ASN, n.HoldTime, n.LocalAddress, n.NextHop6, n.Port, n.Passive, n.PasswordFile)
 	}
+	fmt.Fprintf(&b, "sstp drain %s spread %s connections %d per_source %d\n", c.SSTP.Drain, c.SSTP.Spread, c.SSTP.Connections, c.SSTP.PerSource)
 	fmt.Fprintf(&b, "log %s %s\n", c.Log.Level, c.Log.Format)
 	return b.String()
 }

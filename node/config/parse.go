@@ -21,6 +21,7 @@ func parse(data []byte) (*Config, *reader) {
 		AdminSocket: DefaultAdminSocket,
 		Cluster:     Cluster{Heartbeat: DefaultHeartbeat},
 		Dataplane:   Dataplane{PinDir: DefaultPinDir, Attach: AttachAuto, MaxClients: DefaultMaxClients},
+		SSTP:        SSTP{Drain: DefaultDrain, Spread: DefaultSpread, Connections: DefaultConnections, PerSource: DefaultPerSource},
 		Log:         Log{Level: slog.LevelInfo, Format: FormatText},
 	}
 	r := &reader{lines: map[string]int{}}
@@ -39,6 +40,7 @@ func parse(data []byte) (*Config, *reader) {
 		{"cluster", "write a cluster section with this node's address", r.cluster(&c.Cluster)},
 		{"dataplane", "write a dataplane section with the outside interface", r.dataplane(&c.Dataplane)},
 		{"bgp", "", r.bgp(&c.BGP)},
+		{"sstp", "", r.sstp(&c.SSTP)},
 		{"log", "", r.log(&c.Log)},
 	})
 	r.complete(c)
@@ -161,6 +163,25 @@ func (r *reader) neighbour(n *yaml.Node, key string) Neighbour {
 			"is for a session of IPv4, and the router's address is %s; remove it: the next hop is the session's own address", nb.Address)
 	}
 	return nb
+}
+
+func (r *reader) sstp(s *SSTP) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		why := "systemd kills a service that takes longer than its TimeoutStopSec, 90s by default"
+		r.section(n, key, []field{
+			{"drain", "", r.duration(&s.Drain, 0, MaxDrain, 1, why)},
+			{"spread", "", r.duration(&s.Spread, 0, MaxDrain, 1, why)},
+			{"connections", "", r.number(16, 1_000_000, "a number of connections", func(v uint64) { s.Connections = int(v) })},
+			{"per_source", "", r.number(1, 1_000_000, "a number of connections", func(v uint64) { s.PerSource = int(v) })},
+		})
+		if s.Spread > s.Drain {
+			if r.lines[key+".spread"] == 0 {
+				s.Spread = s.Drain // only drain was given, and is shorter
+				return
+			}
+			r.fault(r.lines[key+".spread"], key+".spread", "%s is longer than sstp.drain, whose last part it is; write at most %s", s.Spread, s.Drain)
+		}
+	}
 }
 
 func (r *reader) log(l *Log) func(*yaml.Node, string) {

@@ -9,14 +9,16 @@ var places = map[string]string{
 	"asn": "bgp", "router_id": "bgp", "neighbours": "bgp", "next_hop6": "bgp",
 	"hold_time": "bgp.neighbours", "password_file": "bgp.neighbours", "local_address": "bgp.neighbours",
 	"passive": "bgp.neighbours", "port": "bgp.neighbours",
+	"drain": "sstp", "spread": "sstp", "connections": "sstp", "per_source": "sstp",
 	"level": "log", "format": "log",
 	"name": "the top level", "data_dir": "the top level", "admin_socket": "the top level",
-	"cluster": "the top level", "dataplane": "the top level", "bgp": "the top level", "log": "the top level",
+	"cluster": "the top level", "dataplane": "the top level", "bgp": "the top level", "sstp": "the top level", "log": "the top level",
 }
 
 // specKeys are words of the cluster spec, not of the node file.
 var specKeys = map[string]string{
 	"vips": "vip add", "vip": "vip add", "backends": "backend add", "backend": "backend add",
+	"certificates": "cert add", "certificate": "cert add",
 	"gateways": "gateway add", "gateway": "gateway add", "settings": "cluster set",
 	"source_limit": "cluster set", "affinity_timeout": "cluster set", "touch_interval": "cluster set", "probe_interval": "cluster set",
 }

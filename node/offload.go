@@ -1,0 +1,231 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/dataplane/sstp"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+	"github.com/vpnlb/vpnlb/node/certs"
+	"github.com/vpnlb/vpnlb/node/config"
+)
+
+// sstpServer is what the node needs of sstp.Server.
+type sstpServer interface {
+	Apply(sstp.Desired) error
+	Run(context.Context) error
+	Drain(ctx context.Context, over time.Duration)
+	CloseTarget(slot table.Slot, over time.Duration) int
+	Sessions() []sstp.Session
+	Activity() []table.Activity
+	Listeners() map[string]*os.File
+	Status() sstp.Status
+}
+
+// offload is the TLS of SSTP on this node: the server, and what it is told. run
+// is its one writer.
+type offload struct {
+	server   sstpServer
+	book     *certs.Book
+	evidence *evidenceBook
+	chooser  *chooser
+	handover *handover
+
+	fault   atomic.Pointer[string] // of the last Apply; nil: none
+	spec    *state.Spec            // that was looked at last; run's, as is all below
+	desired *sstp.Desired          // that was applied last, nil: none
+	serving map[table.Slot]sstp.Mode
+	passed  map[string]int // certificates whose expiry was logged, and at which threshold
+	looked  time.Time      // when files were looked at last
+	again   bool           // it is time to look at files, and to try again what failed
+}
+
+// makeOffload makes the parts of SSTP. inherited are listeners of a process
+// before this one.
+func (m *member) makeOffload(inherited map[string]*net.TCPListener) error {
+	o := &offload{
+		book:     m.newBook(),
+		evidence: newEvidenceBook(m.learner.Offer),
+		chooser:  &chooser{dump: m.plane.Dump, entry: m.plane.LookupEntry},
+		handover: newHandover(m.node.notify, inherited),
+		passed:   make(map[string]int),
+	}
+	m.metrics.MustRegister(certCollector{o.book})
+	server, err := sstp.New(sstp.Config{Self: m.cfg.Name}, sstp.Deps{
+		Choose: o.chooser.choose, Evidence: o.evidence.add, Inherited: inherited, Log: m.log, Metrics: m.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	o.server = server
+	m.offload.Store(o)
+	return nil
+}
+
+const (
+	offloadTick  = 100 * time.Millisecond
+	fileInterval = 2 * time.Second // between looks at certificate files, and tries after a failed Apply
+	activityTick = 5 * time.Second
+)
+
+// runOffload keeps the server equal to the agreement. Nothing is told to it
+// before the data plane holds an agreed state: until then connections wait at
+// inherited sockets, as what is pinned forwards on.
+func (m *member) runOffload(ctx context.Context) error {
+	o := m.offload.Load()
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	parts.Go(func() { o.evidence.run(ctx) })
+	parts.Go(func() { m.touchSSTP(ctx, o) })
+	parts.Go(func() {
+		for pause(ctx, offloadTick) {
+			if m.sync.index.Load() > 0 {
+				m.offer(o)
+			}
+		}
+	})
+	return o.server.Run(ctx)
+}
+
+// nothing is what a removed node is told: no address is its own any more.
+var nothing = &state.Spec{}
+
+// offer looks whether there is something new to tell.
+func (m *member) offer(o *offload) {
+	spec, now := m.spec(), time.Now()
+	if m.removed.Load() != nil {
+		spec = nothing
+	}
+	if !o.due(spec, now) {
+		return
+	}
+	tickets, err := m.ticketKeys(spec)
+	if err != nil {
+		m.log.Warn("session tickets are off", "error", err.Error())
+	}
+	old := o.fault.Load()
+	o.tell(spec, tickets, m.cfg.SSTP)
+	if f := o.fault.Load(); f != nil && (old == nil || *old != *f) {
+		m.log.Warn("SSTP", "error", *f)
+	}
+	m.watchExpiry(o.book.All(), o.passed, now)
+}
+
+// due reports whether there may be something new: another agreement, or time to
+// look at files.
+func (o *offload) due(spec *state.Spec, now time.Time) bool {
+	again := now.Sub(o.looked) >= fileInterval
+	if spec == o.spec && !again {
+		return false
+	}
+	o.again = again
+	o.spec, o.looked = spec, now
+	return true
+}
+
+// tell applies what the agreement says, if it is other than before, or did not
+// succeed.
+func (o *offload) tell(spec *state.Spec, tickets [][32]byte, cfg config.SSTP) {
+	o.book.Update(spec)
+	d := RenderSSTP(spec, o.book.All(), tickets, cfg)
+	failed := o.fault.Load() != nil
+	if o.desired != nil && reflect.DeepEqual(*o.desired, d) && !(failed && o.again) {
+		return
+	}
+	o.closeChanged(&d, cfg.Spread)
+	err := o.server.Apply(d)
+	o.desired = &d
+	o.handover.update(o.server.Listeners())
+	if err == nil {
+		o.fault.Store(nil)
+		return
+	}
+	text := err.Error()
+	o.fault.Store(&text)
+}
+
+// closeChanged ends the connections of servers that are gone, or that another
+// mode is meant for: nothing would bring them on.
+func (o *offload) closeChanged(d *sstp.Desired, over time.Duration) {
+	serving := make(map[table.Slot]sstp.Mode, len(d.Targets))
+	for _, t := range d.Targets {
+		at := slices.IndexFunc(d.Services, func(s sstp.Service) bool { return s.VIP == t.VIP })
+		if at >= 0 {
+			serving[t.Slot] = d.Services[at].Mode
+		}
+	}
+	for slot, mode := range o.serving {
+		if serving[slot] != mode {
+			o.server.CloseTarget(slot, over)
+		}
+	}
+	o.serving = serving
+}
+
+// touchSSTP tells the agreement which clients have live calls.
+func (m *member) touchSSTP(ctx context.Context, o *offload) {
+	for pause(ctx, activityTick) {
+		if batch := o.server.Activity(); len(batch) > 0 {
+			m.toucher.Offer(batch)
+		}
+	}
+}
+
+// answer tells whoever asked what became of an evidence.
+func (m *member) answer(e table.Evidence, a table.Answer) {
+	if o := m.offload.Load(); o != nil && o.evidence.answered(e, a) {
+		return
+	}
+	m.plane.Answer(e.Key, e, a)
+}
+
+// serviceFault says why this node does not serve SSTP of a VIP whose TLS it
+// should end; empty: it does.
+func (m *member) serviceFault(spec *state.Spec, v *state.VIP) string {
+	o := m.offload.Load()
+	if o == nil || !v.SSTP.Ends() {
+		return ""
+	}
+	if f := sstpFault(spec, v, o.book.All()); f != "" {
+		return f
+	}
+	return m.listenFault(v)
+}
+
+// listenFault says why the port of a VIP is not open; empty: it is.
+func (m *member) listenFault(v *state.VIP) string {
+	st := m.offload.Load().server.Status()
+	at := slices.IndexFunc(st.Services, func(s sstp.ServiceStatus) bool { return s.Name == v.Name })
+	switch {
+	case at < 0:
+		return "TCP 443 is not open yet"
+	case !st.Services[at].Listening && !st.Draining:
+		return "TCP 443 is not open: " + strings.Join(st.Faults, "; ")
+	}
+	return ""
+}
+
+// drainSSTP lets calls end: those of clients that other nodes serve already in the
+// time of the spread, so that servers hear of it; else they have all the time.
+func (m *member) drainSSTP(all time.Duration) {
+	o := m.offload.Load()
+	if o == nil {
+		return
+	}
+	if n := len(o.server.Sessions()); n > 0 {
+		m.log.Info("draining SSTP", "sessions", n, "within", all.String())
+		m.node.setStage(StageStopping, fmt.Sprintf("letting %d SSTP connections end", n))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), all)
+	defer cancel()
+	o.server.Drain(ctx, min(all, m.cfg.SSTP.Spread))
+}

@@ -1,0 +1,144 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/dataplane/sstp"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+	"github.com/vpnlb/vpnlb/node/certs"
+	"github.com/vpnlb/vpnlb/node/config"
+)
+
+// recorder is a server of SSTP without sockets.
+type recorder struct {
+	applied []sstp.Desired
+	closed  []table.Slot
+	fail    error
+	status  sstp.Status
+}
+
+func (r *recorder) Apply(d sstp.Desired) error {
+	r.applied = append(r.applied, d)
+	return r.fail
+}
+
+func (r *recorder) CloseTarget(slot table.Slot, _ time.Duration) int {
+	r.closed = append(r.closed, slot)
+	return 1
+}
+
+func (r *recorder) Run(ctx context.Context) error        { <-ctx.Done(); return nil }
+func (r *recorder) Drain(context.Context, time.Duration) {}
+func (r *recorder) Sessions() []sstp.Session             { return nil }
+func (r *recorder) Activity() []table.Activity           { return nil }
+func (r *recorder) Listeners() map[string]*os.File       { return nil }
+func (r *recorder) Status() sstp.Status                  { return r.status }
+func recording(server sstpServer) *offload {
+	return &offload{server: server, book: certs.NewBook(nil), handover: newHandover(newNotifier(""), nil), passed: map[string]int{}}
+}
+
+// The server is told what is new, once; what fails is tried again.
+func TestTellSSTP(t *testing.T) {
+	r := tlsWorld(t)
+	server := &recorder{}
+	o := recording(server)
+	now := time.Now()
+	look := func(applied int, why string) {
+		t.Helper()
+		if spec := r.spec(); o.due(spec, now) {
+			o.tell(spec, nil, config.SSTP{})
+		}
+		if len(server.applied) != applied {
+			t.Fatalf("%s: applied %d times, want %d", why, len(server.applied), applied)
+		}
+	}
+	look(1, "at first")
+	look(1, "nothing new")
+	r.learn("198.18.0.77", 1)
+	look(1, "a record is nothing new for it")
+	now = now.Add(fileInterval)
+	look(1, "files are as they were")
+	v, _ := r.spec().VIPByName("lab")
+	put := func(mode state.SSTPMode) {
+		v, _ = r.spec().VIPByName("lab")
+		p := state.PutVIP{VIP: *v, Expect: v.Version}
+		p.VIP.SSTP = mode
+		r.do(p)
+	}
+	server.fail = errors.New("address in use")
+	put(state.SSTPOffload)
+	look(2, "another mode")
+	if f := o.fault.Load(); f == nil || *f != "address in use" {
+		t.Error("the fault is not told")
+	}
+	l1, _ := r.spec().BackendByName("l1")
+	if !slices.Equal(server.closed, []table.Slot{table.Slot(l1.Slot)}) {
+		t.Errorf("the connections of %v end, want those of l1", server.closed)
+	}
+	look(2, "not again at once")
+	server.fail = nil
+	now = now.Add(fileInterval)
+	look(3, "tried again")
+	if o.fault.Load() != nil {
+		t.Error("the fault stays")
+	}
+	server.closed = nil
+	put(state.SSTPPassthrough)
+	look(4, "the data plane's now")
+	r.do(state.RemoveBackend{ID: 1, Purge: true})
+	look(5, "a server gone")
+	slices.Sort(server.closed)
+	if !slices.Equal(server.closed, []table.Slot{1, table.Slot(l1.Slot)}) {
+		t.Errorf("the connections of %v end", server.closed)
+	}
+	if d := server.applied[4]; len(d.Services) != 1 || slices.ContainsFunc(d.Targets, func(t sstp.Target) bool { return t.Name == "r1" || t.Name == "l1" }) {
+		t.Errorf("it is told %s", desiredText(&d))
+	}
+}
+
+// A node that does not serve a VIP whose TLS it should end must not attract its
+// clients.
+func TestServiceFault(t *testing.T) {
+	r := tlsWorld(t)
+	server := &recorder{}
+	m := &member{}
+	vpn, _ := r.spec().VIPByName("vpn")
+	six, _ := r.spec().VIPByName("six")
+	if got := m.serviceFault(r.spec(), vpn); got != "" {
+		t.Errorf("without that part: %s", got)
+	}
+	o := recording(server)
+	m.offload.Store(o)
+	if got := m.serviceFault(r.spec(), six); got != "" {
+		t.Errorf("pass-through: %s", got)
+	}
+	if got := m.serviceFault(r.spec(), vpn); got != "certificate ec is not open yet" {
+		t.Errorf("before anything: %q", got)
+	}
+	v := *vpn
+	v.Certificates = nil
+	spec := *r.spec()
+	spec.VIPs, spec.Certs = []state.VIP{v}, nil
+	o.book.Update(&spec)
+	// A VIP is served when it listens, or while calls are let end.
+	for _, tt := range []struct {
+		status sstp.Status
+		want   string
+	}{
+		{sstp.Status{}, "TCP 443 is not open yet"},
+		{sstp.Status{Services: []sstp.ServiceStatus{{Name: "vpn", Listening: true}}}, ""},
+		{sstp.Status{Services: []sstp.ServiceStatus{{Name: "vpn"}}, Faults: []string{"address in use"}}, "TCP 443 is not open: address in use"},
+		{sstp.Status{Services: []sstp.ServiceStatus{{Name: "vpn"}}, Draining: true}, ""},
+	} {
+		server.status = tt.status
+		if got := m.listenFault(&v); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.status, got, tt.want)
+		}
+	}
+}

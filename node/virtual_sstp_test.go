@@ -1,0 +1,268 @@
+package node
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/dataplane/model"
+	"github.com/vpnlb/vpnlb/dataplane/sstp"
+	"github.com/vpnlb/vpnlb/dataplane/table"
+)
+
+// endTLS gives a virtual node the part of SSTP without its sockets: the chooser
+// over the model's tables, and the way of evidence.
+func (v *vnode) endTLS() *offload {
+	o := &offload{
+		evidence: newEvidenceBook(v.m.learner.Offer),
+		chooser: &chooser{
+			dump: func() *table.Set {
+				v.wire.mu.Lock()
+				defer v.wire.mu.Unlock()
+				return v.wire.set
+			},
+			entry: func(k table.Key) (table.Entry, bool) {
+				v.wire.mu.Lock()
+				defer v.wire.mu.Unlock()
+				e, ok := v.wire.entries[k]
+				return e, ok
+			},
+		},
+	}
+	v.m.offload.Store(o)
+	ctx, cancel := context.WithCancel(v.town.t.Context())
+	v.town.t.Cleanup(cancel)
+	go o.evidence.run(ctx)
+	return o
+}
+
+// offloaded is a town with a VIP in mode offload.
+type offloaded struct {
+	*served
+	place uint8
+	parts []*offload // by node
+}
+
+func (tw *town) offload(nodes []*vnode, servers ...string) *offloaded {
+	tw.t.Helper()
+	nodes[0].propose(state.PutCertificate{Certificate: state.CertificatePlace{Name: "c", SHA256: [32]byte{1}, Path: "/c.pem"}})
+	vip := state.VIP{Name: "tls", Addr: netip.MustParseAddr("203.0.113.40"), ClientBits: 64, SSTP: state.SSTPOffload, Certificates: []string{"c"}}
+	out := &offloaded{served: tw.serve(nodes[1], vip, state.ModeDNAT, servers...)}
+	v, _ := nodes[0].m.spec().VIPByName("tls")
+	out.place = v.Place
+	for _, n := range nodes {
+		out.parts = append(out.parts, n.endTLS())
+	}
+	return out
+}
+
+// dial is where a connection of a client goes; all nodes must say the same, and
+// the same as explain.
+func (o *offloaded) dial(client netip.Addr) sstp.Route {
+	o.tw.t.Helper()
+	var first sstp.Route
+	for i, p := range o.parts {
+		r, ok := p.chooser.choose(o.place, client)
+		if !ok {
+			o.tw.t.Fatalf("node %d: client %s goes nowhere", i+1, client)
+		}
+		if i == 0 {
+			first = r
+		}
+		if r != first {
+			o.tw.t.Errorf("client %s goes to %+v and to %+v", client, first, r)
+		}
+		x, err := model.Explain(p.chooser.current(), o.vip, client, table.TCP)
+		if err != nil || x.Opening.Slot != r.Slot || x.Opening.Reason.String() != r.Reason {
+			o.tw.t.Errorf("explain says %+v of client %s, %v", x.Opening, client, err)
+		}
+	}
+	return first
+}
+
+// call is a whole call through a node: acknowledged, then with data.
+func (o *offloaded) call(node int, client netip.Addr) sstp.Route {
+	o.tw.t.Helper()
+	r := o.dial(client)
+	key := table.Key{Client: state.ClientOf(client, 64), Class: table.TCP}
+	for _, level := range []table.Confirmation{table.EarnedAuth, table.Confirmed} {
+		o.parts[node].evidence.add(table.Evidence{Key: key, Slot: r.Slot, Saw: r.Saw, Level: level, Opening: true})
+	}
+	return r
+}
+
+// settled waits until nothing is pending at any node.
+func (o *offloaded) settled() {
+	o.tw.t.Helper()
+	o.tw.eventually(20*time.Second, "answer all evidence", func() bool {
+		for _, p := range o.parts {
+			p.evidence.mu.Lock()
+			n := len(p.evidence.pending)
+			p.evidence.mu.Unlock()
+			if n > 0 {
+				return false
+			}
+		}
+		return true
+	})
+	o.tw.learnt()
+}
+
+// Both services of a client meet on one server, whichever came first and on
+// whichever node; the records are confirmed, although the stronger evidence comes
+// while the weaker one is on its way.
+func TestVirtualOffload(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		o := tw.offload(nodes, "198.51.100.141", "198.51.100.142", "198.51.100.143")
+		const clients = 60
+		home := make([]table.Slot, clients)
+		used := map[table.Slot]bool{}
+		for i := range home {
+			c := clientAddr(i)
+			if i%2 == 0 { // IKE first
+				home[i] = o.everywhere(c, loginIn)
+				nodes[i%3].cross(o.addrs[home[i]], c, authOut)
+				continue
+			}
+			home[i] = o.call(i%3, c).Slot
+		}
+		o.settled()
+		for i := range home {
+			c := clientAddr(i)
+			used[home[i]] = true
+			if i%2 == 0 {
+				if r := o.call((i+1)%3, c); r.Slot != home[i] || r.Reason != table.ForwardOtherClass.String() {
+					t.Errorf("client %d of %d: SSTP goes to %+v", i, home[i], r)
+				}
+			} else if got := o.everywhere(c, loginIn); got != home[i] {
+				t.Errorf("client %d of %d: IKE goes to %d", i, home[i], got)
+			}
+		}
+		if len(used) != 3 {
+			t.Errorf("%d servers have clients", len(used))
+		}
+		o.settled()
+		view := nodes[2].m.view()
+		for i := range home {
+			a, ok := view.Affinity(state.Key{Client: state.ClientOf(clientAddr(i), 64), Class: state.ClassTCP})
+			b, _ := view.Spec().BackendByID(a.Backend)
+			if !ok || a.State != state.Confirmed || b == nil || table.Slot(b.Slot) != home[i] {
+				t.Errorf("the record of client %d is %+v", i, a)
+			}
+		}
+		// Its TCP segments are the local stack's, not the data plane's.
+		if d := nodes[0].wire.decide(tw.frame(clientAddr(1), o.vip, synIn)); d.Verdict != model.Pass || d.Reason != table.PassLocalVIP {
+			t.Errorf("a SYN is %v, %v", d.Verdict, d.Reason)
+		}
+	})
+}
+
+// IKE is up and SSTP down on one server: tunnels stay, SSTP goes elsewhere and
+// stays there, and when SSTP is back nobody is moved.
+func TestVirtualOneServiceDown(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		o := tw.offload(nodes, "198.51.100.141", "198.51.100.142", "198.51.100.143")
+		const clients = 60
+		home := make([]table.Slot, clients)
+		for i := range home {
+			c := clientAddr(i)
+			home[i] = o.everywhere(c, loginIn)
+			nodes[i%3].cross(o.addrs[home[i]], c, authOut)
+			nodes[i%3].cross(o.addrs[home[i]], c, tunnelIn)
+		}
+		o.settled()
+		for i := range home {
+			o.call(i%3, clientAddr(i))
+		}
+		o.settled()
+		dead := home[0]
+		nodes[2].judgeClass(o.names[dead], state.ClassTCP, state.VerdictDown)
+		tw.agree(nodes...)
+		moved := map[int]table.Slot{}
+		check := func(when string) {
+			t.Helper()
+			for i, at := range home {
+				c := clientAddr(i)
+				if login, tunnel := o.everywhere(c, loginIn), o.everywhere(c, tunnelIn); login != at || tunnel != at {
+					t.Errorf("%s: client %d of %d: logins go to %d, the tunnel to %d", when, i, at, login, tunnel)
+				}
+				r := o.dial(c)
+				switch want, gone := moved[i]; {
+				case at != dead && r.Slot != at:
+					t.Errorf("%s: client %d of %d: SSTP goes to %+v", when, i, at, r)
+				case at == dead && !gone:
+					if r.Slot == dead {
+						t.Errorf("%s: client %d dials the server whose SSTP is down", when, i)
+					}
+					moved[i] = r.Slot
+				case at == dead && r.Slot != want:
+					t.Errorf("%s: client %d goes to %d, then to %d", when, i, want, r.Slot)
+				}
+			}
+		}
+		check("SSTP down")
+		if len(moved) == 0 {
+			t.Fatal("no client was on the server")
+		}
+		check("before anybody dialled")
+		for i := range moved {
+			o.call(i%3, clientAddr(i))
+		}
+		o.settled()
+		before := nodes[1].m.spec().Index
+		check("after they dialled")
+		for i := range moved { // again: nothing is left to learn
+			o.call((i+1)%3, clientAddr(i))
+		}
+		o.settled()
+		for i, at := range moved {
+			a, ok := nodes[0].m.view().Affinity(state.Key{Client: state.ClientOf(clientAddr(i), 64), Class: state.ClassTCP})
+			b, _ := nodes[0].m.spec().BackendByID(a.Backend)
+			if !ok || b == nil || table.Slot(b.Slot) != at || a.Index > before {
+				t.Errorf("the record of client %d is %+v, want slot %d, unchanged since %d", i, a, at, before)
+			}
+		}
+		nodes[0].judgeClass(o.names[dead], state.ClassTCP, state.VerdictUp)
+		tw.agree(nodes...)
+		check("SSTP up again")
+	})
+}
+
+// Keys of session tickets are agreed where TLS ends on the nodes, the same
+// everywhere; all are new when a node was removed.
+func TestVirtualTickets(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		keys := func(v *vnode) [][ticketBytes]byte {
+			t.Helper()
+			k, err := v.m.ticketKeys(v.m.spec())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return k
+		}
+		if _, ok := nodes[0].m.spec().SecretByName(state.SecretTickets); ok || keys(nodes[0]) != nil {
+			t.Error("there are ticket keys although no TLS ends here")
+		}
+		tw.offload(nodes, "198.51.100.141")
+		tw.eventually(10*time.Second, "make ticket keys", func() bool { return len(keys(nodes[1])) == 2 })
+		tw.agree(nodes...)
+		first := keys(nodes[0])
+		for _, v := range nodes[1:] {
+			if got := keys(v); len(got) != 2 || got[0] != first[0] || got[1] != first[1] {
+				t.Errorf("%s has other keys", v.host)
+			}
+		}
+		leader := tw.leader(nodes...)
+		gone := nodes[0]
+		if gone == leader {
+			gone = nodes[1]
+		}
+		leader.propose(state.RemoveMember{ID: gone.m.self})
+		tw.eventually(10*time.Second, "change all keys", func() bool {
+			now := keys(leader)
+			return len(now) == 2 && now[0] != first[0] && now[0] != first[1] && now[1] != first[0] && now[1] != first[1]
+		})
+	})
+}
