@@ -31,13 +31,13 @@ lint: ## gofmt, vet, staticcheck, import lattice, tidiness
 	$(GO) test -count=1 ./deploy/checks/
 
 # Packages whose tests build namespaces or load BPF run apart, one at a time.
-ROOT_PKGS := ./dataplane ./dataplane/forward ./dataplane/gateway ./deploy/lab ./deploy/lab/router ./bgp
+ROOT_PKGS := ./dataplane ./dataplane/forward ./dataplane/gateway ./dataplane/transparent ./deploy/lab ./deploy/lab/router ./bgp
 unit: ## Unit tests, virtual clusters and CLI scripts, with the race detector
 	$(GO) test -race -count=1 $$($(GO) list ./... | grep -vxF "$$($(GO) list $(ROOT_PKGS))")
 
 xdp: ## The XDP program against the model, gateways, BGP with real routers (root)
 	$(GO) test -count=1 -run TestProgramEqualsModel ./dataplane # a million packets: the race detector has nothing to see there
-	$(GO) test -race -count=1 -p 1 -skip TestProgramEqualsModel ./dataplane ./dataplane/forward ./dataplane/gateway ./bgp ./deploy/lab/router
+	$(GO) test -race -count=1 -p 1 -skip TestProgramEqualsModel ./dataplane ./dataplane/forward ./dataplane/gateway ./dataplane/transparent ./bgp ./deploy/lab/router
 	$(GO) test -count=1 ./bgp # tests with several speakers in one process: the BGP library has races of its own
 
 lab-test: build ## The laboratory: embedded drills, then FRR and strongSwan (root)

@@ -18,11 +18,6 @@ import (
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
 )
 
-// schema is the version of the maps' layout and part of their pins' names. A
-// change of any struct in bpf/structs.h that is shared with user space, or of a
-// map's type or size, needs a new one.
-const schema = 2
-
 func (c *Config) schemaSuffix() string {
 	if c.schema != 0 {
 		return fmt.Sprintf("_v%d", c.schema)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/vpnlb/vpnlb/dataplane/transparent"
 )
 
 // Whatever a prefix covers falls into a place that the prefix sets.
@@ -88,6 +90,20 @@ func TestRoutesOfTheirOwnAreSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "its removal is seen", func() bool { return !marked("198.18.7.7") })
+	replies := []transparent.Reply{{Interface: "inside", Server: netip.MustParseAddrPort("198.51.100.11:80")}}
+	if changed, err := transparent.Mend(replies); err != nil || !changed {
+		t.Fatalf("changed %t: %v", changed, err)
+	}
+	if err := netlink.RouteAdd(route); err != nil { // rules alone are not announced to us
+		t.Fatal(err)
+	}
+	eventually(t, "the route is seen beside our own rule", func() bool { return marked("198.18.7.7") })
+	if marked("192.88.99.1") {
+		t.Error("a rule of ours ended the sharing")
+	}
+	if err := netlink.RouteDel(route); err != nil {
+		t.Fatal(err)
+	}
 	rule := netlink.NewRule()
 	rule.Family, rule.Table, rule.Src = netlink.FAMILY_V4, 77, &net.IPNet{IP: net.IPv4(192, 0, 2, 0), Mask: net.CIDRMask(24, 32)}
 	if err := netlink.RuleAdd(rule); err != nil {

@@ -7,12 +7,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/vpnlb/vpnlb/dataplane/transparent"
 )
 
 // All clients of a VIP may share a few cached next hops where the routing table
 // sends them all the same way: where nothing but default routes matters for them.
 // What other routes cover is marked by place, and looked up client by client. Where
-// that cannot be proved (policy rules, routes by TOS, too many routes, an error) every
+// that cannot be proved (policy rules but package transparent's, routes by TOS, too many routes, an error) every
 // place is marked.
 
 // simpleRules are the tables that a host without policy routing asks.
@@ -51,6 +53,9 @@ func (p *Plane) routedPlaces(family int) (places placeBits, err error) {
 		return places, fmt.Errorf("list routing rules: %w", err)
 	}
 	for _, r := range rules {
+		if transparent.Ours(r) { // TCP from a port of a server: the program forwards none of it, and names no port when it asks
+			continue
+		}
 		if !simpleRules[r.Table] || r.Src != nil || r.Dst != nil || r.Mark != 0 || r.IifName != "" || r.OifName != "" {
 			places.setAll()
 			return places, nil

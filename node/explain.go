@@ -54,7 +54,9 @@ func (m *member) explain(r *http.Request) (any, error) {
 	}
 	if class == state.ClassTCP {
 		add("new connection (SYN)", x.Opening)
-		add("established connection", x.Else)
+		if !vip.SSTP.Ends() { // else the node that holds it knows its server
+			add("established connection", x.Else)
+		}
 	} else {
 		add("login (IKE_SA_INIT, IKE_AUTH, fragments)", x.Opening)
 		add("everything else (tunnel, rekey, keepalive)", x.Else)
@@ -63,6 +65,9 @@ func (m *member) explain(r *http.Request) (any, error) {
 		add("any, if it had no record", x.Unknown)
 	}
 	out.Notes = m.explainNotes(spec, &x)
+	if b, ok := spec.BackendBySlot(state.Slot(x.Opening.Slot)); ok && class == state.ClassTCP && vip.SSTP.Ends() {
+		out.Notes = append(out.Notes, "TLS ends on the node, which shows this client certificate "+certificateOf(vip, b))
+	}
 	return out, nil
 }
 

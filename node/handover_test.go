@@ -123,16 +123,27 @@ func (s *supervisor) holds() (names []string) {
 // returns when that serves, or says what it inherited.
 func (s *supervisor) start(addr string) *exec.Cmd {
 	s.t.Helper()
+	cmd, out := s.spawn(addr)
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != "serving\n" {
+		s.t.Fatalf("the process says %q, %v", line, err)
+	}
+	go io.Copy(io.Discard, out)
+	return cmd
+}
+
+func (s *supervisor) spawn(addr string) (*exec.Cmd, io.Reader) {
+	s.t.Helper()
 	// The shell's process becomes the test's: its ID is the one that is meant.
 	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" -test.run='^TestHandoverProcess$'`, os.Args[0])
 	cmd.Env = append(os.Environ(), "VPNLB_TEST_HANDOVER="+addr, "NOTIFY_SOCKET="+s.path())
-	s.mu.Lock()
+	s.mu.Lock() // until it runs: the files must not be closed before it has them
+	defer s.mu.Unlock()
 	var names []string
 	for name, f := range s.kept {
 		names = append(names, name)
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
-	s.mu.Unlock()
 	if len(names) > 0 {
 		cmd.Env = append(cmd.Env, fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 	}
@@ -145,12 +156,7 @@ func (s *supervisor) start(addr string) *exec.Cmd {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { cmd.Process.Kill() })
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil || line != "serving\n" {
-		s.t.Fatalf("the process says %q, %v", line, err)
-	}
-	go io.Copy(io.Discard, out)
-	return cmd
+	return cmd, out
 }
 
 // TestHandoverProcess is the process of TestHandover: the server of SSTP with what
@@ -301,7 +307,9 @@ func TestHandoverRemoves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.mu.Lock()
 	s.kept["sstp-2001_db8__10-443"] = other
+	s.mu.Unlock()
 	f, err := ln.(*net.TCPListener).File()
 	if err != nil {
 		t.Fatal(err)
@@ -309,6 +317,17 @@ func TestHandoverRemoves(t *testing.T) {
 	at := ln.Addr().String()
 	h.update(map[string]*os.File{at: f})
 	waitHolds(t, s, socketName(at))
+	raw, err := ln.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var flags int
+	if err := errors.Join(raw.Control(func(fd uintptr) { flags, err = unix.FcntlInt(fd, unix.F_GETFL, 0) }), err); err != nil {
+		t.Fatal(err)
+	}
+	if flags&unix.O_NONBLOCK == 0 {
+		t.Error("the listener blocks now: no close would end an accept")
+	}
 	h.update(nil)
 	waitHolds(t, s, "")
 }

@@ -80,7 +80,7 @@ func (m *member) leave(in admin.LeaveRequest, step func(string)) (err error) {
 			m.log.Info("gossip leave", "error", err.Error())
 		}
 	}
-	m.drainSSTP(m.cfg.SSTP.Spread)
+	m.drainSSTP()
 	step("left; the data plane is being detached")
 	m.depart()
 	return nil

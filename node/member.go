@@ -24,6 +24,7 @@ import (
 	"github.com/vpnlb/vpnlb/dataplane/forward"
 	"github.com/vpnlb/vpnlb/dataplane/gateway"
 	"github.com/vpnlb/vpnlb/dataplane/sysctl"
+	"github.com/vpnlb/vpnlb/dataplane/transparent"
 	"github.com/vpnlb/vpnlb/node/config"
 	"github.com/vpnlb/vpnlb/raft"
 )
@@ -85,6 +86,7 @@ type member struct {
 	outsideDead, insideDead atomic.Bool
 	sessionSeen             time.Time                 // the facts goroutine's: when a router was last in session
 	policyFault             atomic.Pointer[string]    // of the last mending of the forward policy
+	repliesFault            atomic.Pointer[string]    // of the last mending of rules for transparent connections
 	kernelFault             atomic.Pointer[string]    // of the last mending of sysctls
 	generation              chan struct{}             // holds a token while one change of tables is on its way, on the leader
 	tookOffice              atomic.Pointer[time.Time] // of the present leadership
@@ -239,7 +241,7 @@ func (m *member) run(ctx context.Context) error {
 		return err
 	}
 	if err := m.makeOffload(m.node.takeInherited()); err != nil {
-		return err
+		return errors.Join(err, m.plane.Close())
 	}
 	m.serveRPC()
 	start("transport", m.transport.Run)
@@ -259,6 +261,7 @@ func (m *member) run(ctx context.Context) error {
 	start("gateways", m.runKeeper)
 	start("leader duties", m.runLeader)
 	start("forward policy", m.runForwardPolicy)
+	start("replies", m.runReplies)
 	start("status", m.runStatus)
 	start("peers", m.rememberPeers)
 	if m.announcer != nil {
@@ -276,12 +279,9 @@ func (m *member) run(ctx context.Context) error {
 	}
 	cancel(nil)
 	parts.Wait()
-	if o := m.offload.Load(); o != nil && ctx.Err() == nil {
-		o.handover.update(nil) // no process comes after this one that wants them
-	}
 	closeErr := m.plane.Close()
 	if errors.Is(err, errLeft) {
-		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.dropAddresses(), forward.Remove(), m.kernel.Restore())
+		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.dropAddresses(), forward.Remove(), transparent.Remove(), m.kernel.Restore())
 	}
 	var quarantine *raft.QuarantineError
 	if errors.As(err, &quarantine) {
@@ -401,13 +401,13 @@ func (m *member) stop() {
 	m.node.setStage(StageStopping, "withdrawing routes")
 	m.node.notify.stopping()
 	if m.speaker == nil {
-		m.drainSSTP(m.cfg.SSTP.Drain)
+		m.drainSSTP()
 		return
 	}
 	m.waitOthers()
 	others := m.othersAnnounce()
 	if !others {
-		m.drainSSTP(m.cfg.SSTP.Drain) // who is sent away now finds nobody else
+		m.drainSSTP() // who is sent away now finds nobody else
 	}
 	m.draining.Store(int32(bgp.StageStopping))
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -416,7 +416,7 @@ func (m *member) stop() {
 		m.log.Warn("withdraw routes", "error", err.Error())
 	}
 	if others {
-		m.drainSSTP(m.cfg.SSTP.Spread) // clients are elsewhere: servers hear of it, bit by bit
+		m.drainSSTP() // what still comes here goes on; the rest ends at the servers, too, bit by bit
 	}
 }
 

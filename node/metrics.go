@@ -10,7 +10,6 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/dataplane"
 	"github.com/vpnlb/vpnlb/dataplane/table"
-	"github.com/vpnlb/vpnlb/node/certs"
 )
 
 var (
@@ -75,23 +74,35 @@ func (c planeCollector) collectBackends(out chan<- prometheus.Metric, counters *
 	}
 }
 
-var expiryDesc = prometheus.NewDesc("vpnlb_sstp_certificate_not_after_seconds", "When a certificate of SSTP expires, in seconds since 1970; 0: this node cannot show it.", []string{"certificate"}, nil)
+var (
+	expiryDesc       = prometheus.NewDesc("vpnlb_sstp_certificate_not_after_seconds", "When a certificate of SSTP expires, in seconds since 1970; 0: this node cannot show it.", []string{"certificate"}, nil)
+	evidenceDesc     = prometheus.NewDesc("vpnlb_sstp_evidence_pending", "Clients whose SSTP call is not recorded yet.", nil, nil)
+	evidenceLostDesc = prometheus.NewDesc("vpnlb_sstp_evidence_lost_total", "Calls whose client found no room to wait for its record.", nil, nil)
+)
 
-// certCollector tells when certificates expire.
-type certCollector struct{ book *certs.Book }
+// offloadCollector tells what the node knows beside the server of SSTP, which has
+// metrics of its own.
+type offloadCollector struct{ part *offload }
 
 // Describe implements prometheus.Collector.
-func (c certCollector) Describe(out chan<- *prometheus.Desc) { out <- expiryDesc }
+func (c offloadCollector) Describe(out chan<- *prometheus.Desc) {
+	out <- expiryDesc
+	out <- evidenceDesc
+	out <- evidenceLostDesc
+}
 
 // Collect implements prometheus.Collector.
-func (c certCollector) Collect(out chan<- prometheus.Metric) {
-	for _, o := range c.book.All() {
+func (c offloadCollector) Collect(out chan<- prometheus.Metric) {
+	for _, o := range c.part.book.All() {
 		end := 0.0
 		if o.Certificate != nil {
 			end = float64(o.Certificate.Leaf().NotAfter.Unix())
 		}
 		out <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, end, o.Name)
 	}
+	pending, lost := c.part.evidence.counts()
+	out <- prometheus.MustNewConstMetric(evidenceDesc, prometheus.GaugeValue, float64(pending))
+	out <- prometheus.MustNewConstMetric(evidenceLostDesc, prometheus.CounterValue, float64(lost))
 }
 
 // serveMetrics shows the metrics of the present membership.

@@ -185,6 +185,9 @@ func (n *Node) live(ctx context.Context) error {
 		n.member.Store(m)
 		err = m.run(ctx)
 		n.member.Store(nil)
+		if o := m.offload.Load(); o != nil && (errors.Is(err, errLeft) || errors.Is(err, errRejoin)) {
+			o.handover.update(nil) // this process goes on, and nobody accepts there
+		}
 		switch {
 		case errors.Is(err, errLeft):
 			if err := n.reset("left"); err != nil {

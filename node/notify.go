@@ -3,7 +3,9 @@ package node
 import (
 	"net"
 	"os"
+	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +28,11 @@ func newNotifier(addr string) *notifier {
 
 func (n *notifier) ready()    { n.once.Do(func() { n.send("READY=1", nil) }) }
 func (n *notifier) stopping() { n.send("STOPPING=1", nil) }
+
+// busy asks for so much time before the manager loses its patience.
+func (n *notifier) busy(d time.Duration) {
+	n.send("EXTEND_TIMEOUT_USEC="+strconv.FormatInt(d.Microseconds(), 10), nil)
+}
 func (n *notifier) status(s string) {
 	n.send("STATUS="+s, nil)
 }
@@ -45,15 +52,22 @@ func (n *notifier) send(state string, f *os.File) {
 		return
 	}
 	defer c.Close()
-	var rights []byte
-	if f != nil {
-		rights = unix.UnixRights(int(f.Fd()))
-	}
-	raw, err := c.SyscallConn()
+	out, err := c.SyscallConn() // package net sends no rights over a connected datagram socket
 	if err != nil {
 		return
 	}
-	raw.Write(func(fd uintptr) bool { // package net sends no rights over a connected datagram socket
-		return unix.Sendmsg(int(fd), []byte(state), rights, nil, 0) != unix.EAGAIN
-	})
+	write := func(rights []byte) {
+		out.Write(func(fd uintptr) bool { return unix.Sendmsg(int(fd), []byte(state), rights, nil, 0) != unix.EAGAIN })
+	}
+	if f == nil {
+		write(nil)
+		return
+	}
+	// Never f.Fd: it makes the socket a blocking one, for all who have a copy, and
+	// nothing would end an accept any more.
+	given, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	given.Control(func(fd uintptr) { write(unix.UnixRights(int(fd))) })
 }

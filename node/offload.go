@@ -40,6 +40,9 @@ type offload struct {
 	chooser  *chooser
 	handover *handover
 
+	recent   recentStatus
+	draining atomic.Bool
+
 	fault   atomic.Pointer[string] // of the last Apply; nil: none
 	spec    *state.Spec            // that was looked at last; run's, as is all below
 	desired *sstp.Desired          // that was applied last, nil: none
@@ -59,7 +62,7 @@ func (m *member) makeOffload(inherited map[string]*net.TCPListener) error {
 		handover: newHandover(m.node.notify, inherited),
 		passed:   make(map[string]int),
 	}
-	m.metrics.MustRegister(certCollector{o.book})
+	m.metrics.MustRegister(offloadCollector{o})
 	server, err := sstp.New(sstp.Config{Self: m.cfg.Name}, sstp.Deps{
 		Choose: o.chooser.choose, Evidence: o.evidence.add, Inherited: inherited, Log: m.log, Metrics: m.metrics,
 	})
@@ -82,8 +85,17 @@ const (
 // inherited sockets, as what is pinned forwards on.
 func (m *member) runOffload(ctx context.Context) error {
 	o := m.offload.Load()
+	// The server ends last: nobody must look at its listeners any more.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() {
+		defer cancel()
+		served <- o.server.Run(serving)
+	}()
 	var parts sync.WaitGroup
-	defer parts.Wait()
 	parts.Go(func() { o.evidence.run(ctx) })
 	parts.Go(func() { m.touchSSTP(ctx, o) })
 	parts.Go(func() {
@@ -93,7 +105,9 @@ func (m *member) runOffload(ctx context.Context) error {
 			}
 		}
 	})
-	return o.server.Run(ctx)
+	parts.Wait()
+	stop()
+	return <-served
 }
 
 // nothing is what a removed node is told: no address is its own any more.
@@ -144,13 +158,25 @@ func (o *offload) tell(spec *state.Spec, tickets [][32]byte, cfg config.SSTP) {
 	o.closeChanged(&d, cfg.Spread)
 	err := o.server.Apply(d)
 	o.desired = &d
-	o.handover.update(o.server.Listeners())
+	o.handOver(o.server.Listeners())
 	if err == nil {
 		o.fault.Store(nil)
 		return
 	}
 	text := err.Error()
 	o.fault.Store(&text)
+}
+
+// handOver tells the service manager what listens. One that is on its way out
+// listens on nothing, and its sockets are for the next.
+func (o *offload) handOver(listeners map[string]*os.File) {
+	if !o.draining.Load() { // set before the first is closed
+		o.handover.update(listeners)
+		return
+	}
+	for _, f := range listeners {
+		f.Close()
+	}
 }
 
 // closeChanged ends the connections of servers that are gone, or that another
@@ -203,7 +229,8 @@ func (m *member) serviceFault(spec *state.Spec, v *state.VIP) string {
 
 // listenFault says why the port of a VIP is not open; empty: it is.
 func (m *member) listenFault(v *state.VIP) string {
-	st := m.offload.Load().server.Status()
+	o := m.offload.Load()
+	st := o.recent.get(o.server)
 	at := slices.IndexFunc(st.Services, func(s sstp.ServiceStatus) bool { return s.Name == v.Name })
 	switch {
 	case at < 0:
@@ -214,18 +241,41 @@ func (m *member) listenFault(v *state.VIP) string {
 	return ""
 }
 
-// drainSSTP lets calls end: those of clients that other nodes serve already in the
-// time of the spread, so that servers hear of it; else they have all the time.
-func (m *member) drainSSTP(all time.Duration) {
+// drainMargin is what a stop takes beside the time for calls.
+const drainMargin = 30 * time.Second
+
+// drainSSTP lets calls end, as the node file says.
+func (m *member) drainSSTP() {
 	o := m.offload.Load()
 	if o == nil {
 		return
 	}
 	if n := len(o.server.Sessions()); n > 0 {
-		m.log.Info("draining SSTP", "sessions", n, "within", all.String())
-		m.node.setStage(StageStopping, fmt.Sprintf("letting %d SSTP connections end", n))
+		stage, _ := m.node.stageNow()
+		m.node.setStage(stage, fmt.Sprintf("letting %d SSTP connections end, within %s", n, m.cfg.SSTP.Drain))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), all)
+	m.node.notify.busy(m.cfg.SSTP.Drain + drainMargin)
+	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.SSTP.Drain)
 	defer cancel()
-	o.server.Drain(ctx, min(all, m.cfg.SSTP.Spread))
+	o.draining.Store(true)
+	o.server.Drain(ctx, m.cfg.SSTP.Spread)
+}
+
+// recentStatus keeps a status for a moment: the facts of routes are gathered ten
+// times a second, and a status counts all connections.
+type recentStatus struct {
+	mu     sync.Mutex
+	at     time.Time
+	status sstp.Status
+}
+
+const statusAge = 500 * time.Millisecond
+
+func (r *recentStatus) get(server sstpServer) sstp.Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); r.at.IsZero() || now.Sub(r.at) >= statusAge {
+		r.at, r.status = now, server.Status()
+	}
+	return r.status
 }

@@ -97,6 +97,17 @@ func TestTellSSTP(t *testing.T) {
 	if !slices.Equal(server.closed, []table.Slot{1, table.Slot(l1.Slot)}) {
 		t.Errorf("the connections of %v end", server.closed)
 	}
+	// On its way out it takes nothing back of what the next process wants.
+	o.handover.kept = []string{"sstp-192.0.2.10-443"}
+	o.draining.Store(true)
+	o.handOver(nil)
+	if len(o.handover.kept) != 1 {
+		t.Error("the sockets of the next process are taken back")
+	}
+	o.draining.Store(false)
+	if o.handOver(nil); len(o.handover.kept) != 0 {
+		t.Error("a socket that nobody serves is kept")
+	}
 	if d := server.applied[4]; len(d.Services) != 1 || slices.ContainsFunc(d.Targets, func(t sstp.Target) bool { return t.Name == "r1" || t.Name == "l1" }) {
 		t.Errorf("it is told %s", desiredText(&d))
 	}
@@ -137,6 +148,7 @@ func TestServiceFault(t *testing.T) {
 		{sstp.Status{Services: []sstp.ServiceStatus{{Name: "vpn"}}, Draining: true}, ""},
 	} {
 		server.status = tt.status
+		o.recent = recentStatus{}
 		if got := m.listenFault(&v); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.status, got, tt.want)
 		}

@@ -52,6 +52,9 @@ func (m *member) rotateCertificate(ctx context.Context, in admin.RotateRequest) 
 	if err != nil {
 		return nil, err
 	}
+	if begun := slices.ContainsFunc(out.Servers, func(s admin.RotationServer) bool { return s.State != "waiting" }); !begun && place.Path != "" {
+		out.Notes = append(out.Notes, "look on every node first that 'vpnlb cert list' shows "+place.Name+" without a fault: it lies in a file there")
+	}
 	out.Notes = slices.Concat(notes, out.Notes, m.rotationNotes(spec, v, cert))
 	return out, nil
 }
@@ -110,7 +113,7 @@ func (m *member) switchServer(ctx context.Context, vip state.VIPID, place *state
 	}
 	for _, other := range m.alarms() {
 		if other.Target != name && m.hasCertificate(spec, v, other.Target, place.Name) {
-			return "", &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("server %s was switched before and has an alarm, so %s is left alone: %s", other.Target, name, other.Text)}
+			return "", &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("a server that was switched before has an alarm, so %s is left alone: %s", name, other.Text)}
 		}
 	}
 	if _, err := m.useCertificate(ctx, admin.CertUseRequest{Name: place.Name, Server: name}); err != nil {

@@ -24,6 +24,11 @@ func vipSSTP(spec *state.Spec, old, v *state.VIP, in admin.VIPRequest) (notes []
 	}
 	if in.Transparent != nil {
 		v.Transparent = *in.Transparent
+		if v.Transparent {
+			if err := refuseTransparent(spec); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if in.Certificates != nil {
 		v.Certificates = slices.DeleteFunc(slices.Clone(*in.Certificates), func(name string) bool { return name == "" })

@@ -89,6 +89,7 @@ func (m *member) sstpWarnings(spec *state.Spec, add func(format string, args ...
 			add("SSTP: %s", *f)
 		}
 	}
+	m.transparentWarnings(spec, add)
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
 		if f := m.serviceFault(spec, v); f != "" {
@@ -96,7 +97,7 @@ func (m *member) sstpWarnings(spec *state.Spec, add func(format string, args ...
 		}
 	}
 	for _, a := range m.alarms() {
-		add("server %s: %s", a.Target, a.Text)
+		add("%s", a.Text)
 	}
 	for _, o := range m.openedCertificates(spec) {
 		used := len(spec.CertificateUsers(o.Name)) > 0

@@ -102,3 +102,10 @@ func (b *evidenceBook) due(now time.Time) (due []table.Evidence) {
 	}
 	return due
 }
+
+// counts are how many wait, and how many had no room to.
+func (b *evidenceBook) counts() (pending int, lost uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.pending), b.lost
+}

@@ -98,10 +98,7 @@ func (o *offloaded) settled() {
 	o.tw.t.Helper()
 	o.tw.eventually(20*time.Second, "answer all evidence", func() bool {
 		for _, p := range o.parts {
-			p.evidence.mu.Lock()
-			n := len(p.evidence.pending)
-			p.evidence.mu.Unlock()
-			if n > 0 {
+			if n, _ := p.evidence.counts(); n > 0 {
 				return false
 			}
 		}

@@ -145,7 +145,7 @@ func printRotation(w io.Writer, r *admin.Rotation) {
 	flush(w)
 	for _, s := range r.Servers {
 		if s.Alarm != "" {
-			fmt.Fprintf(w, "alarm of %s: %s\n", s.Name, s.Alarm)
+			fmt.Fprintf(w, "alarm: %s\n", s.Alarm)
 		}
 	}
 	for _, note := range r.Notes {

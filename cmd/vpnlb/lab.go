@@ -98,7 +98,7 @@ func (c *cli) labStatus() *cobra.Command {
 }
 
 func (c *cli) labRun() *cobra.Command {
-	var name string
+	var name, other string
 	cmd := &cobra.Command{
 		Use: "run DRILL", Short: "Run one failover drill in the laboratory ('list' names them, 'all' runs them)", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -113,14 +113,15 @@ func (c *cli) labRun() *cobra.Command {
 					}
 				})
 			}
-			return c.runDrills(cmd.Context(), cmd.OutOrStdout(), name, args[0])
+			return c.runDrills(cmd.Context(), cmd.OutOrStdout(), name, other, args[0])
 		},
 	}
 	labName(cmd, &name)
+	cmd.Flags().StringVar(&other, "other", "", "another version of this binary, for the drill 'upgrade'")
 	return cmd
 }
 
-func (c *cli) runDrills(ctx context.Context, out io.Writer, name, drill string) error {
+func (c *cli) runDrills(ctx context.Context, out io.Writer, name, other, drill string) error {
 	known := drill == "all"
 	for _, d := range lab.Drills() {
 		known = known || d.Name == drill
@@ -136,6 +137,9 @@ func (c *cli) runDrills(ctx context.Context, out io.Writer, name, drill string) 
 		return err
 	}
 	defer l.Close()
+	if err := l.SetOther(other); err != nil {
+		return err
+	}
 	names := []string{drill}
 	if drill == "all" { // that this laboratory can run
 		names = nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/vpnlb/vpnlb/dataplane"
 	"github.com/vpnlb/vpnlb/dataplane/forward"
+	"github.com/vpnlb/vpnlb/dataplane/transparent"
 	"github.com/vpnlb/vpnlb/node"
 	"github.com/vpnlb/vpnlb/node/admin"
 )
@@ -26,7 +28,7 @@ func (c *cli) plane() *cobra.Command {
 			if err := dataplane.Detach(node.PlaneConfig(cfg)); err != nil {
 				return err
 			}
-			if err := forward.Remove(); err != nil {
+			if err := errors.Join(forward.Remove(), transparent.Remove()); err != nil {
 				return err
 			}
 			if err := node.KernelSettings(cfg).Restore(); err != nil {

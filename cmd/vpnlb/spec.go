@@ -35,7 +35,7 @@ func (c *cli) vip() *cobra.Command {
 	}
 	add.Flags().StringVar(&sstp, "sstp", "", "what happens to TCP 443: off, passthrough (to the servers), offload (TLS ends on the nodes, HTTP to the servers) or reencrypt (TLS again to the servers)")
 	add.Flags().StringSliceVar(&certs, "sstp-cert", nil, "certificates that the nodes show, by name, the default first")
-	add.Flags().BoolVar(&transparent, "sstp-transparent", false, "servers see the clients' own addresses; they must route them back through the nodes")
+	add.Flags().BoolVar(&transparent, "sstp-transparent", false, "servers see the clients' own addresses; for clusters of one node, which is their gateway")
 	add.Flags().Uint8Var(&bits, "client-bits", 64, "IPv6 VIPs: clients are keyed by so many bits of their address, 32 to 128")
 	return group("vip", "Virtual addresses that clients dial", add, c.vipList(), c.named("remove", "Remove a VIP that has no backends", admin.PathVIPRemove, "VIP %s removed"))
 }

@@ -57,7 +57,7 @@ func printSSTP(w io.Writer, s *admin.SSTPStatus) {
 		fmt.Fprintf(w, "fault: %s\n", s.Fault)
 	}
 	for _, a := range s.Alarms {
-		fmt.Fprintf(w, "alarm of %s, for %s: %s\n", a.Server, a.Since, a.Text)
+		fmt.Fprintf(w, "alarm, for %s: %s\n", a.Since, a.Text)
 	}
 	if len(s.Alarms) == 0 {
 		fmt.Fprintln(w, "no alarms")

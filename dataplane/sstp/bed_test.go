@@ -228,7 +228,7 @@ func (b *bed) start(inherited map[string]*net.TCPListener) {
 		b.t.Fatal(err)
 	}
 	if b.linger != 0 {
-		s.linger = b.linger
+		s.linger.first, s.linger.longest = b.linger, b.linger
 	}
 	b.Server = s
 	ctx, cancel := context.WithCancel(context.Background())

@@ -26,6 +26,7 @@ type end interface {
 type plainEnd struct {
 	tcp *net.TCPConn
 	raw syscall.RawConn
+	out sender
 	b   *buffer
 	n   int
 	err error
@@ -38,6 +39,9 @@ func newPlainEnd(tcp *net.TCPConn) (*plainEnd, error) {
 		return nil, err
 	}
 	e := &plainEnd{tcp: tcp, raw: raw}
+	if err := e.out.init(tcp); err != nil {
+		return nil, err
+	}
 	e.try = func(fd uintptr) bool {
 		e.b = getBuffer()
 		if e.n, e.err = readFD(fd, e.b[:pieceBytes]); e.n > 0 {
@@ -63,7 +67,7 @@ func (e *plainEnd) receive() (*buffer, int, error) {
 }
 
 func (e *plainEnd) send(p []byte) error {
-	_, err := e.tcp.Write(p)
+	_, err := e.out.Write(p)
 	return err
 }
 
@@ -79,31 +83,40 @@ func (e *plainEnd) Close() error         { return e.tcp.Close() }
 
 // tlsEnd is a TLS connection over a link.
 type tlsEnd struct {
-	tls   *tls.Conn
-	link  *link
-	first [1]byte
+	tls  *tls.Conn
+	link *link
+	dry  bool // TLS has nothing left to give
 }
 
-// receive waits with one byte for a place to read to. What that record holds
-// besides, and further records that are there already, go into the buffer.
+// receive waits below TLS, and then takes all records that are there.
 func (e *tlsEnd) receive() (*buffer, int, error) {
-	n, err := e.tls.Read(e.first[:])
-	if n == 0 {
-		return nil, 0, err
-	}
-	b := getBuffer()
-	b[0] = e.first[0]
 	e.link.nowait = true
-	for err == nil && n < pieceBytes {
-		var more int
-		more, err = e.tls.Read(b[n:pieceBytes])
-		n += more
+	for {
+		if e.dry {
+			if err := e.link.fill(); err != nil {
+				return nil, 0, err
+			}
+		}
+		b := getBuffer()
+		n := 0
+		var err error
+		for err == nil && n < pieceBytes {
+			var more int
+			more, err = e.tls.Read(b[n:pieceBytes])
+			n += more
+		}
+		e.dry = errors.Is(err, errAgain)
+		if e.dry {
+			err = nil
+		}
+		if n > 0 {
+			return b, n, err
+		}
+		putBuffer(b)
+		if err != nil {
+			return nil, 0, err
+		}
 	}
-	e.link.nowait = false
-	if errors.Is(err, errAgain) {
-		err = nil
-	}
-	return b, n, err
 }
 
 const maxRecord = 16 << 10 // plaintext, RFC 8446 5.1

@@ -17,19 +17,21 @@ type link struct {
 	raw   syscall.RawConn
 	shown *certificate // by the handshake's callback
 
-	// Reading: the one goroutine that reads.
-	nowait bool
-	dry    bool // the last read left nothing behind
-	p      []byte
-	n      int
-	err    error
-	try    func(fd uintptr) bool
+	// Reading: the one goroutine that reads. Once the relay runs, TLS gets its bytes
+	// from a buffer: one system call reads many records.
+	nowait   bool
+	in       *buffer // what fill read; nil: TLS has had it all
+	from, to int     // what of it TLS has still to get
+	eof      bool
+	err      error
+	try      func(fd uintptr) bool
 
 	// Writing: by the goroutine that writes, and by the one that reads when TLS
 	// answers a key update.
 	mu    sync.Mutex
+	out   sender
 	batch *buffer
-	fill  int
+	held  int
 }
 
 func newLink(tcp *net.TCPConn) (*link, error) {
@@ -38,27 +40,21 @@ func newLink(tcp *net.TCPConn) (*link, error) {
 		return nil, err
 	}
 	l := &link{tcp: tcp, raw: raw}
+	if err := l.out.init(tcp); err != nil {
+		return nil, err
+	}
 	l.try = func(fd uintptr) bool {
-		l.n, l.err = readFD(fd, l.p)
-		return true
+		b := getBuffer()
+		n, err := readFD(fd, b[:pieceBytes])
+		if n > 0 {
+			l.in, l.from, l.to, l.err = b, 0, n, nil
+			return true
+		}
+		putBuffer(b)
+		l.err = err
+		return err != syscall.EAGAIN // else wait, without the buffer
 	}
 	return l, nil
-}
-
-// readFD reads once; EAGAIN is an error of its own, the end is io.EOF.
-func readFD(fd uintptr, p []byte) (int, error) {
-	for {
-		n, err := syscall.Read(int(fd), p)
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, io.EOF
-		}
-		return n, nil
-	}
 }
 
 // errAgain says that there is nothing to read now. Being temporary it leaves
@@ -71,47 +67,53 @@ func (again) Error() string   { return "nothing to read yet" }
 func (again) Timeout() bool   { return true }
 func (again) Temporary() bool { return true }
 
+// Read gives TLS what fill read, or says that there is no more now. Before the
+// relay runs it waits.
 func (l *link) Read(p []byte) (int, error) {
 	if !l.nowait {
-		n, err := l.tcp.Read(p)
-		l.dry = n < len(p)
-		return n, err
+		return l.tcp.Read(p)
 	}
-	if l.dry {
+	if l.in == nil {
+		if l.eof {
+			return 0, io.EOF
+		}
 		return 0, errAgain
 	}
-	l.p = p
-	err := l.raw.Read(l.try)
-	l.p = nil
-	if err != nil {
-		return 0, err
+	n := copy(p, l.in[l.from:l.to])
+	if l.from += n; l.from == l.to {
+		putBuffer(l.in)
+		l.in = nil
 	}
-	if l.err == syscall.EAGAIN {
-		l.dry = true
-		return 0, errAgain
+	return n, nil
+}
+
+// fill waits for bytes without holding a buffer.
+func (l *link) fill() error {
+	if err := l.raw.Read(l.try); err != nil {
+		return err
 	}
-	if l.err != nil && l.err != io.EOF {
-		return 0, os.NewSyscallError("read", l.err)
+	if l.err == io.EOF { // TLS knows whether it came in the midst of a record
+		l.eof = true
+		return nil
 	}
-	l.dry = l.n < len(p)
-	return l.n, l.err
+	return os.NewSyscallError("read", l.err)
 }
 
 func (l *link) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.batch == nil {
-		return l.tcp.Write(p)
+		return l.out.Write(p)
 	}
-	if len(p) > len(l.batch)-l.fill {
+	if len(p) > len(l.batch)-l.held {
 		if err := l.flush(); err != nil {
 			return 0, err
 		}
 		if len(p) > len(l.batch) {
-			return l.tcp.Write(p)
+			return l.out.Write(p)
 		}
 	}
-	l.fill += copy(l.batch[l.fill:], p)
+	l.held += copy(l.batch[l.held:], p)
 	return len(p), nil
 }
 
@@ -119,7 +121,7 @@ func (l *link) Write(p []byte) (int, error) {
 func (l *link) gather() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.batch, l.fill = getBuffer(), 0
+	l.batch, l.held = getBuffer(), 0
 }
 
 func (l *link) send() error {
@@ -133,11 +135,11 @@ func (l *link) send() error {
 
 // flush writes what was held back. l.mu is held.
 func (l *link) flush() error {
-	if l.fill == 0 {
+	if l.held == 0 {
 		return nil
 	}
-	_, err := l.tcp.Write(l.batch[:l.fill])
-	l.fill = 0
+	_, err := l.out.Write(l.batch[:l.held])
+	l.held = 0
 	return err
 }
 

@@ -31,7 +31,7 @@ func (c *session) pump(from control.Side) {
 	if from == control.Server {
 		brokenSrc, brokenDst = endServer, endClient
 	}
-	linger := c.server.linger
+	linger := c.server.linger.first
 	armed, moved := false, false // the deadline after which to park; bytes since
 	for {
 		if !armed {
@@ -56,7 +56,7 @@ func (c *session) pump(from control.Side) {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			switch {
 			case moved:
-				armed, linger = false, min(2*linger, longestLinger)
+				armed, linger = false, min(2*linger, c.server.linger.longest)
 			case c.park(from):
 				return
 			}

@@ -56,7 +56,7 @@ type Server struct {
 	table   sessions
 	alarms  alarms
 	lot     *lot
-	linger  time.Duration
+	linger  struct{ first, longest time.Duration }
 	tick    atomic.Int64 // seconds since the start, and 1: what idle times are measured by
 
 	sweeping sync.Mutex
@@ -98,7 +98,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		deps.HTTP = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	s := &Server{cfg: cfg, deps: deps, log: deps.Log, metrics: m, listeners: map[netip.AddrPort]*listener{},
-		inherited: deps.Inherited, started: make(chan struct{}), handoff: make(chan *session), linger: firstLinger}
+		inherited: deps.Inherited, started: make(chan struct{}), handoff: make(chan *session)}
+	s.linger.first, s.linger.longest = firstLinger, longestLinger
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.staples = staple.New(deps.HTTP, deps.Log, func(result string) { m.staples.WithLabelValues(result).Inc() })
 	s.tick.Store(1)

@@ -11,13 +11,15 @@ import (
 type DrillInfo struct {
 	Name        string `json:"name"`
 	Description string `json:"description"`
-	Needs       string `json:"needs,omitempty"` // the option of "lab up" without which it cannot run
+	Needs       string `json:"needs,omitempty"` // the option of "lab up" or "lab run" without which it cannot run
 	NotDSR      bool   `json:"not_dsr,omitempty"`
 }
 
 // refuses says why a lab of these options cannot run the drill; "": it can.
 func (d DrillInfo) refuses(o Options) string {
 	switch {
+	case d.Needs == needsOther && o.Other == "":
+		return "it needs another version of the binary: --" + needsOther + " PATH"
 	case !o.has(d.Needs):
 		return "it needs a laboratory built with --" + d.Needs
 	case d.NotDSR && o.DSR:
@@ -49,6 +51,7 @@ const (
 	needsPassthrough = "passthrough"
 	needsICMP        = "icmp"
 	needsDSR         = "dsr"
+	needsOther       = "other" // of "lab run"
 )
 
 // has reports whether a lab of these options has what a drill needs.
@@ -62,6 +65,8 @@ func (o Options) has(need string) bool {
 		return o.ICMP
 	case needsDSR:
 		return o.DSR
+	case needsOther:
+		return o.Other != ""
 	}
 	return need == ""
 }
@@ -79,6 +84,7 @@ func drillKinds() []drillKind {
 		{info("daemon-kill", "kill -9 the daemon of each node in turn and start it again"), (*drill).daemonKill, sumsExact},
 		{info("leader-kill", "kill -9 the leader's daemon and start it again"), (*drill).leaderKill, sumsExact},
 		{info("all-daemons-kill", "kill -9 all daemons at once, let traffic run without them, start them again"), (*drill).allDaemonsKill, sumsExact},
+		{needs(needsOther, "upgrade", "another version of the binary on one node after the other, then the first one back"), (*drill).upgrade, sumsNone},
 		{info("node-death", "cut both links of a node that owns a gateway, heal them later"), (*drill).nodeDeath, sumsSpare},
 		{info("outside-death", "cut the outside link alone of a node that owns a gateway"), (*drill).outsideDeath, sumsSpare},
 		{info("inside-death", "cut the inside link alone of a node that owns a gateway"), (*drill).insideDeath, sumsSpare},

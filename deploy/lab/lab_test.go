@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,8 +21,20 @@ func binary(t *testing.T) string {
 	if b := os.Getenv("VPNLB_BINARY"); b != "" {
 		return b
 	}
+	return build(t)
+}
+
+// otherBinary builds a vpnlb that lays its maps out as another version would.
+func otherBinary(t *testing.T) string {
+	t.Helper()
+	return build(t, "-tags", "vpnlb_other_schema")
+}
+
+func build(t *testing.T, flags ...string) string {
+	t.Helper()
 	out := filepath.Join(t.TempDir(), "vpnlb")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", out, "github.com/vpnlb/vpnlb/cmd/vpnlb")
+	args := append([]string{"build", "-o", out}, flags...)
+	cmd := exec.CommandContext(t.Context(), "go", append(args, "github.com/vpnlb/vpnlb/cmd/vpnlb")...)
 	if b, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build vpnlb: %v\n%s", err, b)
 	}
@@ -98,10 +111,28 @@ func run(t *testing.T, l *Lab, drill string) Result {
 
 // TestLabEmbeddedDrills runs every drill with embedded peers.
 func TestLabEmbeddedDrills(t *testing.T) {
-	l := up(t, Options{Name: "tdrills", Clients: 120, IPv6: DefaultIPv6, Passthrough: DefaultPassthrough, ICMP: DefaultICMP})
+	l := up(t, Options{Name: "tdrills", Clients: 120, IPv6: DefaultIPv6, Passthrough: DefaultPassthrough, ICMP: DefaultICMP, Other: otherBinary(t)})
 	wantFragments(t, l)
 	for _, d := range l.Drills() {
-		t.Run(d.Name, func(t *testing.T) { run(t, l, d.Name) })
+		t.Run(d.Name, func(t *testing.T) {
+			r := run(t, l, d.Name)
+			if d.Name == "upgrade" {
+				wantOtherLayout(t, r)
+			}
+		})
+	}
+}
+
+// wantOtherLayout checks that an upgrade led to maps of another layout, and back.
+func wantOtherLayout(t *testing.T, r Result) {
+	t.Helper()
+	i := slices.IndexFunc(r.Details, func(s string) bool { return strings.HasPrefix(s, "layouts of the maps: ") })
+	if i < 0 {
+		t.Fatalf("no layouts in %q", r.Details)
+	}
+	_, list, _ := strings.Cut(r.Details[i], ": ")
+	if l := strings.Split(list, ", "); len(l) != 3 || l[0] == l[1] || l[0] != l[2] {
+		t.Errorf("layouts %q, want another one in the middle alone", l)
 	}
 }
 
@@ -111,7 +142,7 @@ func TestLabDSR(t *testing.T) {
 		t.Skip("DefaultDSR is off")
 	}
 	l := up(t, Options{Name: "tdsr", Clients: 120, DSR: true, IPv6: DefaultIPv6, ICMP: DefaultICMP})
-	for _, name := range []string{"daemon-kill", "dsr", "drain", "leave-join"} {
+	for _, name := range []string{"dsr", "drain", "leave-join"} {
 		t.Run(name, func(t *testing.T) { run(t, l, name) })
 	}
 }
@@ -239,5 +270,24 @@ func TestRealPeers(t *testing.T) {
 	t.Logf("%d clients: %d re-homed, %d logged in again (%d were told to), %d pings lost", len(after.Clients), len(v.rehomed), v.relogins, relogins, v.lost)
 	if len(v.rehomed) != 0 || v.relogins != relogins {
 		t.Errorf("%d clients re-homed, %d logged in again, want 0 and %d", len(v.rehomed), v.relogins, relogins)
+	}
+}
+
+// A drill is run only by a laboratory that has what it needs.
+func TestDrillsNeedWhatTheyName(t *testing.T) {
+	listed := func(o Options) bool {
+		l := &Lab{st: labState{Options: o}}
+		return slices.ContainsFunc(l.Drills(), func(d DrillInfo) bool { return d.Name == "upgrade" })
+	}
+	if listed(Options{}) || !listed(Options{Other: "/bin/other"}) {
+		t.Error("the upgrade is for those who have another binary")
+	}
+	_, err := Run(t.Context(), &Lab{}, "upgrade", t.Output())
+	if err == nil || !strings.Contains(err.Error(), "it needs another version of the binary: --other PATH") {
+		t.Errorf("got %v", err)
+	}
+	l := &Lab{}
+	if err := l.SetOther(t.TempDir()); err == nil || l.st.Options.Other != "" {
+		t.Errorf("a folder is no binary: %v", err)
 	}
 }

@@ -44,6 +44,9 @@ type Options struct {
 	// DSR makes all servers layer 2 DSR ones: VIP on their loopback, replies
 	// straight to the router.
 	DSR bool `json:"dsr"`
+	// Other is another version of the vpnlb binary, for the drill that changes
+	// between them; "": none is known, and the drill cannot run.
+	Other string `json:"other,omitempty"`
 	// Out gets one plain line for each thing done; nil: nothing.
 	Out io.Writer `json:"-"`
 }

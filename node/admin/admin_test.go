@@ -254,3 +254,13 @@ func TestNoNode(t *testing.T) {
 		t.Errorf("%q, want %q", err, want)
 	}
 }
+
+// Keys of certificates pass through the API, and never into the log.
+func TestCertRequestHidesItsKey(t *testing.T) {
+	var out bytes.Buffer
+	in := CertRequest{Name: "vpn", Chain: "chain-and-key", Key: "the-key"}
+	slog.New(slog.NewTextHandler(&out, nil)).Info("admin change", "change", in)
+	if got := out.String(); strings.Contains(got, "key") || !strings.Contains(got, "vpn") {
+		t.Errorf("logged as %s", got)
+	}
+}

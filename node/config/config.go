@@ -189,7 +189,7 @@ const (
 	MaxMaxClients = 4 << 20               // records the cluster holds at most
 	MaxNeighbours = 16                    // routers of one node
 	MaxPassword   = 80                    // TCP_MD5SIG_MAXKEYLEN of the kernel
-	MaxDrain      = time.Hour             // above, the service manager has long killed the process
+	MaxDrain      = time.Hour             // a restart waits for it
 	maxSocketPath = 103                   // sun_path of a unix socket (108) without its NUL and the ".new" it is made under
 	maxIfName     = 15                    // IFNAMSIZ without its NUL
 )

@@ -167,7 +167,7 @@ func (r *reader) neighbour(n *yaml.Node, key string) Neighbour {
 
 func (r *reader) sstp(s *SSTP) func(*yaml.Node, string) {
 	return func(n *yaml.Node, key string) {
-		why := "systemd kills a service that takes longer than its TimeoutStopSec, 90s by default"
+		why := "a restart of the service waits for it"
 		r.section(n, key, []field{
 			{"drain", "", r.duration(&s.Drain, 0, MaxDrain, 1, why)},
 			{"spread", "", r.duration(&s.Spread, 0, MaxDrain, 1, why)},

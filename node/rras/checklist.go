@@ -26,7 +26,7 @@ func Checklist(f Facts) []string {
 	case f.Mode == state.SSTPPassthrough:
 		say("the default gateway is a floating gateway of the cluster (vpnlb gateway list): replies pass a node, which writes the VIP into them")
 	case f.Transparent:
-		say("the server sees the clients' own addresses, so its replies must come back to the very node that holds the connection, and that node needs a rule to take them for its own: a floating gateway does that with a single node only (docs/sstp.md, 9)")
+		say("the server sees the clients' own addresses, so the default gateway is a floating gateway of the cluster, and the cluster has one node: its replies must come back to the one that holds the connection (docs/sstp.md, 9)")
 	default:
 		say("RRAS logs a node's address as the client's for SSTP: use `vpnlb vip add %s ADDR --sstp %s --sstp-transparent` if it must be the client's own", f.VIP, f.modeWord())
 	}
