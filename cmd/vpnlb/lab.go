@@ -42,6 +42,7 @@ func (c *cli) labUp() *cobra.Command {
 	f.IntVar(&o.Rate, "rate", 10, "data packets of each embedded client a second")
 	f.BoolVar(&o.IPv6, "ipv6", lab.DefaultIPv6, "dual stack: a VIP, servers, gateways and every fourth client of IPv6 too")
 	f.BoolVar(&o.Passthrough, "passthrough", lab.DefaultPassthrough, "forward TCP 443; some clients hold a connection")
+	f.StringVar((*string)(&o.SSTP), "sstp", "off", "SSTP servers, and what happens to TCP 443: off, passthrough, offload or reencrypt; for drills with sstpc, not together with --passthrough's clients")
 	f.BoolVar(&o.ICMP, "icmp", lab.DefaultICMP, "allow drills that need ICMP to be relayed and answered")
 	f.BoolVar(&o.DSR, "dsr", false, "servers answer clients directly (layer 2 DSR)")
 	return cmd

@@ -48,6 +48,12 @@ func (l *Lab) addRoutes() error {
 	if err := l.inside(roleClient, func() error { return clientRoutes(o) }); err != nil {
 		return err
 	}
+	for i := range o.sstpRoles() {
+		err := l.inside(sstpRole(i+1), func() error { return addRoute(netip.Prefix{}, sstpRouter(i+1).Addr()) })
+		if err != nil {
+			return err
+		}
+	}
 	for i := 1; i <= o.Nodes+o.Spares; i++ {
 		err := l.inside(nodeName(i), func() error {
 			return defaultRoutes(o, func(f family) netip.Addr { return f.routerOutside.Addr() })

@@ -51,7 +51,9 @@ const (
 	needsPassthrough = "passthrough"
 	needsICMP        = "icmp"
 	needsDSR         = "dsr"
-	needsOther       = "other" // of "lab run"
+	needsOther       = "other"        // of "lab run"
+	needsSSTP        = "sstp"         // any mode
+	needsSSTPEnds    = "sstp offload" // TLS ends on the nodes: re-encryption does as well
 )
 
 // has reports whether a lab of these options has what a drill needs.
@@ -67,6 +69,10 @@ func (o Options) has(need string) bool {
 		return o.DSR
 	case needsOther:
 		return o.Other != ""
+	case needsSSTP:
+		return o.SSTP != SSTPOff
+	case needsSSTPEnds:
+		return o.SSTP.ends()
 	}
 	return need == ""
 }
@@ -99,6 +105,11 @@ func drillKinds() []drillKind {
 		{needs(needsICMP, "pmtu", "small MTUs outside and inside: who must know is told"), (*drill).pathMTU, sumsNone},
 		{needs(needsPassthrough, "tcp", "TCP connections through a node's death, a drain, a leave; then their server dies"), (*drill).tcp, sumsNone},
 		{needs(needsDSR, "dsr", "replies bypass the nodes; a node's death costs its share alone"), (*drill).dsr, sumsNone},
+		{needs(needsSSTP, "sstp-call", "calls of sstpc: crypto binding, pings and TCP through the tunnels, IKE of the same client beside it"), (*drill).sstpCall, sumsNone},
+		{needs(needsSSTPEnds, "sstp-rotate", "another certificate, one server after the other, with calls open"), (*drill).sstpRotate, sumsNone},
+		{needs(needsSSTP, "sstp-node-stop", "stop the daemon of a node that carries calls: they end gently and come again on the same servers"), (*drill).sstpNodeStop, sumsNone},
+		{needs(needsSSTP, "sstp-server-kill", "kill a server: its calls come again elsewhere, no others end"), (*drill).sstpServerKill, sumsNone},
+		{needs(needsSSTPEnds, "sstp-wrong-hash", "a server expects another certificate: an alarm names it, its standing call stays"), (*drill).sstpWrongHash, sumsNone},
 		{info("leave-join", "the leader leaves the cluster, a new node joins it"), (*drill).leaveJoin, sumsNone},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/vpnlb/vpnlb/deploy/lab/peer"
 	"github.com/vpnlb/vpnlb/deploy/lab/router"
+	"github.com/vpnlb/vpnlb/deploy/lab/sstppeer"
 )
 
 const (
@@ -78,11 +80,18 @@ func (e *embeddedPeers) startServer(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	return e.answers(ctx, name)
+	if err := e.answers(ctx, name); err != nil {
+		return err
+	}
+	return e.startSSTP(ctx, i)
 }
 
 func (e *embeddedPeers) killServer(ctx context.Context, i int) error {
-	return e.l.kill(ctx, serverName(i))
+	err := e.l.kill(ctx, serverName(i))
+	if e.l.st.Options.SSTP != SSTPOff {
+		err = errors.Join(err, e.l.kill(ctx, sstpName(i)))
+	}
+	return err
 }
 
 const clientsName = "clients"
@@ -185,8 +194,14 @@ func (e *embeddedPeers) servers(ctx context.Context) map[int]peer.ResponderStats
 }
 
 // PeerMain is the hidden subcommand "lab-peer KIND FILE": one embedded peer,
-// configured by a JSON file, running until SIGTERM.
+// configured by a JSON file, running until SIGTERM. Kind "pppd" is what sstpc
+// starts: a file to write, then pppd's arguments.
 func PeerMain(kind string, args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if kind == pppdKind && len(args) > 0 {
+		return sstppeer.RunPPPD(ctx, args[0], args[1:])
+	}
 	if len(args) != 1 {
 		return fmt.Errorf("lab-peer %s: want one configuration file", kind)
 	}
@@ -194,8 +209,6 @@ func PeerMain(kind string, args []string) error {
 	if err != nil {
 		return fmt.Errorf("read peer configuration: %w", err)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
 	switch kind {
 	case "router":
 		return runPeer(b, func(c router.Config) error {
@@ -219,6 +232,10 @@ func PeerMain(kind string, args []string) error {
 		return runPeer(b, func(c peer.ProbeConfig) error { return peer.Probe(ctx, c, os.Stdout) })
 	case "ping":
 		return runPeer(b, func(c peer.PingConfig) error { return peer.Ping(ctx, c, os.Stdout) })
+	case sstpServerKind:
+		return runPeer(b, func(c sstppeer.ServerConfig) error { return sstppeer.RunServer(ctx, c) })
+	case sstpClientKind:
+		return runPeer(b, func(c sstppeer.DialConfig) error { return sstppeer.RunDialer(ctx, c) })
 	}
 	return fmt.Errorf("lab-peer %q: no such kind", kind)
 }

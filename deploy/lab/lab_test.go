@@ -1,8 +1,10 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,6 +54,7 @@ func up(t *testing.T, o Options) *Lab {
 	}
 	l, err := Up(t.Context(), o)
 	if err != nil {
+		failures.add(t.Name(), err.Error(), nil)
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -66,15 +69,21 @@ func up(t *testing.T, o Options) *Lab {
 	return l
 }
 
-const logTailBytes = 4000
+const logTailBytes = 1500
 
+// showLogs shows the ends of all logs but the results of errands, which the
+// drills have read.
 func (l *Lab) showLogs(t *testing.T) {
-	for name, p := range l.st.Processes {
-		b, err := os.ReadFile(p.Log)
-		if err != nil || len(b) == 0 {
+	for _, name := range slices.Sorted(maps.Keys(l.st.Processes)) {
+		b, err := os.ReadFile(l.st.Processes[name].Log)
+		if err != nil || len(b) == 0 || json.Valid(b) {
 			continue
 		}
-		t.Logf("--- end of the log of %s\n%s", name, b[max(0, len(b)-logTailBytes):])
+		if cut := len(b) - logTailBytes; cut > 0 {
+			b = b[cut:]
+			_, b, _ = bytes.Cut(b, []byte("\n")) // whole lines
+		}
+		t.Logf("--- end of the log of %s\n%s", name, b)
 	}
 }
 
@@ -101,9 +110,11 @@ func run(t *testing.T, l *Lab, drill string) Result {
 	t.Helper()
 	r, err := Run(t.Context(), l, drill, t.Output())
 	if err != nil {
+		failures.add(t.Name(), err.Error(), r.Details)
 		t.Fatal(err)
 	}
 	if !r.Pass {
+		failures.add(t.Name(), "drill "+drill+" failed", r.Details)
 		t.Errorf("drill %s failed:\n%s", drill, strings.Join(r.Details, "\n"))
 	}
 	return r

@@ -48,7 +48,9 @@ bgp:
   router_id: {{.Outside}}
   neighbours:
 {{range .Routers}}    - {address: {{.}}, asn: {{$.RouterASN}}, hold_time: 3s}
-{{end}}log: {level: info, format: text}
+{{end}}# At a stop: shorter than an administrator's, so that drills need not wait.
+sstp: {drain: 3s, spread: 2s}
+log: {level: info, format: text}
 `))
 
 // index gives the number of a node from its name.
@@ -296,7 +298,10 @@ func (l *Lab) backendsUp(ctx context.Context, bound time.Duration) error {
 		last = ""
 		for _, b := range list {
 			last += fmt.Sprintf(" %s=%s/%s", b.Name, b.Health, b.Stance)
-			if b.Health == "up" && b.Stance == "take" {
+			if b.TCP != nil {
+				last += fmt.Sprintf("/tcp:%s %s", b.TCP.Health, b.TCP.Detail)
+			}
+			if b.Health == "up" && b.Stance == "take" && l.tcpUp(b) {
 				up++
 			}
 		}
@@ -306,6 +311,11 @@ func (l *Lab) backendsUp(ctx context.Context, bound time.Duration) error {
 		return fmt.Errorf("%w:%s", err, last)
 	}
 	return nil
+}
+
+// tcpUp reports whether the second service of a server is up, where there is one.
+func (l *Lab) tcpUp(b admin.Backend) bool {
+	return l.st.Options.SSTP == SSTPOff || b.TCP != nil && b.TCP.Health == "up"
 }
 
 // verdict waits until server i has that verdict, on every address of it.

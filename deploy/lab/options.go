@@ -18,6 +18,21 @@ const (
 	Real     PeerKind = "real"     // FRR, strongSwan servers and clients
 )
 
+// SSTPMode says what becomes of TCP 443 of the VIPs, as "vpnlb vip add" calls it.
+type SSTPMode string
+
+// Modes of SSTP. With one of them servers speak SSTP, and there are client
+// networks for sstpc.
+const (
+	SSTPOff         SSTPMode = ""
+	SSTPPassthrough SSTPMode = "passthrough"
+	SSTPOffload     SSTPMode = "offload"
+	SSTPReencrypt   SSTPMode = "reencrypt"
+)
+
+// ends reports whether TLS of clients ends on the nodes.
+func (m SSTPMode) ends() bool { return m == SSTPOffload || m == SSTPReencrypt }
+
 // Options say how large a lab is. The zero value of each field means its default.
 type Options struct {
 	Name    string   `json:"name"`    // [a-z0-9]{1,12}; default "lab"
@@ -38,6 +53,9 @@ type Options struct {
 	// Passthrough makes the VIPs forward TCP 443: servers listen on it, and some
 	// clients hold a connection.
 	Passthrough bool `json:"passthrough"`
+	// SSTP makes servers speak SSTP, for sstpc; it takes the place of Passthrough,
+	// whose servers want TCP 443 too. "off" is SSTPOff.
+	SSTP SSTPMode `json:"sstp"`
 	// ICMP says that the data plane judges fragments, and relays and answers
 	// ICMP errors: the drills that need it may run.
 	ICMP bool `json:"icmp"`
@@ -95,6 +113,15 @@ func (o Options) withDefaults() (Options, error) {
 		o.Out = io.Discard
 	}
 	var errs []error
+	switch o.SSTP {
+	case "off":
+		o.SSTP = SSTPOff
+	case SSTPOff:
+	case SSTPPassthrough, SSTPOffload, SSTPReencrypt:
+		o.Passthrough = false
+	default:
+		errs = append(errs, fmt.Errorf("SSTP mode %q: want off, %s, %s or %s", o.SSTP, SSTPPassthrough, SSTPOffload, SSTPReencrypt))
+	}
 	if o.Binary == "" {
 		exe, err := os.Executable()
 		if err != nil {
@@ -117,8 +144,11 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Clients < 0 || o.Clients > maxClients {
 		errs = append(errs, fmt.Errorf("%d clients: want 0 to %d", o.Clients, maxClients))
 	}
-	if o.Peers == Real && (o.Passthrough || o.DSR) {
-		errs = append(errs, errors.New("pass-through and DSR need embedded peers"))
+	if o.Peers == Real && (o.Passthrough || o.DSR || o.SSTP != SSTPOff) {
+		errs = append(errs, errors.New("pass-through, SSTP and DSR need embedded peers"))
+	}
+	if o.DSR && o.SSTP != SSTPOff {
+		errs = append(errs, errors.New("SSTP servers have no DSR here: choose one"))
 	}
 	if o.Rate < 1 || o.Rate > 1000 {
 		errs = append(errs, fmt.Errorf("rate %d: want 1 to 1000", o.Rate))

@@ -37,9 +37,21 @@ type pki struct {
 
 // writePKI makes ca.crt, server.{crt,key} and client.{crt,key} in dir.
 func writePKI(dir string) error {
+	p, err := newPKI(dir)
+	if err != nil {
+		return err
+	}
+	if err := p.issue(dir, "server", serverID, x509.ExtKeyUsageServerAuth); err != nil {
+		return err
+	}
+	return p.issue(dir, "client", clientID, x509.ExtKeyUsageClientAuth)
+}
+
+// newPKI makes an authority and its ca.crt.
+func newPKI(dir string) (*pki, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fmt.Errorf("make authority key: %w", err)
+		return nil, fmt.Errorf("make authority key: %w", err)
 	}
 	p := &pki{caKey: key, serial: 1}
 	tmpl := p.template("Lab CA")
@@ -48,21 +60,15 @@ func writePKI(dir string) error {
 	p.ca = tmpl
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
-		return fmt.Errorf("make authority: %w", err)
+		return nil, fmt.Errorf("make authority: %w", err)
 	}
 	if p.ca, err = x509.ParseCertificate(der); err != nil {
-		return fmt.Errorf("read authority back: %w", err)
+		return nil, fmt.Errorf("read authority back: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make PKI folder: %w", err)
+		return nil, fmt.Errorf("make PKI folder: %w", err)
 	}
-	if err := writePEM(filepath.Join(dir, "ca.crt"), "CERTIFICATE", der); err != nil {
-		return err
-	}
-	if err := p.issue(dir, "server", serverID, x509.ExtKeyUsageServerAuth); err != nil {
-		return err
-	}
-	return p.issue(dir, "client", clientID, x509.ExtKeyUsageClientAuth)
+	return p, writePEM(filepath.Join(dir, "ca.crt"), "CERTIFICATE", der)
 }
 
 func (p *pki) template(name string) *x509.Certificate {
@@ -93,6 +99,30 @@ func (p *pki) issue(dir, file, name string, usage x509.ExtKeyUsage) error {
 		return err
 	}
 	return writePEM(filepath.Join(dir, file+".key"), "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key))
+}
+
+// issueTLS makes a certificate for TLS, ECDSA as administrators should.
+func (p *pki) issueTLS(dir, file, name string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make key of %s: %w", file, err)
+	}
+	t := p.template(name)
+	t.DNSNames = []string{name}
+	t.KeyUsage = x509.KeyUsageDigitalSignature
+	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	der, err := x509.CreateCertificate(rand.Reader, t, p.ca, key.Public(), p.caKey)
+	if err != nil {
+		return fmt.Errorf("issue certificate of %s: %w", file, err)
+	}
+	if err := writePEM(filepath.Join(dir, file+".crt"), "CERTIFICATE", der); err != nil {
+		return err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("encode key of %s: %w", file, err)
+	}
+	return writePEM(filepath.Join(dir, file+".key"), "PRIVATE KEY", private)
 }
 
 func writePEM(path, kind string, der []byte) error {

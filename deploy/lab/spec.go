@@ -15,12 +15,14 @@ func (o Options) routers() (out []netip.Addr) {
 // line. Every lab option that the nodes have to know of is named here and
 // nowhere else.
 func (o Options) specCommands() (out [][]string) {
-	for _, f := range o.families() {
-		vip := []string{"vip", "add", f.vipName, f.vip.String()}
-		if o.Passthrough {
-			vip = append(vip, "--sstp", "passthrough")
+	if o.SSTP != SSTPOff { // known in any mode: another one may follow
+		for _, name := range []string{certOld, certNew} {
+			chain, key := certFiles(o.Name, name)
+			out = append(out, []string{"cert", "add", name, "--chain", chain, "--key", key})
 		}
-		out = append(out, vip)
+	}
+	for _, f := range o.families() {
+		out = append(out, o.vipCommand(f, certOld))
 	}
 	for _, f := range o.families() {
 		for i := 1; i <= o.Nodes; i++ {
@@ -35,6 +37,18 @@ func (o Options) specCommands() (out [][]string) {
 		}
 	}
 	return out
+}
+
+// vipCommand makes a VIP, or changes its mode; cert is shown where TLS ends.
+func (o Options) vipCommand(f family, cert string) []string {
+	vip := []string{"vip", "add", f.vipName, f.vip.String()}
+	switch {
+	case o.SSTP.ends():
+		vip = append(vip, "--sstp", string(o.SSTP), "--sstp-cert", cert)
+	case o.SSTP == SSTPPassthrough || o.Passthrough:
+		vip = append(vip, "--sstp", string(SSTPPassthrough))
+	}
+	return vip
 }
 
 // vipFor is the VIP that a client of that address dials.

@@ -17,6 +17,7 @@ type labState struct {
 	Members    map[string]bool `json:"members"`   // nodes that are in the cluster
 	Ready      bool            `json:"ready"`     // Up has finished
 	NextClient int             `json:"next_client"`
+	Cert       string          `json:"cert,omitempty"` // that SSTP servers expect; "": certOld
 }
 
 const stateFile = "state.json"

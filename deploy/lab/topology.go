@@ -46,6 +46,7 @@ func (l *Lab) buildTopology() error {
 	for i := range o.Servers {
 		roles = append(roles, serverName(i+1))
 	}
+	roles = append(roles, o.sstpRoles()...)
 	for _, role := range roles {
 		if err := newNamespace(l.ns(role)); err != nil {
 			return err
@@ -85,6 +86,12 @@ func pairs(o Options) [][2]end {
 		s := serverName(i)
 		addrs := o.on(i, func(f family) func(int) netip.Addr { return f.server })
 		out = append(out, [2]end{{role: s, name: outsideName, addrs: addrs}, {role: roleInside, name: insidePort(s), bridge: true}})
+	}
+	for i := range o.sstpRoles() {
+		out = append(out, [2]end{
+			{role: sstpRole(i + 1), name: outsideName, addrs: []netip.Prefix{sstpLink(i + 1)}},
+			{role: roleRouter, name: sstpRole(i + 1), addrs: []netip.Prefix{sstpRouter(i + 1)}},
+		})
 	}
 	if o.DSR {
 		leg := o.prefixes(func(f family) netip.Prefix { return f.routerInside })

@@ -196,6 +196,7 @@ func reference(b []byte) (messages [][]byte, count int, bad bool) {
 
 // However a stream is cut, the same messages come out, and the follower ends in
 // the same state.
+// fuzz-all: 400000x
 func FuzzControl(f *testing.F) {
 	call := slices.Concat(message(ConnectRequest, 1, []byte{0, 1}), data(30), connected([32]byte{9}), data(0), status(Abort, 5))
 	for _, chunk := range []byte{1, 3, 255} {

@@ -160,6 +160,7 @@ func TestReasonsHaveNames(t *testing.T) {
 }
 
 // What is taken is what is written, and what is written is taken as the same.
+// fuzz-all: 400000x
 func FuzzRequestHead(f *testing.F) {
 	f.Add([]byte(request(line, length, "Host: vpn.example.test\r\n", "SSTPCORRELATIONID: {7BFABA44-D234-AC43-46B61CA2}\r\n")))
 	f.Add([]byte(request("SSTP_DUPLEX_POST /sra_%7bba195980-cd49-458b-9e23-c84ee0adcd75%7D/?a=b HTTP/1.1", "Host:[2001:db8::1]\r\n", length, "Cookie: a=1; b=\xe4\r\n")))
@@ -184,6 +185,7 @@ func FuzzRequestHead(f *testing.F) {
 	})
 }
 
+// fuzz-all: 400000x
 func FuzzResponseHead(f *testing.F) {
 	f.Add([]byte(request("HTTP/1.1 200 ", length, "Server: Microsoft-HTTPAPI/2.0\r\n")))
 	f.Add([]byte(request("HTTP/1.1 503 x", "Content-Length: 0\r\n", "Date: now\r\n")))

@@ -116,14 +116,14 @@ func RunClients(ctx context.Context, cfg ClientsConfig) error {
 	cs := &clients{cfg: cfg}
 	cs.add(ctx, cfg.Addrs)
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { reply(w, cs.stats()) })
+	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { Reply(w, cs.stats()) })
 	mux.HandleFunc("POST /add", func(w http.ResponseWriter, r *http.Request) {
 		cs.order(w, r, func(a []netip.Addr) { cs.add(ctx, a) })
 	})
 	mux.HandleFunc("POST /relogin", func(w http.ResponseWriter, r *http.Request) { cs.order(w, r, cs.relogin) })
 	handlePause(mux, &cs.paused)
 	var ctl sync.WaitGroup
-	ctl.Go(func() { cancel(serveControl(ctx, cfg.Control, mux)) })
+	ctl.Go(func() { cancel(ServeControl(ctx, cfg.Control, mux)) })
 	<-ctx.Done()
 	ctl.Wait()
 	cs.wg.Wait()
@@ -136,7 +136,7 @@ func RunClients(ctx context.Context, cfg ClientsConfig) error {
 // order runs a command whose body is a list of addresses.
 func (cs *clients) order(w http.ResponseWriter, r *http.Request, do func([]netip.Addr)) {
 	var addrs []netip.Addr
-	if err := decode(r, &addrs); err != nil {
+	if err := Decode(r, &addrs); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}

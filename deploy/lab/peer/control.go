@@ -19,8 +19,8 @@ const (
 	controlTimeout = 5 * time.Second // of one exchange with a peer on the same machine
 )
 
-// serveControl answers on the unix socket until ctx ends.
-func serveControl(ctx context.Context, path string, mux http.Handler) error {
+// ServeControl answers on the unix socket until ctx ends.
+func ServeControl(ctx context.Context, path string, mux http.Handler) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove old control socket: %w", err)
 	}
@@ -47,12 +47,14 @@ func handlePause(mux *http.ServeMux, paused *atomic.Bool) {
 	}
 }
 
-func reply(w http.ResponseWriter, v any) {
+// Reply answers a question with a JSON value.
+func Reply(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(v) // a client that went away is not our concern
 }
 
-func decode(r *http.Request, v any) error {
+// Decode reads the JSON value of a command.
+func Decode(r *http.Request, v any) error {
 	return json.NewDecoder(io.LimitReader(r.Body, maxControlBody)).Decode(v)
 }
 

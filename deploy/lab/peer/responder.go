@@ -133,9 +133,9 @@ func RunResponder(ctx context.Context, cfg ResponderConfig) error {
 	wg.Go(func() { r.housekeep(ctx) })
 	wg.Go(func() {
 		mux := http.NewServeMux()
-		mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { reply(w, r.stats()) })
+		mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { Reply(w, r.stats()) })
 		handlePause(mux, &r.paused)
-		cancel(serveControl(ctx, cfg.Control, mux))
+		cancel(ServeControl(ctx, cfg.Control, mux))
 	})
 	<-ctx.Done()
 	wg.Wait()

@@ -88,10 +88,10 @@ func RunTCPClients(ctx context.Context, cfg TCPClientsConfig) error {
 		for _, c := range all {
 			st.Clients = append(st.Clients, c.snapshot())
 		}
-		reply(w, st)
+		Reply(w, st)
 	})
 	handlePause(mux, &paused)
-	wg.Go(func() { cancel(serveControl(ctx, cfg.Control, mux)) })
+	wg.Go(func() { cancel(ServeControl(ctx, cfg.Control, mux)) })
 	<-ctx.Done()
 	wg.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
