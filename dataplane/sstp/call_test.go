@@ -124,12 +124,16 @@ func TestCallAndEvidence(t *testing.T) {
 	}
 	c.send(echoRequest)
 	c.want(echoResponse)
-	if all := b.Sessions(); len(all) != 1 || all[0].State != "connected" || all[0].Echoes != 1 || all[0].EchoLost != 0 {
+	if all := b.Sessions(); len(all) != 1 || all[0].State != "connected" || all[0].Echoes != 1 || all[0].EchoLost != 0 || all[0].Proven {
 		t.Errorf("sessions %+v", all)
 	}
 	b.pass(1)
 	if up, all := b.metric(b.metrics.up), b.metric(b.metrics.connections); up != 1 || all != 1 {
 		t.Errorf("gauges: %v calls, %v connections", up, all)
+	}
+	b.pass(stayUp)
+	if all := b.Sessions(); len(all) != 1 || !all[0].Proven {
+		t.Errorf("sessions %+v after %d s", all, stayUp)
 	}
 	// The record may not have been stored: it is told some more times.
 	for range reminders {
