@@ -71,6 +71,7 @@ type session struct {
 	running atomic.Int32
 	follow  control.Follower
 	proven  atomic.Bool // the call stood for stayUp; the sweeper's to set
+	heard   atomic.Bool // the server sent data on the call that is up
 
 	mu      sync.Mutex
 	back    end       // nil: none yet
@@ -80,7 +81,8 @@ type session struct {
 
 	// The sweeper's alone.
 	upSince  int64 // tick at which the call was first seen up
-	reminded int   // evidence told again
+	told     bool  // that the server confirmed the call
+	reminded int   // how often again
 }
 
 // flow is one direction.
