@@ -111,6 +111,9 @@ func (c *session) end(reason string) {
 	if c.ended != "" {
 		return
 	}
+	if c.isClosing() && reason != endStopped {
+		reason = endClosed
+	}
 	c.ended = reason
 	c.front.Close()
 	if c.back != nil {
