@@ -48,8 +48,8 @@ fuzz: ## Each fuzz target with some tens of thousands of inputs
 
 # Each part of `make bench` has a target bench-PART. One pass over the benchmarks: they
 # repeat their rounds themselves.
-BENCHES := dataplane
-bench: ## Measure all, or one part: BENCH=dataplane (root)
+BENCHES := dataplane sstp
+bench: ## Measure all, or one part: BENCH=dataplane, BENCH=sstp (root)
 	@for part in $(or $(BENCH),$(BENCHES)); do \
 		case " $(BENCHES) " in *" $$part "*) ;; *) echo "BENCH=$$part is not known: want one of $(BENCHES)"; exit 1;; esac; \
 		$(MAKE) --no-print-directory bench-$$part || exit 1; done
@@ -57,6 +57,15 @@ bench: ## Measure all, or one part: BENCH=dataplane (root)
 .PHONY: bench-dataplane
 bench-dataplane:
 	@$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 10m ./dataplane
+
+# The relay beside HAProxy.
+.PHONY: bench-sstp soak-sstp
+bench-sstp:
+	@deploy/checks/install-bench-deps
+	@$(GO) test -run '^$$' -bench '^BenchmarkSSTP$$' -benchtime 1x -timeout 15m ./dataplane/sstp/bench
+
+soak-sstp: ## 5,000 idle and 500 active SSTP sessions for five minutes
+	@$(GO) test -run '^$$' -bench '^BenchmarkSoak$$' -benchtime 1x -timeout 15m ./dataplane/sstp/bench
 
 generate: ## Rebuild generated files (BPF objects need clang-14 and libbpf-dev)
 	$(GO) generate ./...

@@ -119,17 +119,24 @@ func TestCallAndEvidence(t *testing.T) {
 	c.send(data("ppp"))
 	c.want(data("ppp"))
 	confirmed := table.Evidence{Key: key, Slot: 1, Saw: 7, Level: table.Confirmed}
-	if got := b.told(); got != confirmed {
-		t.Errorf("evidence %+v, want %+v", got, confirmed)
-	}
 	c.send(echoRequest)
 	c.want(echoResponse)
-	if all := b.Sessions(); len(all) != 1 || all[0].State != "connected" || all[0].Echoes != 1 || all[0].EchoLost != 0 {
+	if len(b.evidence) != 0 {
+		t.Error("evidence before the call proved itself")
+	}
+	if all := b.Sessions(); len(all) != 1 || all[0].State != "connected" || all[0].Echoes != 1 || all[0].EchoLost != 0 || all[0].Proven {
 		t.Errorf("sessions %+v", all)
 	}
 	b.pass(1)
 	if up, all := b.metric(b.metrics.up), b.metric(b.metrics.connections); up != 1 || all != 1 {
 		t.Errorf("gauges: %v calls, %v connections", up, all)
+	}
+	b.pass(stayUp)
+	if all := b.Sessions(); len(all) != 1 || !all[0].Proven {
+		t.Errorf("sessions %+v after %d s", all, stayUp)
+	}
+	if got := b.told(); got != confirmed {
+		t.Errorf("evidence %+v, want %+v", got, confirmed)
 	}
 	// The record may not have been stored: it is told some more times.
 	for range reminders {
@@ -153,6 +160,28 @@ func TestCallAndEvidence(t *testing.T) {
 		if got := b.metric(b.metrics.calls.WithLabelValues(event)); got != want {
 			t.Errorf("%s counted %v times, want %v", event, got, want)
 		}
+	}
+}
+
+// What a server sends between Call Connected and its abort confirms nothing:
+// such a client has not logged in.
+func TestNoConfirmationWithoutLogin(t *testing.T) {
+	f := newFarEnd(t, func(f *farEnd) { f.script = rras(func(string) bool { return false }) })
+	b := newBed(t, oneTarget(t, f), nil)
+	c := b.mustDial(nil).open()
+	c.send(connectRequest)
+	c.want(connectAck)
+	if got := b.told(); got.Level != table.EarnedAuth {
+		t.Errorf("evidence %+v", got)
+	}
+	c.send(data("x") + callConnected(Hash{}))
+	c.want(data("x"))
+	c.want(abort)
+	b.pass(2 * stayUp)
+	c.Close()
+	b.until("the session ends", func() bool { return len(b.Sessions()) == 0 })
+	if len(b.evidence) != 0 {
+		t.Errorf("evidence %+v", <-b.evidence)
 	}
 }
 

@@ -117,4 +117,7 @@ type Session struct {
 	In, Out     uint64 // bytes of the client, bytes to it, after TLS
 	Echoes      uint64 // echo responses seen
 	EchoLost    uint64 // echo requests that had no response when the next came
+	// Proven: the call has stood for 10 s since Call Connected, so its server
+	// took it. A client can say Call Connected without having logged in.
+	Proven bool
 }

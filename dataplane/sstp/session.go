@@ -70,6 +70,8 @@ type session struct {
 	flow    [2]flow     // by control.Side
 	running atomic.Int32
 	follow  control.Follower
+	proven  atomic.Bool // the call stood for stayUp; the sweeper's to set
+	heard   atomic.Bool // the server sent data on the call that is up
 
 	mu      sync.Mutex
 	back    end       // nil: none yet
@@ -79,8 +81,8 @@ type session struct {
 
 	// The sweeper's alone.
 	upSince  int64 // tick at which the call was first seen up
-	proven   bool  // the call stayed up
-	reminded int   // evidence told again
+	told     bool  // that the server confirmed the call
+	reminded int   // how often again
 }
 
 // flow is one direction.
@@ -108,6 +110,9 @@ func (c *session) end(reason string) {
 	defer c.mu.Unlock()
 	if c.ended != "" {
 		return
+	}
+	if c.isClosing() && reason != endStopped {
+		reason = endClosed
 	}
 	c.ended = reason
 	c.front.Close()
@@ -185,7 +190,7 @@ func (c *session) state() string {
 func (c *session) report(tick int64) Session {
 	call := c.follow.Call()
 	out := Session{ID: c.id, VIP: c.service.Name, Target: c.target.Name, Slot: c.target.Slot, Client: c.client, State: c.state(), Since: c.since,
-		In: c.flow[control.Client].bytes.Load(), Out: c.flow[control.Server].bytes.Load(), Echoes: call.Echoes, EchoLost: call.EchoLost}
+		In: c.flow[control.Client].bytes.Load(), Out: c.flow[control.Server].bytes.Load(), Echoes: call.Echoes, EchoLost: call.EchoLost, Proven: c.proven.Load()}
 	if c.settled.Load() {
 		out.Certificate, out.TLS = c.shown.name, c.tlsInfo
 	}

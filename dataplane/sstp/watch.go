@@ -32,7 +32,7 @@ func (s *Server) saw(c *session, events control.Events) {
 		s.metrics.calls.WithLabelValues("connected").Inc()
 	}
 	if events&control.ServerData != 0 {
-		s.tell(c, table.Confirmed, false)
+		c.heard.Store(true)
 	}
 	if events&(control.CallAborted|control.CallEnded) != 0 {
 		s.callEnded(c)
