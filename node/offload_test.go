@@ -21,6 +21,7 @@ type recorder struct {
 	order   []string // of calls
 	closed  []table.Slot
 	fail    error
+	calls   []sstp.Session
 	status  sstp.Status
 }
 
@@ -36,7 +37,7 @@ func (r *recorder) CloseTarget(slot table.Slot, _ time.Duration) int {
 
 func (r *recorder) Run(ctx context.Context) error        { <-ctx.Done(); return nil }
 func (r *recorder) Drain(context.Context, time.Duration) {}
-func (r *recorder) Sessions() []sstp.Session             { return nil }
+func (r *recorder) Sessions() []sstp.Session             { return r.calls }
 func (r *recorder) Activity() []table.Activity           { return nil }
 func (r *recorder) Listeners() map[string]*os.File       { return nil }
 func (r *recorder) Status() sstp.Status                  { return r.status }

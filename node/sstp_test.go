@@ -390,6 +390,26 @@ func TestRotation(t *testing.T) {
 	expect("r1=verified r2=switched r4=switched", "done")
 }
 
+// What a client says proves nothing of the server.
+func TestObservedCalls(t *testing.T) {
+	m := &member{}
+	if got := m.observedCalls("new"); len(got) != 0 {
+		t.Errorf("without that part: %+v", got)
+	}
+	server := &recorder{calls: []sstp.Session{
+		{Target: "r1", Certificate: "new", State: "connected"},
+		{Target: "r2", Certificate: "old", State: "connected", Proven: true},
+		{Target: "r3", Certificate: "new", State: "connected", Proven: true},
+		{Target: "r3", Certificate: "new", State: "closing", Proven: true},
+	}}
+	server.status.Alarms = []sstp.Alarm{{Target: "r4", Text: "aborts"}}
+	m.offload.Store(recording(server))
+	got := m.observedCalls("new")
+	if len(got) != 2 || got["r3"] != (observed{calls: 2}) || got["r4"] != (observed{alarm: "aborts"}) {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestRotatedVIP(t *testing.T) {
 	spec := tlsWorld(t).spec()
 	for name, want := range map[string]string{"vpn": "", "lab": "", "": "name the one that is meant with --vip", "six": "is in mode passthrough", "none": "no VIP is called"} {
