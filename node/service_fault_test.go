@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"slices"
 	"testing"
 	"time"
 
@@ -48,16 +47,25 @@ func TestFaultWatch(t *testing.T) {
 	}
 }
 
-// goodBook opens what it is asked to, whatever the files hold.
-func goodBook(t *testing.T, r *rig) *certs.Book {
+// pairPEM is a certificate and its key.
+func pairPEM(t *testing.T) (chain, key string) {
 	t.Helper()
-	c0 := handoverDesired(t, vipAddr).Certificates[0].TLS
-	key, err := x509.MarshalPKCS8PrivateKey(c0.PrivateKey)
+	c := handoverDesired(t, vipAddr).Certificates[0].TLS
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := slices.Concat(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c0.Certificate[0]}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
+	encode := func(kind string, der []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	return encode("CERTIFICATE", c.Certificate[0]), encode("PRIVATE KEY", der)
+}
+
+// goodBook opens what it is asked to, whatever the files hold.
+func goodBook(t *testing.T, r *rig) *certs.Book {
+	t.Helper()
+	chain, key := pairPEM(t)
+	text := []byte(chain + key)
 	c, err := certs.Parse(text)
 	if err != nil {
 		t.Fatal(err)

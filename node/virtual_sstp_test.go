@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/vpnlb/vpnlb/dataplane/model"
 	"github.com/vpnlb/vpnlb/dataplane/sstp"
 	"github.com/vpnlb/vpnlb/dataplane/table"
+	"github.com/vpnlb/vpnlb/node/admin"
 	"github.com/vpnlb/vpnlb/raft"
 )
 
@@ -266,6 +269,50 @@ func TestVirtualTickets(t *testing.T) {
 			now := keys(leader)
 			return len(now) == 2 && now[0] != first[0] && now[0] != first[1] && now[1] != first[0] && now[1] != first[1]
 		})
+	})
+}
+
+// A certificate whose key moves from the agreement into files leaves no key behind.
+func TestVirtualCertificateMovesToFiles(t *testing.T) {
+	dir := t.TempDir()
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		chain, key := pairPEM(t)
+		m, name := nodes[1].m, state.SecretOfCertificate("c")
+		add := func(in admin.CertRequest) {
+			t.Helper()
+			if _, err := m.addCertificate(t.Context(), in); err != nil {
+				t.Fatal(err)
+			}
+			tw.agree(nodes...)
+		}
+		add(admin.CertRequest{Name: "c", Chain: chain, Key: key})
+		if text, err := nodes[2].m.openSecret(name); err != nil || !strings.Contains(string(text), "PRIVATE KEY") {
+			t.Errorf("sealed: %d bytes, %v", len(text), err)
+		}
+		path := filepath.Join(dir, "c.pem")
+		if err := os.WriteFile(path, []byte(chain+key), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		add(admin.CertRequest{Name: "c", Path: path})
+		if text, err := nodes[2].m.openSecret(name); err != nil || len(text) != 0 {
+			t.Errorf("in files: the secret holds %d bytes, %v", len(text), err)
+		}
+		s, _ := m.spec().SecretByName(name)
+		add(admin.CertRequest{Name: "c", Path: path})
+		if again, _ := m.spec().SecretByName(name); again.Version != s.Version {
+			t.Error("what holds nothing is sealed again")
+		}
+		add(admin.CertRequest{Name: "c", Chain: chain, Key: key})
+		if text, err := nodes[2].m.openSecret(name); err != nil || len(text) == 0 {
+			t.Errorf("sealed again: %d bytes, %v", len(text), err)
+		}
+		if _, err := m.removeCertificate(t.Context(), admin.NameRequest{Name: "c"}); err != nil {
+			t.Fatal(err)
+		}
+		tw.agree(nodes...)
+		if _, ok := m.spec().SecretByName(name); ok {
+			t.Error("the secret stays when the certificate is gone")
+		}
 	})
 }
 
