@@ -36,6 +36,7 @@ const (
 	endClosed      = "closed"     // by us: drain, or the server's sessions were told to go
 	endStopped     = "stopped"    // the process stops
 	endHandshake   = "handshake"  // TLS did not come up
+	endCrowded     = "crowded"    // TLS did not come up in time, and others needed the place
 	endHead        = "head"       // no good request
 	endDial        = "dial"       // the server was not reached
 	endCertificate = "server_tls" // TLS to the server did not come up, or not with the right certificate
@@ -44,7 +45,7 @@ const (
 	endSetup       = "setup"      // the kernel refused something
 )
 
-var ends = []string{endDone, endClient, endServer, endIdle, endStalled, endClosed, endStopped, endHandshake, endHead, endDial,
+var ends = []string{endDone, endClient, endServer, endIdle, endStalled, endClosed, endStopped, endHandshake, endCrowded, endHead, endDial,
 	endCertificate, endResponse, endStatus, endSetup}
 
 // session is one connection of a client, and the one to the server that belongs
@@ -64,6 +65,7 @@ type session struct {
 	shown     *certificate // set with the end of the handshake
 	tlsInfo   string       // likewise
 	handshook bool         // serve's alone
+	turn      *turn        // likewise; nil behind the handshake
 
 	phase   atomic.Int32
 	settled atomic.Bool // phase has passed the handshake: shown and tlsInfo can be read

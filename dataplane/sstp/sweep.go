@@ -40,6 +40,7 @@ func (s *Server) sweep(tick int64) {
 			up++
 		}
 	}
+	s.gate.look()
 	s.metrics.up.Set(float64(up))
 	s.metrics.connections.Set(float64(s.sources.count()))
 	s.metrics.underWay.Set(float64(s.gate.under()))
