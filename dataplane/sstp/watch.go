@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vpnlb/vpnlb/dataplane/sstp/control"
@@ -53,7 +54,7 @@ func (s *Server) callEnded(c *session) {
 	s.metrics.calls.WithLabelValues(word + "_by_" + call.By.String()).Inc()
 	s.log.Debug("sstp call "+word, "session", c.id, "target", c.target.Name, "by", call.By.String(), "status", call.Status.String(),
 		"after_up", call.AbortedUp)
-	if call.AbortedUp && call.By == control.Server {
+	if call.AbortedUp && call.By == control.Server && !c.proven.Load() { // else it had taken the hash
 		s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.shown.hash)
 	}
 }
@@ -62,28 +63,37 @@ func (s *Server) callEnded(c *session) {
 // Call Connected: the server answers at once, or after its negotiation timer.
 const stayUp = 10
 
-// Aborts that make an alarm: one, if no call to that server has stayed up within
-// quietTime; else this many in a row. Anyone can make a server abort before
-// logging in: on a server with working calls a few such must not cry wolf.
+// Aborts that make an alarm: one, if no call to that server has stood within
+// quietTicks; else this many in a row. Anyone can make a server abort before
+// logging in: on a server with working calls a few such must not cry wolf. Calls
+// that merely stand do not break the row: they say nothing of a hash that was
+// set since.
 const (
 	abortsInARow = 3
-	quietTime    = time.Minute
+	quietTicks   = 60
 )
+
+// alarmTicks is how long an alarm, and a row of aborts, outlives its last cause:
+// when the fault is mended, the calls that would show it may go by other nodes.
+const alarmTicks = 15 * 60
 
 // alarms judges servers by what their calls came to.
 type alarms struct {
-	log *slog.Logger
-	mu  sync.Mutex
-	by  map[table.Slot]*record // of targets in the plan alone
+	log  *slog.Logger
+	tick *atomic.Int64
+	mu   sync.Mutex
+	by   map[table.Slot]*record // of targets in the plan alone
 }
 
 type record struct {
 	name    string
-	aborts  int // after Call Connected, in a row
-	foreign int // of them, with another hash than that of the certificate shown
-	good    time.Time
+	aborts  int   // after Call Connected, in a row
+	foreign int   // of them, with another hash than that of the certificate shown
+	abort   int64 // tick of the last
+	good    int64 // tick at which a call that its server took stood last; 0: none yet
 	texts   [alarmKinds]string
 	since   [alarmKinds]time.Time
+	seen    [alarmKinds]int64 // tick of the last cause
 }
 
 const (
@@ -92,7 +102,9 @@ const (
 	alarmKinds
 )
 
-func (a *alarms) init(log *slog.Logger) { a.log, a.by = log, map[table.Slot]*record{} }
+func (a *alarms) init(log *slog.Logger, tick *atomic.Int64) {
+	a.log, a.tick, a.by = log, tick, map[table.Slot]*record{}
+}
 
 // keep forgets servers that are no more, or that are others now.
 func (a *alarms) keep(targets map[table.Slot]*target) {
@@ -119,7 +131,7 @@ func (a *alarms) raise(r *record, kind int, text string) {
 		r.since[kind] = time.Now()
 		a.log.Error("sstp alarm", "target", r.name, "alarm", text)
 	}
-	r.texts[kind] = text
+	r.texts[kind], r.seen[kind] = text, a.tick.Load()
 }
 
 func (a *alarms) clear(r *record, kind int) {
@@ -136,10 +148,11 @@ func (a *alarms) abortedUp(t *target, same bool) {
 	defer a.mu.Unlock()
 	r := a.of(t)
 	r.aborts++
+	r.abort = a.tick.Load()
 	if !same {
 		r.foreign++
 	}
-	if r.aborts < abortsInARow && !r.good.IsZero() && time.Since(r.good) < quietTime {
+	if r.aborts < abortsInARow && r.good != 0 && r.abort-r.good < quietTicks {
 		return
 	}
 	if r.foreign == r.aborts {
@@ -150,13 +163,36 @@ func (a *alarms) abortedUp(t *target, same bool) {
 	a.raise(r, alarmAborts, fmt.Sprintf("server %s aborts after Call Connected: its configured certificate hash does not match; run 'vpnlb sstp rras %s'", t.Name, t.Name))
 }
 
-// stayedUp: a call did.
+// stayedUp: a new call did.
 func (a *alarms) stayedUp(t *target) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := a.of(t)
-	r.aborts, r.foreign, r.good = 0, 0, time.Now()
+	r.aborts, r.foreign, r.good = 0, 0, a.tick.Load()
 	a.clear(r, alarmAborts)
+}
+
+// look takes which servers have calls that stand and that they took, and ends
+// what has had no cause for long.
+func (a *alarms) look(standing map[*target]bool) {
+	tick := a.tick.Load()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for t := range standing {
+		if r := a.by[t.Slot]; r != nil && r.name == t.Name {
+			r.good = tick
+		}
+	}
+	for _, r := range a.by {
+		if r.aborts > 0 && tick-r.abort >= alarmTicks {
+			r.aborts, r.foreign = 0, 0
+		}
+		for kind, text := range r.texts {
+			if text != "" && tick-r.seen[kind] >= alarmTicks {
+				a.clear(r, kind)
+			}
+		}
+	}
 }
 
 func (a *alarms) otherCertificate(t *target, want *certificate) {
