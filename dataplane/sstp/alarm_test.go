@@ -1,6 +1,9 @@
 package sstp
 
 import (
+	"bufio"
+	"io"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -163,5 +166,55 @@ func TestNoAlarmOfProvenCalls(t *testing.T) {
 	}
 	if got := b.alarm(); got != "" {
 		t.Errorf("alarm %q", got)
+	}
+}
+
+// A server that closes or resets the connection instead of an abort is noticed,
+// too, but not by one call: it may have been restarted.
+func TestAlarmOfDroppedCalls(t *testing.T) {
+	for _, how := range []string{"close", "reset"} {
+		t.Run(how, func(t *testing.T) {
+			f := newFarEnd(t, func(f *farEnd) {
+				f.script = func(r *bufio.Reader, c far) {
+					r.Discard(len(connectRequest))
+					io.WriteString(c, connectAck)
+					r.Discard(len(callConnected(Hash{})))
+					if how == "reset" {
+						c.(*net.TCPConn).SetLinger(0)
+					}
+				}
+			})
+			d := oneTarget(t, f)
+			b := newBed(t, d, nil)
+			for i := range abortsInARow {
+				if got := b.alarm(); got != "" {
+					t.Errorf("alarm %q after %d", got, i)
+				}
+				c := b.call(d.Certificates[0].Hash)
+				c.gone()
+				c.Close()
+				b.until("the session ends", func() bool { return len(b.Sessions()) == 0 })
+			}
+			if got := b.alarm(); !strings.Contains(got, "server rras1 closes connections right after Call Connected") {
+				t.Errorf("alarm %q", got)
+			}
+			if n := b.metric(b.metrics.calls.WithLabelValues("dropped_by_server")); n != abortsInARow {
+				t.Errorf("counted %v times", n)
+			}
+		})
+	}
+	// A client that goes first is no fault of the server's.
+	f := newFarEnd(t, func(f *farEnd) { f.script = rras(anyHash) })
+	d := oneTarget(t, f)
+	b := newBed(t, d, nil)
+	for range abortsInARow {
+		c := b.call(d.Certificates[0].Hash)
+		c.send(echoRequest)
+		c.want(echoResponse)
+		c.Close()
+		b.until("the session ends", func() bool { return len(b.Sessions()) == 0 })
+	}
+	if n := b.metric(b.metrics.calls.WithLabelValues("dropped_by_server")); n != 0 || b.alarm() != "" {
+		t.Errorf("counted %v times, alarm %q", n, b.alarm())
 	}
 }

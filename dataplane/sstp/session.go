@@ -74,6 +74,7 @@ type session struct {
 	follow  control.Follower
 	proven  atomic.Bool // the call stood for stayUp; the sweeper's to set
 	heard   atomic.Bool // the server sent data on the call that is up
+	left    atomic.Bool // the server went without a word, which was noticed
 
 	mu      sync.Mutex
 	back    end       // nil: none yet
@@ -106,12 +107,13 @@ func (c *session) init(tcp *net.TCPConn) {
 
 func (c *session) setPhase(p phase) { c.phase.Store(int32(p)) }
 
-// end closes both connections; what runs on them notices. The first reason counts.
-func (c *session) end(reason string) {
+// end closes both connections; what runs on them notices. The first reason
+// counts; it tells whether this is it.
+func (c *session) end(reason string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended != "" {
-		return
+		return false
 	}
 	if c.isClosing() && reason != endStopped {
 		reason = endClosed
@@ -124,6 +126,7 @@ func (c *session) end(reason string) {
 	for i := range c.flow { // to see it
 		c.unpark(control.Side(i))
 	}
+	return true
 }
 
 // ends of a direction.

@@ -55,8 +55,21 @@ func (s *Server) callEnded(c *session) {
 	s.log.Debug("sstp call "+word, "session", c.id, "target", c.target.Name, "by", call.By.String(), "status", call.Status.String(),
 		"after_up", call.AbortedUp)
 	if call.AbortedUp && call.By == control.Server && !c.proven.Load() { // else it had taken the hash
-		s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.shown.hash)
+		s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.shown.hash, false)
 	}
+}
+
+// dropped: the server went first, without a word. Soon after Call Connected that
+// may be its way to refuse a hash.
+func (c *session) dropped() {
+	call := c.follow.Call()
+	if call.Off || call.State != control.Up || c.proven.Load() || c.left.Swap(true) {
+		return
+	}
+	s := c.server
+	s.metrics.calls.WithLabelValues("dropped_by_server").Inc()
+	s.log.Debug("sstp call dropped by server", "session", c.id, "target", c.target.Name)
+	s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.shown.hash, true)
 }
 
 // stayUp is how many ticks a call must stay up to prove that its server took
@@ -89,6 +102,7 @@ type record struct {
 	name    string
 	aborts  int   // after Call Connected, in a row
 	foreign int   // of them, with another hash than that of the certificate shown
+	silent  int   // of them, without an abort: the connection just ended
 	abort   int64 // tick of the last
 	good    int64 // tick at which a call that its server took stood last; 0: none yet
 	texts   [alarmKinds]string
@@ -141,9 +155,10 @@ func (a *alarms) clear(r *record, kind int) {
 	}
 }
 
-// abortedUp: the server aborted a call after Call Connected. same: the client
-// had seen the certificate that was shown here.
-func (a *alarms) abortedUp(t *target, same bool) {
+// abortedUp: the server aborted a call after Call Connected, or, if silent, just
+// closed the connection. same: the client had seen the certificate that was
+// shown here.
+func (a *alarms) abortedUp(t *target, same, silent bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := a.of(t)
@@ -152,15 +167,23 @@ func (a *alarms) abortedUp(t *target, same bool) {
 	if !same {
 		r.foreign++
 	}
-	if r.aborts < abortsInARow && r.good != 0 && r.abort-r.good < quietTicks {
+	if silent {
+		r.silent++
+	}
+	works := r.good != 0 && r.abort-r.good < quietTicks
+	if r.aborts < abortsInARow && (works || r.silent == r.aborts) { // a server that restarts closes, too
 		return
 	}
-	if r.foreign == r.aborts {
+	switch r.aborts {
+	case r.foreign:
 		a.raise(r, alarmAborts, fmt.Sprintf("server %s aborts after Call Connected, and its clients saw another certificate than the one shown here: "+
 			"something between them and this node opens TLS, or the clients are faulty", t.Name))
-		return
+	case r.silent:
+		a.raise(r, alarmAborts, fmt.Sprintf("server %s closes connections right after Call Connected: its configured certificate hash may not match, "+
+			"or it keeps restarting; run 'vpnlb sstp rras %s'", t.Name, t.Name))
+	default:
+		a.raise(r, alarmAborts, fmt.Sprintf("server %s aborts after Call Connected: its configured certificate hash does not match; run 'vpnlb sstp rras %s'", t.Name, t.Name))
 	}
-	a.raise(r, alarmAborts, fmt.Sprintf("server %s aborts after Call Connected: its configured certificate hash does not match; run 'vpnlb sstp rras %s'", t.Name, t.Name))
 }
 
 // stayedUp: a new call did.
@@ -168,7 +191,7 @@ func (a *alarms) stayedUp(t *target) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := a.of(t)
-	r.aborts, r.foreign, r.good = 0, 0, a.tick.Load()
+	r.aborts, r.foreign, r.silent, r.good = 0, 0, 0, a.tick.Load()
 	a.clear(r, alarmAborts)
 }
 
@@ -185,7 +208,7 @@ func (a *alarms) look(standing map[*target]bool) {
 	}
 	for _, r := range a.by {
 		if r.aborts > 0 && tick-r.abort >= alarmTicks {
-			r.aborts, r.foreign = 0, 0
+			r.aborts, r.foreign, r.silent = 0, 0, 0
 		}
 		for kind, text := range r.texts {
 			if text != "" && tick-r.seen[kind] >= alarmTicks {
