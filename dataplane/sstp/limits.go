@@ -18,7 +18,7 @@ type source struct{ connections, handshakes int }
 func (s *sources) init() { s.by = map[[16]byte]source{} }
 
 // sourceHandshakes bounds the handshakes of one source: a quarter of what may
-// be under way in all, so that no one client can keep the others waiting.
+// compute at one time, so that no one client can keep the others waiting.
 func sourceHandshakes(l *Limits) int { return max(l.Handshakes/4, 1) }
 
 // enter counts a connection in, or says why not.
