@@ -52,7 +52,7 @@ func (c *session) pump(from control.Side) {
 			}
 			putBuffer(b)
 			if failed != nil && !c.isClosing() {
-				c.end(brokenDst)
+				c.broke(brokenDst)
 				break
 			}
 		}
@@ -70,22 +70,32 @@ func (c *session) pump(from control.Side) {
 			if c.isClosing() { // it was told
 				break
 			}
+			if from == control.Server && !c.flow[control.Client].closed.Load() {
+				c.dropped()
+			}
 			f.sending.Store(c.server.tick.Load()) // a close_notify is a write, too
 			failed := dst.shut(c.flow[1-from].closed.Load())
 			f.sending.Store(0)
 			if failed != nil && !c.isClosing() {
-				c.end(brokenDst)
+				c.broke(brokenDst)
 			}
 			break
 		}
 		if err != nil {
-			c.end(brokenSrc)
+			c.broke(brokenSrc)
 			break
 		}
 	}
 	if c.running.Add(-1) == 0 {
 		c.end(endDone)
 		c.leave()
+	}
+}
+
+// broke ends a session whose connection to one side broke.
+func (c *session) broke(reason string) {
+	if c.end(reason) && reason == endServer {
+		c.dropped()
 	}
 }
 

@@ -108,7 +108,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.gate.init(limits.Handshakes)
 	s.sources.init()
 	s.table.init()
-	s.alarms.init(s.log)
+	s.alarms.init(s.log, &s.tick)
 	return s, nil
 }
 

@@ -36,6 +36,7 @@ const (
 	endClosed      = "closed"     // by us: drain, or the server's sessions were told to go
 	endStopped     = "stopped"    // the process stops
 	endHandshake   = "handshake"  // TLS did not come up
+	endCrowded     = "crowded"    // TLS did not come up in time, and others needed the place
 	endHead        = "head"       // no good request
 	endDial        = "dial"       // the server was not reached
 	endCertificate = "server_tls" // TLS to the server did not come up, or not with the right certificate
@@ -44,7 +45,7 @@ const (
 	endSetup       = "setup"      // the kernel refused something
 )
 
-var ends = []string{endDone, endClient, endServer, endIdle, endStalled, endClosed, endStopped, endHandshake, endHead, endDial,
+var ends = []string{endDone, endClient, endServer, endIdle, endStalled, endClosed, endStopped, endHandshake, endCrowded, endHead, endDial,
 	endCertificate, endResponse, endStatus, endSetup}
 
 // session is one connection of a client, and the one to the server that belongs
@@ -64,6 +65,7 @@ type session struct {
 	shown     *certificate // set with the end of the handshake
 	tlsInfo   string       // likewise
 	handshook bool         // serve's alone
+	turn      *turn        // likewise; nil behind the handshake
 
 	phase   atomic.Int32
 	settled atomic.Bool // phase has passed the handshake: shown and tlsInfo can be read
@@ -72,6 +74,7 @@ type session struct {
 	follow  control.Follower
 	proven  atomic.Bool // the call stood for stayUp; the sweeper's to set
 	heard   atomic.Bool // the server sent data on the call that is up
+	left    atomic.Bool // the server went without a word, which was noticed
 
 	mu      sync.Mutex
 	back    end       // nil: none yet
@@ -104,12 +107,13 @@ func (c *session) init(tcp *net.TCPConn) {
 
 func (c *session) setPhase(p phase) { c.phase.Store(int32(p)) }
 
-// end closes both connections; what runs on them notices. The first reason counts.
-func (c *session) end(reason string) {
+// end closes both connections; what runs on them notices. The first reason
+// counts; it tells whether this is it.
+func (c *session) end(reason string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended != "" {
-		return
+		return false
 	}
 	if c.isClosing() && reason != endStopped {
 		reason = endClosed
@@ -122,6 +126,7 @@ func (c *session) end(reason string) {
 	for i := range c.flow { // to see it
 		c.unpark(control.Side(i))
 	}
+	return true
 }
 
 // ends of a direction.

@@ -22,7 +22,7 @@ const (
 func (s *Server) sweep(tick int64) {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
-	up := 0
+	up, standing := 0, map[*target]bool{}
 	for _, c := range s.table.each() {
 		s.count(c)
 		if phase(c.phase.Load()) < phaseRelay {
@@ -38,8 +38,13 @@ func (s *Server) sweep(tick int64) {
 		}
 		if s.watch(c, tick) {
 			up++
+			if c.proven.Load() {
+				standing[c.target] = true
+			}
 		}
 	}
+	s.gate.look()
+	s.alarms.look(standing)
 	s.metrics.up.Set(float64(up))
 	s.metrics.connections.Set(float64(s.sources.count()))
 	s.metrics.underWay.Set(float64(s.gate.under()))
