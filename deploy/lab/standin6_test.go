@@ -65,7 +65,7 @@ func TestStandInIPv6(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := compareTCP(tcpBefore, tcpAfter, nil)
-	if len(tcpAfter.Clients) != 16 || v.resets != 0 || len(v.elsewhere) != 0 || v.stall != 0 {
+	if len(tcpAfter.Clients) != 16 || v.resets != 0 || len(v.elsewhere) != 0 || v.stall > 2*time.Second {
 		t.Errorf("%d connections: %+v", len(tcpAfter.Clients), v)
 	}
 	for _, c := range tcpAfter.Clients {

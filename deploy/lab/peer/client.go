@@ -113,7 +113,8 @@ func (c *client) serve(ctx context.Context, t *tunnel) string {
 		case <-c.again:
 			wait(ctx, drainPause)
 			return CauseCommand
-		case now := <-tick.C:
+		case <-tick.C:
+			now := time.Now() // a tick may be an old one
 			if c.paused.Load() {
 				c.judge(now)
 				continue
@@ -141,16 +142,33 @@ func (c *client) serve(ctx context.Context, t *tunnel) string {
 func (c *client) judge(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.acc.sweep(now.Add(-lostAfter), c.lost)
 	c.lastEcho = c.lastEcho.Add(now.Sub(c.judged)) // a pause is no silence
+	c.stood(now)
+	c.acc.sweep(now.Add(-lostAfter), c.lost)
+}
+
+// stillAfter is a gap between two ticks that no network explains: this process, or
+// the machine as a whole, stood still.
+const stillAfter = 300 * time.Millisecond
+
+// stood tells for how long nothing could be heard because the client itself stood
+// still until now. What is out gets that time on top: its echo may lie in the
+// socket, and is lost if it does not come in the time that is left.
+func (c *client) stood(now time.Time) time.Duration {
+	gap := now.Sub(c.judged)
 	c.judged = now
+	if gap < max(stillAfter, 3*time.Second/time.Duration(c.cfg.Rate)) {
+		return 0
+	}
+	c.acc.extend(gap)
+	return gap
 }
 
 // send sends one data packet; false: the tunnel is lost.
 func (c *client) send(now time.Time, t *tunnel, to netip.AddrPort) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.judged = now
+	c.lastEcho = c.lastEcho.Add(c.stood(now))
 	c.acc.sweep(now.Add(-lostAfter), c.lost)
 	if now.Sub(c.lastEcho) > c.cfg.LossAfter {
 		return false

@@ -216,6 +216,13 @@ func (a *account) echo(seq uint64) (fresh, late bool) {
 	return true, false
 }
 
+// extend gives all that is out more time.
+func (a *account) extend(by time.Duration) {
+	for i := range a.out {
+		a.out[i].at = a.out[i].at.Add(by)
+	}
+}
+
 // sweep forgets what was echoed and reports, oldest first, what was sent
 // before limit and was not.
 func (a *account) sweep(limit time.Time, lost func(time.Time)) {

@@ -222,3 +222,31 @@ func TestDataNeverLooksUnfinished(t *testing.T) {
 		t.Error("no packet of so many met the case")
 	}
 }
+
+// A client that stood still counts nothing as lost for that, and what is really
+// lost all the same.
+func TestClientThatStoodStill(t *testing.T) {
+	start := time.Now()
+	at := func(ms int) time.Time { return start.Add(time.Duration(ms) * time.Millisecond) }
+	lost := 0
+	count := func(time.Time) { lost++ }
+	c := client{cfg: ClientsConfig{Rate: 10}, judged: at(0)}
+	c.acc.send(at(0))
+	c.acc.send(at(0))
+	if gap := c.stood(at(100)); gap != 0 {
+		t.Errorf("an ordinary tick counts as a gap of %s", gap)
+	}
+	if gap := c.stood(at(2100)); gap != 2*time.Second {
+		t.Errorf("a gap of 2 s counts as %s", gap)
+	}
+	c.acc.sweep(at(2100).Add(-lostAfter), count)
+	if lost != 0 {
+		t.Error("lost while nobody listened")
+	}
+	c.acc.echo(0)
+	c.stood(at(2200))
+	c.acc.sweep(at(3200).Add(-lostAfter), count)
+	if lost != 1 {
+		t.Errorf("%d lost of two, one of which came", lost)
+	}
+}
