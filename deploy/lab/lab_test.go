@@ -195,16 +195,13 @@ func TestLabNewClientsOnAllNodes(t *testing.T) {
 	}
 }
 
-// TestLabDemo runs the demo as its users do.
-func TestLabDemo(t *testing.T) {
-	needRoot(t)
+// The verdict has the fields that its readers know. The demo itself is run by CI before
+// anything is installed, as its users do.
+func TestVerdictAsJSON(t *testing.T) {
 	var out strings.Builder
-	v, err := Demo(t.Context(), DemoOptions{Name: "tdemo", Binary: binary(t), JSON: true, Out: &out, Progress: t.Output(), Clients: 200})
-	if err != nil {
+	v := Verdict{Clients: 240, PacketsSent: 9000, Steps: []Step{{Name: "quiet"}}, Pass: true}
+	if err := v.print(DemoOptions{JSON: true, Out: &out}); err != nil {
 		t.Fatal(err)
-	}
-	if !v.Pass {
-		t.Errorf("the demo did not pass: %+v", v)
 	}
 	var got map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(out.String()), &got); err != nil {
@@ -218,7 +215,6 @@ func TestLabDemo(t *testing.T) {
 	if len(got) != 6 {
 		t.Errorf("%d fields in %s", len(got), out.String())
 	}
-	nothingLeft(t, "tdemo")
 }
 
 // TestLabDemoInterrupted ends a demo in the middle: nothing may be left.
