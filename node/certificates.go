@@ -53,8 +53,14 @@ func (m *member) addCertificate(ctx context.Context, in admin.CertRequest) (any,
 		}
 		put.Expect = old.Version
 	}
+	if err := roomForCertificate(spec, in.Name, in.Path == ""); err != nil {
+		return nil, err
+	}
+	if in.Path != "" {
+		text = nil // what was sealed goes
+	}
 	cmds := []state.Command{put}
-	if in.Path == "" {
+	if in.Path == "" || holdsSecret(spec, in.Name) {
 		seal, err := m.sealCertificate(spec, in.Name, text)
 		if err != nil {
 			return nil, err
@@ -68,6 +74,41 @@ func (m *member) addCertificate(ctx context.Context, in admin.CertRequest) (any,
 	return m.changeAll(ctx, cmds, notes...)
 }
 
+// ownSecrets are those that the cluster makes itself: some of them later.
+var ownSecrets = []string{state.SecretCA, state.SecretGossip, state.SecretTickets}
+
+// roomForCertificate says what limit a certificate would pass. A place and its
+// secret are two commands, and one without the other is of no use, so both are
+// looked at before either is proposed.
+func roomForCertificate(spec *state.Spec, name string, sealed bool) error {
+	if _, ok := spec.CertificateByName(name); !ok && len(spec.Certs) >= state.MaxCerts {
+		return refuse("%d certificates are the most a cluster keeps: remove one first ('vpnlb cert list' shows which are in use)", state.MaxCerts)
+	}
+	if _, ok := spec.SecretByName(state.SecretOfCertificate(name)); ok || !sealed {
+		return nil
+	}
+	taken := len(spec.Secrets)
+	for _, own := range ownSecrets {
+		if _, ok := spec.SecretByName(own); !ok {
+			taken++
+		}
+	}
+	if taken >= state.MaxSecrets {
+		return refuse("%d certificates are the most whose keys the cluster keeps: remove one first, or let the nodes read it from a file (--path)", state.MaxSecrets-len(ownSecrets))
+	}
+	return nil
+}
+
+// holdsSecret reports whether a certificate's key lies in the agreement.
+func holdsSecret(spec *state.Spec, name string) bool {
+	place, ok := spec.CertificateByName(name)
+	_, sealed := spec.SecretByName(state.SecretOfCertificate(name))
+	return ok && sealed && place.Path == ""
+}
+
+// sealCertificate seals chain and key. An empty text takes the place of a key that
+// lies in files from now on: what the secret holds must be nobody's. The secret
+// itself goes with the certificate.
 func (m *member) sealCertificate(spec *state.Spec, name string, text []byte) (state.PutSecret, error) {
 	put := state.PutSecret{Name: state.SecretOfCertificate(name)}
 	if old, ok := spec.SecretByName(put.Name); ok {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -137,12 +138,17 @@ func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 	}
 	node := m.nodeFacts()
 	reach := health.Reach(health.ReachFacts{Spec: spec, Self: m.self, Observers: m.observers()})
-	hints := m.hints()
+	hints, now := m.hints(), time.Now()
+	announced := make(map[netip.Addr]bool)
+	for _, s := range m.announcer.Status() {
+		announced[s.VIP] = s.Announced != bgp.Withdraw
+	}
+	maps.DeleteFunc(m.faults, func(id state.VIPID, _ lasting) bool { _, ok := spec.VIPByID(id); return !ok })
 	out := make(map[netip.Addr]bgp.Facts, len(spec.VIPs))
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
 		facts := vipFacts(spec, v, &reach, limits)
-		facts.ServiceFailed = m.serviceFault(spec, v) != ""
+		facts.ServiceFailed = m.routeFault(v, announced[v.Addr], now)
 		for _, h := range hints {
 			if slices.Contains(h.Status.Willing, v.ID) {
 				facts.OthersWilling++

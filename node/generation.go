@@ -33,9 +33,38 @@ func waitsForGeneration(cmd state.Command) bool {
 	return false
 }
 
+// byLeader reports whether the leader has to propose a command: because it waits
+// for its turn, or because an older member would not understand it. Only the
+// leader knows all members: one may have been admitted that the node which was
+// asked has not heard of yet.
+func byLeader(cmd state.Command) bool { return waitsForGeneration(cmd) || state.FormatOf(cmd) > 1 }
+
 // generationPatience bounds how long a change waits for members that lag. A
 // data plane applies a change within a fraction of a second.
 const generationPatience = 10 * time.Second
+
+// proposeLed proposes a command of byLeader, on the leader.
+func (m *member) proposeLed(ctx context.Context, cmd state.Command) (state.Outcome, error) {
+	if waitsForGeneration(cmd) {
+		return m.proposeQuiet(ctx, cmd)
+	}
+	return m.proposeNow(ctx, cmd)
+}
+
+// proposeNow proposes a command on the leader, if all members understand it.
+func (m *member) proposeNow(ctx context.Context, cmd state.Command) (state.Outcome, error) {
+	if st := m.replica.Status(); st.Role != raft.RoleLeader {
+		return state.Outcome{}, &raft.NotLeaderError{ID: st.LeaderID, Addr: st.LeaderAddr} // the new leader judges, and has its own queue
+	}
+	if err := understood(m.spec(), cmd); err != nil {
+		return state.Outcome{}, err
+	}
+	outcomes, err := m.replica.Propose(ctx, cmd)
+	if err != nil {
+		return state.Outcome{}, err
+	}
+	return outcomes[0], nil
+}
 
 // proposeQuiet proposes a change of tables, on the leader, after the one
 // before has reached every live member. One at a time.
@@ -54,14 +83,7 @@ func (m *member) proposeQuiet(ctx context.Context, cmd state.Command) (state.Out
 				Message: fmt.Sprintf("a live member has not applied the change before this one within %s, so nothing was changed: 'vpnlb cluster members' shows whose data plane lags", generationPatience)}
 		}
 	}
-	if st := m.replica.Status(); st.Role != raft.RoleLeader {
-		return state.Outcome{}, &raft.NotLeaderError{ID: st.LeaderID, Addr: st.LeaderAddr} // the new leader has its own queue
-	}
-	outcomes, err := m.replica.Propose(ctx, cmd)
-	if err != nil {
-		return state.Outcome{}, err
-	}
-	return outcomes[0], nil
+	return m.proposeNow(ctx, cmd)
 }
 
 // turn takes the leader's token for a verdict, without waiting. The caller
@@ -80,12 +102,12 @@ func (m *member) turn(judged *state.Spec) bool {
 }
 
 // proposeChange proposes one command of an administrator, by the leader where
-// it has to wait its turn.
+// it has to.
 func (m *member) proposeChange(ctx context.Context, cmd state.Command) (state.Outcome, error) {
 	if err := understood(m.spec(), cmd); err != nil {
 		return state.Outcome{}, err
 	}
-	if !waitsForGeneration(cmd) {
+	if !byLeader(cmd) {
 		outcomes, err := m.replica.Propose(ctx, cmd)
 		if err != nil {
 			return state.Outcome{}, err
@@ -95,7 +117,7 @@ func (m *member) proposeChange(ctx context.Context, cmd state.Command) (state.Ou
 	body := state.EncodeBatch(state.Batch{Envelopes: []state.Envelope{{Origin: m.self, Command: cmd}}})
 	for try := 0; ; try++ {
 		if m.replica.Status().Role == raft.RoleLeader {
-			outcome, err := m.proposeQuiet(ctx, cmd)
+			outcome, err := m.proposeLed(ctx, cmd)
 			if !errors.Is(err, raft.ErrNotLeader) {
 				return repeated(outcome, try), err
 			}
@@ -143,8 +165,8 @@ func repeated(o state.Outcome, tries int) state.Outcome {
 // serveChange is the leader's side of proposeChange.
 func (m *member) serveChange(ctx context.Context, in []byte) ([]byte, error) {
 	batch, err := state.DecodeBatch(in)
-	if err != nil || len(batch.Envelopes) != 1 || !waitsForGeneration(batch.Envelopes[0].Command) {
-		return nil, &transport.StatusError{Code: http.StatusBadRequest, Reason: "this is not one change of tables"}
+	if err != nil || len(batch.Envelopes) != 1 || !byLeader(batch.Envelopes[0].Command) {
+		return nil, &transport.StatusError{Code: http.StatusBadRequest, Reason: "this is not one change that the leader judges"}
 	}
 	var old *admin.Error
 	if err := understood(m.spec(), batch.Envelopes[0].Command); errors.As(err, &old) {
@@ -153,7 +175,7 @@ func (m *member) serveChange(ctx context.Context, in []byte) ([]byte, error) {
 	if m.replica.Status().Role != raft.RoleLeader {
 		return nil, leaderHint(&raft.NotLeaderError{Addr: m.replica.Status().LeaderAddr})
 	}
-	outcome, err := m.proposeQuiet(ctx, batch.Envelopes[0].Command)
+	outcome, err := m.proposeLed(ctx, batch.Envelopes[0].Command)
 	var known *admin.Error
 	if errors.As(err, &known) {
 		return nil, &transport.StatusError{Code: known.Status, Reason: known.Message}

@@ -62,6 +62,7 @@ type member struct {
 	contacts  *contacts
 	metrics   *prometheus.Registry // of this membership; the admin API shows it
 	limits    bgp.Limits
+	faults    faultWatch // of services; runFacts'
 
 	pinned      dataplane.Pinned
 	first       *firstMember // set on the node that initialises, until bootstrapped
@@ -110,6 +111,7 @@ func newMember(n *Node, ad admission) (*member, error) {
 		contacts:   newContacts(),
 		metrics:    prometheus.NewRegistry(),
 		limits:     bgp.DefaultLimits(),
+		faults:     make(faultWatch),
 		left:       make(chan struct{}),
 		generation: make(chan struct{}, 1),
 		unwell:     newUnwell(),

@@ -7,7 +7,6 @@ import (
 	"os"
 	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,6 +40,7 @@ type offload struct {
 	handover *handover
 
 	recent   recentStatus
+	told     atomic.Pointer[state.Spec] // that the server was told last; nil: none
 	draining atomic.Bool
 
 	fault   atomic.Pointer[string] // of the last Apply; nil: none
@@ -149,14 +149,16 @@ func (o *offload) due(spec *state.Spec, now time.Time) bool {
 // tell applies what the agreement says, if it is other than before, or did not
 // succeed.
 func (o *offload) tell(spec *state.Spec, tickets [][32]byte, cfg config.SSTP) {
+	defer o.told.Store(spec)
 	o.book.Update(spec)
 	d := RenderSSTP(spec, o.book.All(), tickets, cfg)
 	failed := o.fault.Load() != nil
 	if o.desired != nil && reflect.DeepEqual(*o.desired, d) && !(failed && o.again) {
 		return
 	}
-	o.closeChanged(&d, cfg.Spread)
 	err := o.server.Apply(d)
+	o.recent.forget()
+	o.closeChanged(&d, cfg.Spread)
 	o.desired = &d
 	o.handOver(o.server.Listeners())
 	if err == nil {
@@ -180,7 +182,8 @@ func (o *offload) handOver(listeners map[string]*os.File) {
 }
 
 // closeChanged ends the connections of servers that are gone, or that another
-// mode is meant for: nothing would bring them on.
+// mode is meant for: nothing would bring them on. It comes after Apply, so that
+// none is admitted the old way behind its back.
 func (o *offload) closeChanged(d *sstp.Desired, over time.Duration) {
 	serving := make(map[table.Slot]sstp.Mode, len(d.Targets))
 	for _, t := range d.Targets {
@@ -214,33 +217,6 @@ func (m *member) answer(e table.Evidence, a table.Answer) {
 	m.plane.Answer(e.Key, e, a)
 }
 
-// serviceFault says why this node does not serve SSTP of a VIP whose TLS it
-// should end; empty: it does.
-func (m *member) serviceFault(spec *state.Spec, v *state.VIP) string {
-	o := m.offload.Load()
-	if o == nil || !v.SSTP.Ends() {
-		return ""
-	}
-	if f := sstpFault(spec, v, o.book.All()); f != "" {
-		return f
-	}
-	return m.listenFault(v)
-}
-
-// listenFault says why the port of a VIP is not open; empty: it is.
-func (m *member) listenFault(v *state.VIP) string {
-	o := m.offload.Load()
-	st := o.recent.get(o.server)
-	at := slices.IndexFunc(st.Services, func(s sstp.ServiceStatus) bool { return s.Name == v.Name })
-	switch {
-	case at < 0:
-		return "TCP 443 is not open yet"
-	case !st.Services[at].Listening && !st.Draining:
-		return "TCP 443 is not open: " + strings.Join(st.Faults, "; ")
-	}
-	return ""
-}
-
 // drainMargin is what a stop takes beside the time for calls.
 const drainMargin = 30 * time.Second
 
@@ -259,23 +235,4 @@ func (m *member) drainSSTP() {
 	defer cancel()
 	o.draining.Store(true)
 	o.server.Drain(ctx, m.cfg.SSTP.Spread)
-}
-
-// recentStatus keeps a status for a moment: the facts of routes are gathered ten
-// times a second, and a status counts all connections.
-type recentStatus struct {
-	mu     sync.Mutex
-	at     time.Time
-	status sstp.Status
-}
-
-const statusAge = 500 * time.Millisecond
-
-func (r *recentStatus) get(server sstpServer) sstp.Status {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now := time.Now(); r.at.IsZero() || now.Sub(r.at) >= statusAge {
-		r.at, r.status = now, server.Status()
-	}
-	return r.status
 }

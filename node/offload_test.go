@@ -18,24 +18,26 @@ import (
 // recorder is a server of SSTP without sockets.
 type recorder struct {
 	applied []sstp.Desired
+	order   []string // of calls
 	closed  []table.Slot
 	fail    error
+	calls   []sstp.Session
 	status  sstp.Status
 }
 
 func (r *recorder) Apply(d sstp.Desired) error {
-	r.applied = append(r.applied, d)
+	r.applied, r.order = append(r.applied, d), append(r.order, "apply")
 	return r.fail
 }
 
 func (r *recorder) CloseTarget(slot table.Slot, _ time.Duration) int {
-	r.closed = append(r.closed, slot)
+	r.closed, r.order = append(r.closed, slot), append(r.order, "close")
 	return 1
 }
 
 func (r *recorder) Run(ctx context.Context) error        { <-ctx.Done(); return nil }
 func (r *recorder) Drain(context.Context, time.Duration) {}
-func (r *recorder) Sessions() []sstp.Session             { return nil }
+func (r *recorder) Sessions() []sstp.Session             { return r.calls }
 func (r *recorder) Activity() []table.Activity           { return nil }
 func (r *recorder) Listeners() map[string]*os.File       { return nil }
 func (r *recorder) Status() sstp.Status                  { return r.status }
@@ -80,6 +82,9 @@ func TestTellSSTP(t *testing.T) {
 	l1, _ := r.spec().BackendByName("l1")
 	if !slices.Equal(server.closed, []table.Slot{table.Slot(l1.Slot)}) {
 		t.Errorf("the connections of %v end, want those of l1", server.closed)
+	}
+	if n := len(server.order); n < 2 || !slices.Equal(server.order[n-2:], []string{"apply", "close"}) {
+		t.Errorf("order %v: what is admitted between close and apply stays", server.order)
 	}
 	look(2, "not again at once")
 	server.fail = nil

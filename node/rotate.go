@@ -132,10 +132,12 @@ func (m *member) hasCertificate(spec *state.Spec, v *state.VIP, server, name str
 
 // observed is what connections told of one server.
 type observed struct {
-	calls int // connected, shown the new certificate
+	calls int // that the server took, shown the new certificate
 	alarm string
 }
 
+// observedCalls counts proven calls only: "connected" is what a client says, and
+// one that has not logged in can say it, too.
 func (m *member) observedCalls(certificate string) map[string]observed {
 	out := make(map[string]observed)
 	o := m.offload.Load()
@@ -143,7 +145,7 @@ func (m *member) observedCalls(certificate string) map[string]observed {
 		return out
 	}
 	for _, s := range o.server.Sessions() {
-		if s.State == stateConnected && s.Certificate == certificate {
+		if s.Proven && s.Certificate == certificate {
 			seen := out[s.Target]
 			seen.calls++
 			out[s.Target] = seen
@@ -156,10 +158,6 @@ func (m *member) observedCalls(certificate string) map[string]observed {
 	}
 	return out
 }
-
-// stateConnected is sstp.Session.State of a call whose certificate the server
-// accepted: it would have aborted before.
-const stateConnected = "connected"
 
 // rotation is pure: where the change stands, by the agreement and by what was
 // observed, and the next step.
@@ -209,7 +207,7 @@ func rotation(spec *state.Spec, v *state.VIP, place *state.CertificatePlace, unt
 	if next >= 0 && out.Servers[next].State == "waiting" {
 		for _, s := range out.Servers {
 			if s.State == "switched" {
-				out.Notes = append(out.Notes, fmt.Sprintf("no call on %s has connected through this node since it was switched: wait for one, or look on the other nodes ('vpnlb sstp sessions'), before %s has its turn", s.Name, out.Servers[next].Name))
+				out.Notes = append(out.Notes, fmt.Sprintf("no call on %s has stayed up for ten seconds through this node since it was switched: wait for one, or look on the other nodes ('vpnlb sstp sessions'), before %s has its turn", s.Name, out.Servers[next].Name))
 			}
 		}
 	}

@@ -15,7 +15,7 @@ import (
 const (
 	pathContact = "/v1/contact" // hint bundle in, hint bundle out
 	pathPropose = "/v1/propose" // envelopes in, outcomes out; leader only
-	pathChange  = "/v1/change"  // a change of tables that waits its turn; leader only
+	pathChange  = "/v1/change"  // a change that waits its turn, or that not every version knows; leader only
 	pathIndex   = "/v1/index"   // the leader's confirmed command index
 	pathSilence = "/v1/silence" // how long a member has been silent, as the callee sees it
 	pathJoin    = "/v1/join"    // a join that another member received; leader only

@@ -46,7 +46,7 @@ func vipSSTP(spec *state.Spec, old, v *state.VIP, in admin.VIPRequest) (notes []
 		notes = append(notes, "each server must expect the certificate's hash: 'vpnlb sstp rras SERVER' prints what to run there")
 	}
 	if v.SSTP.Ends() && len(v.Certificates) > 1 {
-		notes = append(notes, "clients are shown one of the certificates by the name they dial, then by key type; RRAS expects the hash of one, so name it for each server: 'vpnlb cert use NAME --server SERVER'")
+		notes = append(notes, "servers that name none expect the hash of "+v.Certificates[0]+", and clients are shown that one for them; another one is shown for servers that name it: 'vpnlb cert use NAME --server SERVER'")
 	}
 	if v.SSTP.Ends() && v.Transparent {
 		notes = append(notes, "transparent: a server's replies must come back to the very node that dialled it; where they reach another one, connections hang in state dialing")

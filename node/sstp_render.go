@@ -16,9 +16,10 @@ import (
 // agreed, with the certificates that this node could open and the keys of
 // session tickets. It is pure.
 //
-// Names of certificates that could not be opened stay where servers name them: a
-// connection to such a server fails rather than show a certificate that it does
-// not expect. VIPs lose them: the others do as well.
+// Each server is told the one certificate that it pins, by name, so that neither
+// the name a client dials nor the keys it takes choose another. Names of
+// certificates that could not be opened stay there: a connection to such a server
+// fails rather than show a certificate that it does not expect. VIPs lose them.
 func RenderSSTP(spec *state.Spec, opened []certs.Opened, tickets [][32]byte, cfg config.SSTP) sstp.Desired {
 	d := sstp.Desired{TicketKeys: tickets, Limits: sstp.Limits{Connections: cfg.Connections, PerSource: cfg.PerSource}}
 	usable := func(name string) bool {
@@ -47,10 +48,11 @@ func RenderSSTP(spec *state.Spec, opened []certs.Opened, tickets [][32]byte, cfg
 		if !ok || !v.SSTP.Ends() || b.Purged {
 			continue
 		}
-		used[b.Certificate] = true
+		pinned := certificateOf(v, b)
+		used[pinned] = true
 		d.Targets = append(d.Targets, sstp.Target{
 			Slot: table.Slot(b.Slot), VIP: v.Place, Name: b.Name,
-			Addr: netip.AddrPortFrom(b.Addr, spec.SSTPPort(b)), Certificate: b.Certificate,
+			Addr: netip.AddrPortFrom(b.Addr, spec.SSTPPort(b)), Certificate: pinned,
 			Refuse: b.Admin == state.AdminRemoved, // its calls go on while a record names it
 		})
 	}
@@ -111,21 +113,13 @@ func sstpFault(spec *state.Spec, v *state.VIP, opened []certs.Opened) string {
 	if len(v.Certificates) == 0 {
 		return "the VIP has no certificate: 'vpnlb cert use NAME --vip " + v.Name + "'"
 	}
-	usable := ""
-	for _, name := range v.Certificates {
-		f := fault(name)
-		if f == "" {
-			usable = name
-			break
-		}
-	}
-	if usable == "" {
+	if !slices.ContainsFunc(v.Certificates, func(name string) bool { return fault(name) == "" }) {
 		return fault(v.Certificates[0])
 	}
 	for i := range spec.Backends {
 		b := &spec.Backends[i]
-		if b.VIP == v.ID && b.Certificate != "" && spec.Stance(b, state.ClassTCP).MayTake() {
-			if f := fault(b.Certificate); f != "" {
+		if b.VIP == v.ID && spec.Stance(b, state.ClassTCP).MayTake() {
+			if f := fault(certificateOf(v, b)); f != "" {
 				return "for server " + b.Name + ": " + f
 			}
 		}

@@ -100,7 +100,8 @@ func TestSSTPFault(t *testing.T) {
 		want   string
 	}{
 		{vpn, nil, ""},
-		{vpn, []string{"ec"}, ""}, // the second will do
+		{vpn, []string{"ec"}, "for server r1: certificate ec: it is broken"}, // it pins that, and names none
+		{vpn, []string{"rsa"}, ""}, // nobody pins that
 		{vpn, []string{"idle"}, ""},
 		{vpn, []string{"ec", "rsa"}, "certificate ec: it is broken"},
 		{vpn, []string{"own"}, "for server r2: certificate own: it is broken"},
@@ -305,6 +306,48 @@ func TestExpiryLevel(t *testing.T) {
 	}
 }
 
+// Room is looked for twice: for the place, and for the secret beside those that
+// the cluster makes itself.
+func TestRoomForCertificate(t *testing.T) {
+	world := func(places, sealed int, own ...string) *state.Spec {
+		spec := &state.Spec{}
+		for _, name := range own {
+			spec.Secrets = append(spec.Secrets, state.Secret{Name: name})
+		}
+		for i := range places {
+			name := fmt.Sprintf("c%d", i)
+			spec.Certs = append(spec.Certs, state.CertificatePlace{Name: name})
+			if i < sealed {
+				spec.Secrets = append(spec.Secrets, state.Secret{Name: state.SecretOfCertificate(name)})
+			}
+		}
+		return spec
+	}
+	const own = 3
+	for _, tt := range []struct {
+		spec   *state.Spec
+		name   string
+		sealed bool
+		want   string
+	}{
+		{world(0, 0, "ca", "gossip"), "new", true, ""},
+		{world(state.MaxCerts-1, 0, "ca", "gossip"), "new", false, ""},
+		{world(state.MaxCerts, 0, "ca", "gossip"), "new", false, "certificates are the most a cluster keeps"},
+		{world(state.MaxCerts, 0, "ca", "gossip"), "c0", false, ""},
+		{world(state.MaxSecrets-own-1, state.MaxSecrets-own-1, "ca", "gossip"), "new", true, ""},
+		{world(state.MaxSecrets-own, state.MaxSecrets-own, "ca", "gossip"), "new", true, "61 certificates are the most whose keys"}, // tickets come later
+		{world(state.MaxSecrets-own, state.MaxSecrets-own, "ca", "gossip", "tickets"), "new", true, "whose keys the cluster keeps"},
+		{world(state.MaxSecrets-own, state.MaxSecrets-own, "ca", "gossip"), "new", false, ""},
+		{world(state.MaxSecrets-own, state.MaxSecrets-own, "ca", "gossip"), "c0", true, ""},
+		{world(state.MaxSecrets-own+1, state.MaxSecrets-own, "ca", "gossip"), "c61", true, "whose keys the cluster keeps"}, // from a file into the agreement
+	} {
+		err := roomForCertificate(tt.spec, tt.name, tt.sealed)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%d places, %d secrets, %s: %v, want %q", len(tt.spec.Certs), len(tt.spec.Secrets), tt.name, err, tt.want)
+		}
+	}
+}
+
 func TestUseFirst(t *testing.T) {
 	for _, tt := range []struct {
 		names []string
@@ -387,6 +430,26 @@ func TestRotation(t *testing.T) {
 	p.VIP.Certificates = useFirst(v.Certificates, "idle")
 	r.do(p)
 	expect("r1=verified r2=switched r4=switched", "done")
+}
+
+// What a client says proves nothing of the server.
+func TestObservedCalls(t *testing.T) {
+	m := &member{}
+	if got := m.observedCalls("new"); len(got) != 0 {
+		t.Errorf("without that part: %+v", got)
+	}
+	server := &recorder{calls: []sstp.Session{
+		{Target: "r1", Certificate: "new", State: "connected"},
+		{Target: "r2", Certificate: "old", State: "connected", Proven: true},
+		{Target: "r3", Certificate: "new", State: "connected", Proven: true},
+		{Target: "r3", Certificate: "new", State: "closing", Proven: true},
+	}}
+	server.status.Alarms = []sstp.Alarm{{Target: "r4", Text: "aborts"}}
+	m.offload.Store(recording(server))
+	got := m.observedCalls("new")
+	if len(got) != 2 || got["r3"] != (observed{calls: 2}) || got["r4"] != (observed{alarm: "aborts"}) {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestRotatedVIP(t *testing.T) {

@@ -2,14 +2,22 @@ package node
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/dataplane/model"
 	"github.com/vpnlb/vpnlb/dataplane/sstp"
 	"github.com/vpnlb/vpnlb/dataplane/table"
+	"github.com/vpnlb/vpnlb/node/admin"
+	"github.com/vpnlb/vpnlb/raft"
 )
 
 // endTLS gives a virtual node the part of SSTP without its sockets: the chooser
@@ -261,5 +269,97 @@ func TestVirtualTickets(t *testing.T) {
 			now := keys(leader)
 			return len(now) == 2 && now[0] != first[0] && now[0] != first[1] && now[1] != first[0] && now[1] != first[1]
 		})
+	})
+}
+
+// A certificate whose key moves from the agreement into files leaves no key behind.
+func TestVirtualCertificateMovesToFiles(t *testing.T) {
+	dir := t.TempDir()
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		chain, key := pairPEM(t)
+		m, name := nodes[1].m, state.SecretOfCertificate("c")
+		add := func(in admin.CertRequest) {
+			t.Helper()
+			if _, err := m.addCertificate(t.Context(), in); err != nil {
+				t.Fatal(err)
+			}
+			tw.agree(nodes...)
+		}
+		add(admin.CertRequest{Name: "c", Chain: chain, Key: key})
+		if text, err := nodes[2].m.openSecret(name); err != nil || !strings.Contains(string(text), "PRIVATE KEY") {
+			t.Errorf("sealed: %d bytes, %v", len(text), err)
+		}
+		path := filepath.Join(dir, "c.pem")
+		if err := os.WriteFile(path, []byte(chain+key), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		add(admin.CertRequest{Name: "c", Path: path})
+		if text, err := nodes[2].m.openSecret(name); err != nil || len(text) != 0 {
+			t.Errorf("in files: the secret holds %d bytes, %v", len(text), err)
+		}
+		s, _ := m.spec().SecretByName(name)
+		add(admin.CertRequest{Name: "c", Path: path})
+		if again, _ := m.spec().SecretByName(name); again.Version != s.Version {
+			t.Error("what holds nothing is sealed again")
+		}
+		add(admin.CertRequest{Name: "c", Chain: chain, Key: key})
+		if text, err := nodes[2].m.openSecret(name); err != nil || len(text) == 0 {
+			t.Errorf("sealed again: %d bytes, %v", len(text), err)
+		}
+		if _, err := m.removeCertificate(t.Context(), admin.NameRequest{Name: "c"}); err != nil {
+			t.Fatal(err)
+		}
+		tw.agree(nodes...)
+		if _, ok := m.spec().SecretByName(name); ok {
+			t.Error("the secret stays when the certificate is gone")
+		}
+	})
+}
+
+// The leader judges whether all members understand a command, also one that waits
+// for nothing: who was asked may not know all of them.
+func TestVirtualLeaderJudgesFormat(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		leader := tw.leader(nodes...)
+		asked := nodes[0]
+		if asked == leader {
+			asked = nodes[1]
+		}
+		drop := state.RemoveCertificate{Name: "c", Secret: true}
+		for cmd, want := range map[state.Command]bool{
+			drop: true, state.RemoveCertificate{Name: "c"}: false, state.RemoveVIP{ID: 1}: false, state.SetBackendAdmin{ID: 1, Admin: state.AdminDrain}: true,
+		} {
+			if byLeader(cmd) != want {
+				t.Errorf("%+v: by the leader %v", cmd, !want)
+			}
+		}
+		asked.propose(state.PutCertificate{Certificate: state.CertificatePlace{Name: "c", SHA256: [32]byte{1}}})
+		asked.propose(state.PutSecret{Name: state.SecretOfCertificate("c"), Sealed: []byte{1}})
+		old := memberOf(state.NodeID{99}, "old")
+		old.Format = 2
+		token := transport.NewToken()
+		asked.propose(state.AddToken{Hash: token.Hash(), Life: time.Minute})
+		asked.propose(state.AdmitMember{Token: token.Hash(), Member: old})
+		tw.agree(nodes...)
+		body := state.EncodeBatch(state.Batch{Envelopes: []state.Envelope{{Origin: asked.m.self, Command: drop}}})
+		var refused *transport.StatusError
+		if _, err := leader.m.serveChange(t.Context(), body); !errors.As(err, &refused) || refused.Code != http.StatusConflict || !strings.Contains(refused.Reason, "node old runs a version") {
+			t.Errorf("with a member that does not know it: %v", err)
+		}
+		if _, err := leader.m.proposeNow(t.Context(), drop); err == nil || !strings.Contains(err.Error(), "node old runs a version") {
+			t.Errorf("at its last moment: %v", err)
+		}
+		if _, err := asked.m.proposeNow(t.Context(), drop); !errors.Is(err, raft.ErrNotLeader) {
+			t.Errorf("by another node than the leader: %v", err)
+		}
+		asked.propose(state.RemoveMember{ID: old.ID})
+		tw.agree(nodes...)
+		if o, err := asked.m.proposeChange(t.Context(), drop); err != nil || o.Code != state.OK {
+			t.Errorf("when all know it: %+v, %v", o, err)
+		}
+		tw.agree(nodes...)
+		if _, ok := asked.m.spec().SecretByName(state.SecretOfCertificate("c")); ok {
+			t.Error("the secret is there still")
+		}
 	})
 }

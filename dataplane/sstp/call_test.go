@@ -119,17 +119,24 @@ func TestCallAndEvidence(t *testing.T) {
 	c.send(data("ppp"))
 	c.want(data("ppp"))
 	confirmed := table.Evidence{Key: key, Slot: 1, Saw: 7, Level: table.Confirmed}
-	if got := b.told(); got != confirmed {
-		t.Errorf("evidence %+v, want %+v", got, confirmed)
-	}
 	c.send(echoRequest)
 	c.want(echoResponse)
-	if all := b.Sessions(); len(all) != 1 || all[0].State != "connected" || all[0].Echoes != 1 || all[0].EchoLost != 0 {
+	if len(b.evidence) != 0 {
+		t.Error("evidence before the call proved itself")
+	}
+	if all := b.Sessions(); len(all) != 1 || all[0].State != "connected" || all[0].Echoes != 1 || all[0].EchoLost != 0 || all[0].Proven {
 		t.Errorf("sessions %+v", all)
 	}
 	b.pass(1)
 	if up, all := b.metric(b.metrics.up), b.metric(b.metrics.connections); up != 1 || all != 1 {
 		t.Errorf("gauges: %v calls, %v connections", up, all)
+	}
+	b.pass(stayUp)
+	if all := b.Sessions(); len(all) != 1 || !all[0].Proven {
+		t.Errorf("sessions %+v after %d s", all, stayUp)
+	}
+	if got := b.told(); got != confirmed {
+		t.Errorf("evidence %+v, want %+v", got, confirmed)
 	}
 	// The record may not have been stored: it is told some more times.
 	for range reminders {
@@ -156,6 +163,28 @@ func TestCallAndEvidence(t *testing.T) {
 	}
 }
 
+// What a server sends between Call Connected and its abort confirms nothing:
+// such a client has not logged in.
+func TestNoConfirmationWithoutLogin(t *testing.T) {
+	f := newFarEnd(t, func(f *farEnd) { f.script = rras(func(string) bool { return false }) })
+	b := newBed(t, oneTarget(t, f), nil)
+	c := b.mustDial(nil).open()
+	c.send(connectRequest)
+	c.want(connectAck)
+	if got := b.told(); got.Level != table.EarnedAuth {
+		t.Errorf("evidence %+v", got)
+	}
+	c.send(data("x") + callConnected(Hash{}))
+	c.want(data("x"))
+	c.want(abort)
+	b.pass(2 * stayUp)
+	c.Close()
+	b.until("the session ends", func() bool { return len(b.Sessions()) == 0 })
+	if len(b.evidence) != 0 {
+		t.Errorf("evidence %+v", <-b.evidence)
+	}
+}
+
 // A stream that is no SSTP is relayed all the same.
 func TestUnreadableStreamPasses(t *testing.T) {
 	f := newFarEnd(t, nil)
@@ -167,73 +196,6 @@ func TestUnreadableStreamPasses(t *testing.T) {
 	}
 	if n := b.metric(b.metrics.calls.WithLabelValues("unreadable")); n != 1 {
 		t.Errorf("counted %v times", n)
-	}
-}
-
-func TestAlarmOfWrongHash(t *testing.T) {
-	want := ""
-	f := newFarEnd(t, func(f *farEnd) { f.script = rras(func(hash string) bool { return hash == want }) })
-	d := oneTarget(t, f)
-	b := newBed(t, d, nil)
-	hash := d.Certificates[0].Hash
-	alarm := func() string {
-		var texts []string
-		for _, a := range b.Status().Alarms {
-			texts = append(texts, a.Text)
-		}
-		return strings.Join(texts, "; ")
-	}
-	abortedCall := func(hash Hash) {
-		t.Helper()
-		c := b.call(hash)
-		c.want(abort)
-		c.Close()
-		b.until("the session ends", func() bool { return len(b.Sessions()) == 0 })
-	}
-	goodCall := func() {
-		t.Helper()
-		want = string(hash[:])
-		c := b.call(hash)
-		c.send(data("x"))
-		c.want(data("x"))
-		b.pass(1)
-		if alarm() == "" && want == "" {
-			t.Error("the alarm went before the call proved itself")
-		}
-		b.pass(stayUp)
-		c.Close()
-		want = ""
-	}
-	abortedCall(hash)
-	const mismatch = "server rras1 aborts after Call Connected: its configured certificate hash does not match; run 'vpnlb sstp rras rras1'"
-	if got := alarm(); got != mismatch {
-		t.Errorf("alarm %q", got)
-	}
-	goodCall()
-	if got := alarm(); got != "" {
-		t.Errorf("alarm %q after a call that stayed up", got)
-	}
-	// Anyone can make a server abort: where calls work it takes more than one.
-	abortedCall(hash)
-	abortedCall(hash)
-	if got := alarm(); got != "" {
-		t.Errorf("alarm %q after two aborts", got)
-	}
-	abortedCall(hash)
-	if got := alarm(); got != mismatch {
-		t.Errorf("alarm %q after three aborts", got)
-	}
-	goodCall()
-	for range abortsInARow {
-		abortedCall(Hash{1})
-	}
-	if got := alarm(); !strings.Contains(got, "something between them and this node opens TLS") {
-		t.Errorf("alarm %q for a foreign hash", got)
-	}
-	// An alarm goes with its server.
-	b.desired.Targets[0].Slot = 9
-	if err := b.Apply(b.desired); err != nil || alarm() != "" {
-		t.Errorf("%v, alarm %q of a server that is gone", err, alarm())
 	}
 }
 

@@ -68,6 +68,9 @@ func (c *certificate) showing(keys [][32]byte) *tls.Config {
 // against 110 us. In TLS 1.3 that could cost a round trip, since clients guess a
 // group in advance.
 func (c *certificate) forClient(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	if l, ok := hello.Conn.(*link); ok && l.turn != nil {
+		l.turn.hello = true
+	}
 	if !slices.Contains(hello.SupportedVersions, tls.VersionTLS13) && slices.Contains(hello.SupportedCurves, tls.CurveP256) {
 		return c.older, nil
 	}

@@ -87,7 +87,7 @@ type Certificate struct {
 type Limits struct {
 	Connections      int           // at one time, of all services: 20000
 	PerSource        int           // at one time, of one client key (IPv4 address, IPv6 /64): 256, many users share one NAT address
-	Handshakes       int           // under way at one time: 512; more wait in the kernel's queue
+	Handshakes       int           // that compute at one time: 512; 8 times as many may be under way, more wait in the kernel's queue
 	HandshakeTimeout time.Duration // for TLS: 10 s
 	HeadTimeout      time.Duration // from the end of the handshake to the end of the head: 10 s
 	ResponseTimeout  time.Duration // for the server's response head: 60 s, as long as Windows waits
@@ -117,4 +117,7 @@ type Session struct {
 	In, Out     uint64 // bytes of the client, bytes to it, after TLS
 	Echoes      uint64 // echo responses seen
 	EchoLost    uint64 // echo requests that had no response when the next came
+	// Proven: the call has stood for 10 s since Call Connected, so its server
+	// took it. A client can say Call Connected without having logged in.
+	Proven bool
 }

@@ -1,6 +1,7 @@
 package sstp
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -20,7 +21,7 @@ func TestDrain(t *testing.T) {
 		calls = append(calls, b.mustDial(nil).open())
 	}
 	b.until("they relay", func() bool { return b.relaying() == 6 })
-	const keep, over = 300 * time.Millisecond, 300 * time.Millisecond
+	const keep, over = 300 * time.Millisecond, 1500 * time.Millisecond // a sixth of over is what a slow machine may be late
 	ctx, cancel := context.WithTimeout(context.Background(), keep+over)
 	defer cancel()
 	began := time.Now()
@@ -113,6 +114,70 @@ func TestCloseTarget(t *testing.T) {
 	b.pass(gentleTicks + 1)
 	b.until("none is left", func() bool { return len(b.Sessions()) == 0 })
 	deaf.gone()
+}
+
+// A call that is closed gently in the midst of traffic is counted as that, and
+// both sides get to say goodbye.
+func TestCloseUnderTraffic(t *testing.T) {
+	const after = 50
+	f := newFarEnd(t, func(f *farEnd) {
+		f.script = func(r *bufio.Reader, c far) {
+			told := make(chan struct{})
+			go func() {
+				io.Copy(io.Discard, r)
+				close(told)
+			}()
+			for i := 0; i < after; {
+				select {
+				case <-told:
+					i++
+				default:
+				}
+				if _, err := io.WriteString(c, data("downstream")); err != nil {
+					t.Errorf("server cannot write on: %v", err)
+					return
+				}
+			}
+			c.CloseWrite()
+		}
+	})
+	b := newBed(t, oneTarget(t, f), nil)
+	c := b.mustDial(nil).open()
+	told := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, c.r)
+		told <- err
+	}()
+	b.until("it relays", func() bool { return b.relaying() == 1 })
+	for i, closed := 0, false; i < after; {
+		c.send(data("upstream"))
+		if !closed {
+			closed = b.CloseTarget(1, 0) == 1
+			continue
+		}
+		select {
+		case err := <-told:
+			if err != nil {
+				t.Errorf("client was told by %v", err)
+			}
+			i, told = 1, nil
+		default:
+			if i > 0 {
+				i++
+			}
+		}
+	}
+	c.CloseWrite()
+	b.until("the session ends", func() bool { return len(b.Sessions()) == 0 })
+	for _, reason := range ends {
+		want := 0.0
+		if reason == endClosed {
+			want = 1
+		}
+		if n := b.metric(b.metrics.ended.WithLabelValues(reason)); n != want {
+			t.Errorf("%s counted %v times", reason, n)
+		}
+	}
 }
 
 // The next process takes the sockets: what waits in their queue is served.

@@ -2,58 +2,6 @@ package sstp
 
 import "sync"
 
-// gate lets a limited number of handshakes be under way.
-type gate struct {
-	mu     sync.Mutex
-	free   sync.Cond
-	inside int
-	limit  int
-	closed bool
-}
-
-func (g *gate) init(limit int) { g.free.L, g.limit = &g.mu, limit }
-
-// enter waits for a place; false: the gate is closed.
-func (g *gate) enter() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for g.inside >= g.limit && !g.closed {
-		g.free.Wait()
-	}
-	if g.closed {
-		return false
-	}
-	g.inside++
-	return true
-}
-
-func (g *gate) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.inside--
-	g.free.Signal()
-}
-
-func (g *gate) set(limit int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.limit = limit
-	g.free.Broadcast()
-}
-
-func (g *gate) close() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.closed = true
-	g.free.Broadcast()
-}
-
-func (g *gate) under() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.inside
-}
-
 // sources counts connections, in all and of each client key. The map has an
 // entry only for a key that has a connection, so the limit of connections
 // bounds it.
@@ -70,7 +18,7 @@ type source struct{ connections, handshakes int }
 func (s *sources) init() { s.by = map[[16]byte]source{} }
 
 // sourceHandshakes bounds the handshakes of one source: a quarter of what may
-// be under way in all, so that no one client can keep the others waiting.
+// compute at one time, so that no one client can keep the others waiting.
 func sourceHandshakes(l *Limits) int { return max(l.Handshakes/4, 1) }
 
 // enter counts a connection in, or says why not.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -134,26 +133,6 @@ func TestSlowHandshakes(t *testing.T) {
 	}
 	b.until("nothing is left", func() bool { return b.sources.count() == 0 })
 	b.mustDial(nil).open()
-}
-
-// With all places taken, connections wait, and are served when there is one.
-func TestHandshakesWait(t *testing.T) {
-	f := newFarEnd(t, nil)
-	d := oneTarget(t, f)
-	d.Limits = Limits{Handshakes: 1, HandshakeTimeout: 300 * time.Millisecond}
-	b := newBed(t, d, nil)
-	slow := b.rawDial(helloBegins)
-	b.until("it is under way", func() bool { return b.Status().Handshakes == 1 })
-	b.sources.settled(netip.MustParseAddr("127.0.0.1").As16()) // as if it were another source's
-	b.mustDial(nil).open()
-	if _, err := slow.Read(make([]byte, 1)); err == nil {
-		t.Error("the slow one got an answer")
-	}
-	b.sources.mu.Lock()
-	n := b.sources.by[netip.MustParseAddr("127.0.0.1").As16()]
-	n.handshakes++
-	b.sources.by[netip.MustParseAddr("127.0.0.1").As16()] = n
-	b.sources.mu.Unlock()
 }
 
 // A head that comes byte by byte is ended by the clock, not by its length.

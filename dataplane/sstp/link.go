@@ -16,6 +16,7 @@ type link struct {
 	tcp   *net.TCPConn
 	raw   syscall.RawConn
 	shown *certificate // by the handshake's callback
+	turn  *turn        // of the handshake; nil: no gate is asked
 
 	// Reading: the one goroutine that reads. Once the relay runs, TLS gets its bytes
 	// from a buffer: one system call reads many records.
@@ -70,7 +71,10 @@ func (again) Temporary() bool { return true }
 // Read gives TLS what fill read, or says that there is no more now. Before the
 // relay runs it waits.
 func (l *link) Read(p []byte) (int, error) {
-	if !l.nowait {
+	switch {
+	case l.turn != nil:
+		return l.turn.read(l.raw, p)
+	case !l.nowait:
 		return l.tcp.Read(p)
 	}
 	if l.in == nil {

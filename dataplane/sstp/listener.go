@@ -186,8 +186,8 @@ const (
 var refusals = []string{refusedAccept, refusedConnections, refusedSource, refusedHandshakes, refusedNoService, refusedNoServer, refusedDraining}
 
 // admit decides about a new connection, and starts serving it. It waits while
-// as many handshakes as there may be are under way: more connections wait in
-// the kernel's queue.
+// as many handshakes compute as may: more connections wait in the kernel's
+// queue.
 func (s *Server) admit(l *listener, tcp *net.TCPConn) {
 	s.metrics.accepted.Inc()
 	c, refused := s.newSession(l, tcp)
@@ -197,7 +197,7 @@ func (s *Server) admit(l *listener, tcp *net.TCPConn) {
 		tcp.Close()
 		return
 	}
-	if !s.gate.enter() { // the server ends
+	if c.turn = s.gate.enter(c); c.turn == nil { // the server ends
 		c.end(endStopped)
 		c.leave()
 		return

@@ -44,12 +44,15 @@ func (c *session) pump(from control.Side) {
 			tick := c.server.tick.Load()
 			f.last.Store(tick)
 			c.heed(from, b[:n])
-			f.sending.Store(tick)
-			failed := dst.send(b[:n])
-			f.sending.Store(0)
+			var failed error
+			if !c.isClosing() {
+				f.sending.Store(tick)
+				failed = dst.send(b[:n])
+				f.sending.Store(0)
+			}
 			putBuffer(b)
-			if failed != nil {
-				c.end(brokenDst)
+			if failed != nil && !c.isClosing() {
+				c.broke(brokenDst)
 				break
 			}
 		}
@@ -64,16 +67,22 @@ func (c *session) pump(from control.Side) {
 		}
 		if err == io.EOF {
 			f.closed.Store(true)
+			if c.isClosing() { // it was told
+				break
+			}
+			if from == control.Server && !c.flow[control.Client].closed.Load() {
+				c.dropped()
+			}
 			f.sending.Store(c.server.tick.Load()) // a close_notify is a write, too
 			failed := dst.shut(c.flow[1-from].closed.Load())
 			f.sending.Store(0)
-			if failed != nil {
-				c.end(brokenDst)
+			if failed != nil && !c.isClosing() {
+				c.broke(brokenDst)
 			}
 			break
 		}
 		if err != nil {
-			c.end(brokenSrc)
+			c.broke(brokenSrc)
 			break
 		}
 	}
@@ -82,6 +91,17 @@ func (c *session) pump(from control.Side) {
 		c.leave()
 	}
 }
+
+// broke ends a session whose connection to one side broke.
+func (c *session) broke(reason string) {
+	if c.end(reason) && reason == endServer {
+		c.dropped()
+	}
+}
+
+// isClosing: both sides have been told that no more comes. What still does is
+// read and dropped, so that their goodbyes are seen.
+func (c *session) isClosing() bool { return phase(c.phase.Load()) == phaseClosing }
 
 // heed counts bytes, feeds the follower, and tells what it saw.
 func (c *session) heed(from control.Side, p []byte) {

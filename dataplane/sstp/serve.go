@@ -41,7 +41,8 @@ func (s *Server) serve(c *session) {
 func (c *session) open() string {
 	s := c.server
 	ok := c.handshake()
-	s.gate.leave()
+	c.turn.leave()
+	c.turn, c.front.link.turn = nil, nil
 	s.sources.settled(c.key)
 	c.handshook = true
 	if !ok {
@@ -80,6 +81,7 @@ func (c *session) handshake() bool {
 		cert = c.service.certs[0]
 		config = cert.front
 	}
+	l.turn = c.turn
 	began := time.Now()
 	_ = l.tcp.SetDeadline(began.Add(c.limits.HandshakeTimeout))
 	conn := tls.Server(l, config)
@@ -108,6 +110,8 @@ func (c *session) handshake() bool {
 func handshakeFault(err error) string {
 	var record tls.RecordHeaderError
 	switch {
+	case errors.Is(err, errCrowded):
+		return "crowded"
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return "timeout"
 	case errors.As(err, &record):

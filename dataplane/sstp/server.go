@@ -31,7 +31,7 @@ type Deps struct {
 	Choose func(vip uint8, client netip.Addr) (Route, bool)
 	// Evidence takes what a server proved about a client; it must not block.
 	// EarnedAuth, Opening: the server acknowledged a call. Confirmed: it sent
-	// data on a call that is connected.
+	// data on a call that has stood for 10 s since Call Connected.
 	Evidence func(table.Evidence)
 	// Inherited listeners by "addr:port", from a process before this one. The
 	// first Apply takes those that it wants and closes the rest.
@@ -108,7 +108,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.gate.init(limits.Handshakes)
 	s.sources.init()
 	s.table.init()
-	s.alarms.init(s.log)
+	s.alarms.init(s.log, &s.tick)
 	return s, nil
 }
 

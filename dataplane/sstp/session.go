@@ -36,6 +36,7 @@ const (
 	endClosed      = "closed"     // by us: drain, or the server's sessions were told to go
 	endStopped     = "stopped"    // the process stops
 	endHandshake   = "handshake"  // TLS did not come up
+	endCrowded     = "crowded"    // TLS did not come up in time, and others needed the place
 	endHead        = "head"       // no good request
 	endDial        = "dial"       // the server was not reached
 	endCertificate = "server_tls" // TLS to the server did not come up, or not with the right certificate
@@ -44,7 +45,7 @@ const (
 	endSetup       = "setup"      // the kernel refused something
 )
 
-var ends = []string{endDone, endClient, endServer, endIdle, endStalled, endClosed, endStopped, endHandshake, endHead, endDial,
+var ends = []string{endDone, endClient, endServer, endIdle, endStalled, endClosed, endStopped, endHandshake, endCrowded, endHead, endDial,
 	endCertificate, endResponse, endStatus, endSetup}
 
 // session is one connection of a client, and the one to the server that belongs
@@ -64,12 +65,16 @@ type session struct {
 	shown     *certificate // set with the end of the handshake
 	tlsInfo   string       // likewise
 	handshook bool         // serve's alone
+	turn      *turn        // likewise; nil behind the handshake
 
 	phase   atomic.Int32
 	settled atomic.Bool // phase has passed the handshake: shown and tlsInfo can be read
 	flow    [2]flow     // by control.Side
 	running atomic.Int32
 	follow  control.Follower
+	proven  atomic.Bool // the call stood for stayUp; the sweeper's to set
+	heard   atomic.Bool // the server sent data on the call that is up
+	left    atomic.Bool // the server went without a word, which was noticed
 
 	mu      sync.Mutex
 	back    end       // nil: none yet
@@ -79,8 +84,8 @@ type session struct {
 
 	// The sweeper's alone.
 	upSince  int64 // tick at which the call was first seen up
-	proven   bool  // the call stayed up
-	reminded int   // evidence told again
+	told     bool  // that the server confirmed the call
+	reminded int   // how often again
 }
 
 // flow is one direction.
@@ -102,12 +107,16 @@ func (c *session) init(tcp *net.TCPConn) {
 
 func (c *session) setPhase(p phase) { c.phase.Store(int32(p)) }
 
-// end closes both connections; what runs on them notices. The first reason counts.
-func (c *session) end(reason string) {
+// end closes both connections; what runs on them notices. The first reason
+// counts; it tells whether this is it.
+func (c *session) end(reason string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended != "" {
-		return
+		return false
+	}
+	if c.isClosing() && reason != endStopped {
+		reason = endClosed
 	}
 	c.ended = reason
 	c.front.Close()
@@ -117,6 +126,7 @@ func (c *session) end(reason string) {
 	for i := range c.flow { // to see it
 		c.unpark(control.Side(i))
 	}
+	return true
 }
 
 // ends of a direction.
@@ -185,7 +195,7 @@ func (c *session) state() string {
 func (c *session) report(tick int64) Session {
 	call := c.follow.Call()
 	out := Session{ID: c.id, VIP: c.service.Name, Target: c.target.Name, Slot: c.target.Slot, Client: c.client, State: c.state(), Since: c.since,
-		In: c.flow[control.Client].bytes.Load(), Out: c.flow[control.Server].bytes.Load(), Echoes: call.Echoes, EchoLost: call.EchoLost}
+		In: c.flow[control.Client].bytes.Load(), Out: c.flow[control.Server].bytes.Load(), Echoes: call.Echoes, EchoLost: call.EchoLost, Proven: c.proven.Load()}
 	if c.settled.Load() {
 		out.Certificate, out.TLS = c.shown.name, c.tlsInfo
 	}

@@ -22,7 +22,7 @@ const (
 func (s *Server) sweep(tick int64) {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
-	up := 0
+	up, standing := 0, map[*target]bool{}
 	for _, c := range s.table.each() {
 		s.count(c)
 		if phase(c.phase.Load()) < phaseRelay {
@@ -38,8 +38,13 @@ func (s *Server) sweep(tick int64) {
 		}
 		if s.watch(c, tick) {
 			up++
+			if c.proven.Load() {
+				standing[c.target] = true
+			}
 		}
 	}
+	s.gate.look()
+	s.alarms.look(standing)
 	s.metrics.up.Set(float64(up))
 	s.metrics.connections.Set(float64(s.sources.count()))
 	s.metrics.underWay.Set(float64(s.gate.under()))
@@ -90,11 +95,18 @@ func (s *Server) watch(c *session, tick int64) bool {
 	if c.upSince == 0 {
 		c.upSince = tick
 	}
-	if !c.proven && tick-c.upSince >= stayUp {
-		c.proven = true
+	if !c.proven.Load() && tick-c.upSince >= stayUp && !c.flow[control.Server].closed.Load() {
+		c.proven.Store(true)
 		s.alarms.stayedUp(c.target)
 	}
-	if c.proven && c.route.Saw != c.target.Slot && c.reminded < reminders && tick-c.upSince >= int64(c.reminded+1)*remindTicks {
+	// Data alone confirms nothing: what the server sent before it saw a Call
+	// Connected with a wrong hash comes after it, too.
+	switch {
+	case !c.proven.Load() || !c.heard.Load():
+	case !c.told:
+		c.told = true
+		s.tell(c, table.Confirmed, false)
+	case c.route.Saw != c.target.Slot && c.reminded < reminders && tick-c.upSince >= int64(c.reminded+1)*remindTicks:
 		c.reminded++
 		s.tell(c, table.Confirmed, false)
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vpnlb/vpnlb/dataplane/sstp/control"
@@ -32,7 +33,7 @@ func (s *Server) saw(c *session, events control.Events) {
 		s.metrics.calls.WithLabelValues("connected").Inc()
 	}
 	if events&control.ServerData != 0 {
-		s.tell(c, table.Confirmed, false)
+		c.heard.Store(true)
 	}
 	if events&(control.CallAborted|control.CallEnded) != 0 {
 		s.callEnded(c)
@@ -53,37 +54,60 @@ func (s *Server) callEnded(c *session) {
 	s.metrics.calls.WithLabelValues(word + "_by_" + call.By.String()).Inc()
 	s.log.Debug("sstp call "+word, "session", c.id, "target", c.target.Name, "by", call.By.String(), "status", call.Status.String(),
 		"after_up", call.AbortedUp)
-	if call.AbortedUp && call.By == control.Server {
-		s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.shown.hash)
+	if call.AbortedUp && call.By == control.Server && !c.proven.Load() { // else it had taken the hash
+		s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.shown.hash, false)
 	}
+}
+
+// dropped: the server went first, without a word. Soon after Call Connected that
+// may be its way to refuse a hash.
+func (c *session) dropped() {
+	call := c.follow.Call()
+	if call.Off || call.State != control.Up || c.proven.Load() || c.left.Swap(true) {
+		return
+	}
+	s := c.server
+	s.metrics.calls.WithLabelValues("dropped_by_server").Inc()
+	s.log.Debug("sstp call dropped by server", "session", c.id, "target", c.target.Name)
+	s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.shown.hash, true)
 }
 
 // stayUp is how many ticks a call must stay up to prove that its server took
 // Call Connected: the server answers at once, or after its negotiation timer.
 const stayUp = 10
 
-// Aborts that make an alarm: one, if no call to that server has stayed up within
-// quietTime; else this many in a row. Anyone can make a server abort before
-// logging in: on a server with working calls a few such must not cry wolf.
+// Aborts that make an alarm: one, if no call to that server has stood within
+// quietTicks; else this many in a row. Anyone can make a server abort before
+// logging in: on a server with working calls a few such must not cry wolf. Calls
+// that merely stand do not break the row: they say nothing of a hash that was
+// set since.
 const (
 	abortsInARow = 3
-	quietTime    = time.Minute
+	quietTicks   = 60
 )
+
+// alarmTicks is how long an alarm, and a row of aborts, outlives its last cause:
+// when the fault is mended, the calls that would show it may go by other nodes.
+const alarmTicks = 15 * 60
 
 // alarms judges servers by what their calls came to.
 type alarms struct {
-	log *slog.Logger
-	mu  sync.Mutex
-	by  map[table.Slot]*record // of targets in the plan alone
+	log  *slog.Logger
+	tick *atomic.Int64
+	mu   sync.Mutex
+	by   map[table.Slot]*record // of targets in the plan alone
 }
 
 type record struct {
 	name    string
-	aborts  int // after Call Connected, in a row
-	foreign int // of them, with another hash than that of the certificate shown
-	good    time.Time
+	aborts  int   // after Call Connected, in a row
+	foreign int   // of them, with another hash than that of the certificate shown
+	silent  int   // of them, without an abort: the connection just ended
+	abort   int64 // tick of the last
+	good    int64 // tick at which a call that its server took stood last; 0: none yet
 	texts   [alarmKinds]string
 	since   [alarmKinds]time.Time
+	seen    [alarmKinds]int64 // tick of the last cause
 }
 
 const (
@@ -92,7 +116,9 @@ const (
 	alarmKinds
 )
 
-func (a *alarms) init(log *slog.Logger) { a.log, a.by = log, map[table.Slot]*record{} }
+func (a *alarms) init(log *slog.Logger, tick *atomic.Int64) {
+	a.log, a.tick, a.by = log, tick, map[table.Slot]*record{}
+}
 
 // keep forgets servers that are no more, or that are others now.
 func (a *alarms) keep(targets map[table.Slot]*target) {
@@ -119,7 +145,7 @@ func (a *alarms) raise(r *record, kind int, text string) {
 		r.since[kind] = time.Now()
 		a.log.Error("sstp alarm", "target", r.name, "alarm", text)
 	}
-	r.texts[kind] = text
+	r.texts[kind], r.seen[kind] = text, a.tick.Load()
 }
 
 func (a *alarms) clear(r *record, kind int) {
@@ -129,34 +155,67 @@ func (a *alarms) clear(r *record, kind int) {
 	}
 }
 
-// abortedUp: the server aborted a call after Call Connected. same: the client
-// had seen the certificate that was shown here.
-func (a *alarms) abortedUp(t *target, same bool) {
+// abortedUp: the server aborted a call after Call Connected, or, if silent, just
+// closed the connection. same: the client had seen the certificate that was
+// shown here.
+func (a *alarms) abortedUp(t *target, same, silent bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := a.of(t)
 	r.aborts++
+	r.abort = a.tick.Load()
 	if !same {
 		r.foreign++
 	}
-	if r.aborts < abortsInARow && !r.good.IsZero() && time.Since(r.good) < quietTime {
+	if silent {
+		r.silent++
+	}
+	works := r.good != 0 && r.abort-r.good < quietTicks
+	if r.aborts < abortsInARow && (works || r.silent == r.aborts) { // a server that restarts closes, too
 		return
 	}
-	if r.foreign == r.aborts {
+	switch r.aborts {
+	case r.foreign:
 		a.raise(r, alarmAborts, fmt.Sprintf("server %s aborts after Call Connected, and its clients saw another certificate than the one shown here: "+
 			"something between them and this node opens TLS, or the clients are faulty", t.Name))
-		return
+	case r.silent:
+		a.raise(r, alarmAborts, fmt.Sprintf("server %s closes connections right after Call Connected: its configured certificate hash may not match, "+
+			"or it keeps restarting; run 'vpnlb sstp rras %s'", t.Name, t.Name))
+	default:
+		a.raise(r, alarmAborts, fmt.Sprintf("server %s aborts after Call Connected: its configured certificate hash does not match; run 'vpnlb sstp rras %s'", t.Name, t.Name))
 	}
-	a.raise(r, alarmAborts, fmt.Sprintf("server %s aborts after Call Connected: its configured certificate hash does not match; run 'vpnlb sstp rras %s'", t.Name, t.Name))
 }
 
-// stayedUp: a call did.
+// stayedUp: a new call did.
 func (a *alarms) stayedUp(t *target) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := a.of(t)
-	r.aborts, r.foreign, r.good = 0, 0, time.Now()
+	r.aborts, r.foreign, r.silent, r.good = 0, 0, 0, a.tick.Load()
 	a.clear(r, alarmAborts)
+}
+
+// look takes which servers have calls that stand and that they took, and ends
+// what has had no cause for long.
+func (a *alarms) look(standing map[*target]bool) {
+	tick := a.tick.Load()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for t := range standing {
+		if r := a.by[t.Slot]; r != nil && r.name == t.Name {
+			r.good = tick
+		}
+	}
+	for _, r := range a.by {
+		if r.aborts > 0 && tick-r.abort >= alarmTicks {
+			r.aborts, r.foreign, r.silent = 0, 0, 0
+		}
+		for kind, text := range r.texts {
+			if text != "" && tick-r.seen[kind] >= alarmTicks {
+				a.clear(r, kind)
+			}
+		}
+	}
 }
 
 func (a *alarms) otherCertificate(t *target, want *certificate) {

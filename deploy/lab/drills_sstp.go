@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -15,13 +16,12 @@ import (
 
 // Pass criteria of drills on SSTP, and their sizes.
 const (
-	callLimit    = 5 * time.Second // from the dial to IP: sstpc may need a second try, see DESIGN.md
-	awayLimit    = verdictLimit + callLimit
-	nodeLimit    = 8 * time.Second // from a node's stop until its calls stand elsewhere: the spread, and a dial
-	iperfTime    = time.Second
-	slowest      = 5e6 // bit/s through a tunnel: less is a fault even on a slow machine
-	alarmBound   = 20 * time.Second
-	callsSettled = 2 * time.Second // for a second thought of the server about a call
+	callLimit  = 5 * time.Second // from the dial to IP: sstpc may need a second try, see DESIGN.md
+	awayLimit  = verdictLimit + callLimit
+	nodeLimit  = 8 * time.Second // from a node's stop until its calls stand elsewhere: the spread, and a dial
+	iperfTime  = time.Second
+	slowest    = 5e6 // bit/s through a tunnel: less is a fault even on a slow machine
+	alarmBound = 20 * time.Second
 )
 
 // sstpPlan is where clients are put before a drill: two on the first server, so
@@ -123,7 +123,8 @@ func (d *drill) forget(ctx context.Context, clients ...int) error {
 	return nil
 }
 
-// only lets one server alone take new clients; 0: all of them.
+// only lets one server alone take new clients; 0: all of them. Each command waits
+// for its change: they go at once.
 func (d *drill) only(ctx context.Context, server int) error {
 	list, err := d.l.backends(ctx)
 	if err != nil {
@@ -133,7 +134,9 @@ func (d *drill) only(ctx context.Context, server int) error {
 	if err != nil {
 		return err
 	}
-	for _, b := range list {
+	var wg sync.WaitGroup
+	errs := make([]error, len(list))
+	for i, b := range list {
 		verb, want := "drain", "drain"
 		if server == 0 || b.Name == serverName(server) {
 			verb, want = "enable", "enabled"
@@ -141,9 +144,11 @@ func (d *drill) only(ctx context.Context, server int) error {
 		if b.VIP != vipName || b.Admin == want {
 			continue
 		}
-		if err := d.l.cli(ctx, cliBound, m, nil, "backend", verb, b.Name); err != nil {
-			return err
-		}
+		wg.Go(func() { errs[i] = d.l.cli(ctx, cliBound, m, nil, "backend", verb, b.Name) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	return d.applied(ctx)
 }
@@ -304,11 +309,11 @@ func (d *drill) sstpNodeStop(ctx context.Context) error {
 	if err := d.reviveDaemon(ctx, node); err != nil {
 		return err
 	}
-	if err := flow(ctx, callsSettled); err != nil { // what the router sends elsewhere now is reset there
+	if err := d.unharmed(ctx); err != nil { // it waits: what the router sends elsewhere now is reset there
 		return err
 	}
 	d.sameServers(ctx, before, "after the start of "+node)
-	return d.unharmed(ctx)
+	return nil
 }
 
 // sameServers checks that every client has a call on the server it had. Where

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
@@ -27,6 +28,7 @@ type Opened struct {
 // time, All for any.
 type Book struct {
 	unseal func(name string, sealed []byte) ([]byte, error)
+	read   func(path string) ([]byte, error) // ReadFile but in tests
 
 	mu      sync.Mutex
 	entries []*entry // by the order of the agreement
@@ -36,6 +38,12 @@ type entry struct {
 	Opened
 	secret uint64 // version of the sealed secret it was read from
 	file   stamp
+	read   bool // there was a text to judge: what it says stays true while the source is the same
+}
+
+// sameSource reports whether two entries were read from one text.
+func (e *entry) sameSource(o *entry) bool {
+	return e.Version == o.Version && e.secret == o.secret && e.file == o.file
 }
 
 // stamp tells that a file changed.
@@ -48,7 +56,7 @@ type stamp struct {
 
 // NewBook takes what opens sealed secrets.
 func NewBook(unseal func(name string, sealed []byte) ([]byte, error)) *Book {
-	return &Book{unseal: unseal}
+	return &Book{unseal: unseal, read: ReadFile}
 }
 
 // All lists the certificates of the agreement at the last Update.
@@ -64,7 +72,9 @@ func (b *Book) All() []Opened {
 
 // Update opens what is new or changed, files included, and forgets what is gone.
 // It reports whether anything is other than before. A certificate that was open
-// stays so while its hash is the agreed one, whatever happens to its file.
+// stays so while its hash is the agreed one, whatever happens to its file. What
+// could not be read is tried again each time: the cause (too many open files, an
+// owner) may be gone, and the file shows nothing of that.
 func (b *Book) Update(spec *state.Spec) (changed bool) {
 	next := make([]*entry, 0, len(spec.Certs))
 	for i := range spec.Certs {
@@ -85,23 +95,26 @@ func (b *Book) Update(spec *state.Spec) (changed bool) {
 }
 
 // open gives old itself where nothing changed.
+//
+// The stamp is taken before the text: a file that changes in between is read
+// again next time.
 func (b *Book) open(spec *state.Spec, place *state.CertificatePlace, old *entry) *entry {
 	e := &entry{Opened: Opened{CertificatePlace: *place}}
 	var text []byte
 	var err error
 	if place.Path != "" {
 		e.file = stampOf(place.Path)
-		if old != nil && old.Version == place.Version && old.file == e.file {
+		if old != nil && old.read && old.sameSource(e) {
 			return old
 		}
-		text, err = ReadFile(place.Path)
+		text, err = b.read(place.Path)
 	} else {
 		name := state.SecretOfCertificate(place.Name)
 		secret, ok := spec.SecretByName(name)
 		if ok {
 			e.secret = secret.Version
 		}
-		if old != nil && old.Version == place.Version && old.secret == e.secret {
+		if old != nil && old.read && old.sameSource(e) {
 			return old
 		}
 		if !ok {
@@ -110,7 +123,7 @@ func (b *Book) open(spec *state.Spec, place *state.CertificatePlace, old *entry)
 			text, err = b.unseal(name, secret.Sealed)
 		}
 	}
-	if err == nil {
+	if e.read = err == nil; e.read {
 		e.Certificate, err = expect(text, place)
 	}
 	if err != nil {
@@ -118,6 +131,9 @@ func (b *Book) open(spec *state.Spec, place *state.CertificatePlace, old *entry)
 		if old != nil && old.Certificate != nil && old.Certificate.Hash == place.SHA256 {
 			e.Certificate = old.Certificate
 		}
+	}
+	if old != nil && old.sameSource(e) && old.read == e.read && old.Fault == e.Fault && old.Certificate == e.Certificate {
+		return old // failed again
 	}
 	return e
 }
@@ -151,7 +167,8 @@ func stampOf(path string) stamp {
 
 // ReadFile reads chain and key from a file that only its owner may read.
 func ReadFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	// A pipe would let whoever opens it wait for a writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("the file %s does not exist on this node: put chain and key there", path)

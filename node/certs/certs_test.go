@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -268,4 +269,65 @@ func TestBookFile(t *testing.T) {
 	write(first.both(t), 0o600)
 	b = NewBook(nil) // a new process
 	check("another one at start", false, "holds another certificate")
+}
+
+// What kept a file from being read may pass without a trace in the file; what was
+// wrong in it does not.
+func TestBookTriesAgain(t *testing.T) {
+	good, other := issue(t, nil, ec(t), nil), issue(t, nil, ec(t), nil)
+	path := filepath.Join(t.TempDir(), "vpn.pem")
+	if err := os.WriteFile(path, good.both(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := NewBook(nil)
+	reads := 0
+	fail := syscall.EMFILE
+	b.read = func(path string) ([]byte, error) {
+		if reads++; fail != 0 {
+			return nil, fail
+		}
+		return ReadFile(path)
+	}
+	spec := &state.Spec{Certs: []state.CertificatePlace{place(t, "vpn", path, good)}}
+	if !b.Update(spec) || b.All()[0].Certificate != nil || b.All()[0].Fault == "" {
+		t.Errorf("too many open files: %+v", b.All())
+	}
+	if b.Update(spec) {
+		t.Error("the same fault again is a change")
+	}
+	fail = 0
+	if !b.Update(spec) || b.All()[0].Certificate == nil || b.All()[0].Fault != "" {
+		t.Errorf("the cause is gone, the file is as it was: %+v", b.All())
+	}
+	if b.Update(spec) || reads != 3 {
+		t.Errorf("an unchanged file was read %d times", reads)
+	}
+	spec.Certs = []state.CertificatePlace{place(t, "vpn", path, other)}
+	spec.Certs[0].Version = 2
+	for range 2 {
+		b.Update(spec)
+	}
+	if reads != 4 || !strings.Contains(b.All()[0].Fault, "another certificate") {
+		t.Errorf("a file that was read to its end was read %d times: %+v", reads, b.All())
+	}
+}
+
+func TestReadFileOfAPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := ReadFile(path)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "not a regular file") {
+			t.Errorf("a pipe: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits for a writer")
+	}
 }
