@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	rounds     = 7
+	rounds     = 11
 	idleRounds = 3
 
 	bulkCalls   = 8
-	bulkPackets = 21_500 // of each call and round: 32 MB
+	bulkPackets = 15_000 // of each call and round: 23 MB
 	loneCalls   = 64
-	loneCount   = 150 // packets of each call and round
-	upPackets   = 8_000
-	handshakes  = 500 // of a round
+	loneCount   = 100 // packets of each call and round
+	upPackets   = 6_000
+	handshakes  = 400 // of a round
 	warmCalls   = 50
 	idleCalls   = 2000
 	pings       = 500 // of a round

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"runtime/metrics"
 	"runtime/pprof"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -97,6 +98,9 @@ type RelayCounts struct {
 	Sessions   int
 	Connected  int // sessions whose call is up, as the follower sees it
 	Faults     int // refusals, connections that ended as none should here, and alarms
+	// Memory as the runtime counts it, in bytes: what the last collection found alive,
+	// stacks, and what the heap keeps for use again.
+	Live, Stacks, Spare uint64
 }
 
 // goodEnds are the only reasons for which a connection should end; handshake: those that
@@ -112,6 +116,10 @@ func (r *Relay) Counts(_ struct{}, c *RelayCounts) error {
 			c.Connected++
 		}
 	}
+	memory := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
+	metrics.Read(memory)
+	c.Live, c.Stacks, c.Spare = memory[0].Value.Uint64(), memory[1].Value.Uint64(), memory[2].Value.Uint64()+memory[3].Value.Uint64()
 	families, err := r.metrics.Gather()
 	if err != nil {
 		return err
