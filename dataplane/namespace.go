@@ -3,6 +3,7 @@ package dataplane
 import (
 	"fmt"
 	"runtime"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -102,31 +103,45 @@ const (
 	xdpFeatureSeveral  = 1 << 6 // NETDEV_XDP_ACT_NDO_XMIT_SG: frames of several buffers
 )
 
+// genlHeader is struct genlmsghdr (uapi/linux/genetlink.h). The library's own type has
+// two bytes and writes four: it reads what lies behind it in memory.
+type genlHeader [nl.SizeofGenlmsg]byte
+
+func (h *genlHeader) Len() int          { return len(h) }
+func (h *genlHeader) Serialize() []byte { return h[:] }
+
+// ask puts one question to a generic netlink family and gives the answer's
+// attributes; false where there is none.
+func (n *namespace) ask(family int, command, version uint8, attr *nl.RtAttr) ([]syscall.NetlinkRouteAttr, bool) {
+	request := nl.NewNetlinkRequest(family, unix.NLM_F_ACK)
+	request.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_GENERIC: n.generic}
+	request.AddData(&genlHeader{command, version})
+	request.AddData(attr)
+	answers, err := request.Execute(unix.NETLINK_GENERIC, 0)
+	if err != nil || len(answers) == 0 || len(answers[0]) < nl.SizeofGenlmsg {
+		return nil, false
+	}
+	attrs, err := nl.ParseRouteAttr(answers[0][nl.SizeofGenlmsg:])
+	return attrs, err == nil
+}
+
 // netdevFamilyID is the family's number; false where the kernel has none.
 func (n *namespace) netdevFamilyID() (uint16, bool) {
-	family, err := n.netlink.GenlFamilyGet(netdevFamily)
-	if err != nil {
-		return 0, false
+	attrs, _ := n.ask(nl.GENL_ID_CTRL, nl.GENL_CTRL_CMD_GETFAMILY, nl.GENL_CTRL_VERSION,
+		nl.NewRtAttr(nl.GENL_CTRL_ATTR_FAMILY_NAME, nl.ZeroTerminated(netdevFamily)))
+	for _, attr := range attrs {
+		if attr.Attr.Type == nl.GENL_CTRL_ATTR_FAMILY_ID && len(attr.Value) >= 2 {
+			return nl.NativeEndian().Uint16(attr.Value), true
+		}
 	}
-	return family.ID, true
+	return 0, false
 }
 
 // xdpFeatures asks the kernel what a device can do; false where it cannot say.
 // By device, not by dump: the library takes the first part of this family's dump
 // for the whole.
 func (n *namespace) xdpFeatures(family uint16, index int) (features uint64, ok bool) {
-	request := nl.NewNetlinkRequest(int(family), unix.NLM_F_ACK)
-	request.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_GENERIC: n.generic}
-	request.AddData(&nl.Genlmsg{Command: netdevDevGet, Version: 1})
-	request.AddData(nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(index))))
-	answers, err := request.Execute(unix.NETLINK_GENERIC, 0)
-	if err != nil || len(answers) == 0 || len(answers[0]) < nl.SizeofGenlmsg {
-		return 0, false
-	}
-	attrs, err := nl.ParseRouteAttr(answers[0][nl.SizeofGenlmsg:])
-	if err != nil {
-		return 0, false
-	}
+	attrs, _ := n.ask(int(family), netdevDevGet, 1, nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(index))))
 	for _, attr := range attrs {
 		if attr.Attr.Type == netdevAttrFeatures && len(attr.Value) >= 8 {
 			return nl.NativeEndian().Uint64(attr.Value), true
