@@ -348,8 +348,15 @@ func TestNeighbourChangeIsFollowed(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
+		var action uint32
+		var out []byte
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("address %d: action %d, frame %x", n, action, out[:min(len(out), 64)])
+			}
+		})
 		eventually(t, "new address in use", func() bool {
-			action, out := run(t, p.coll.Programs["vpnlb"], frame, uint32(outside.Attrs().Index))
+			action, out = run(t, p.coll.Programs["vpnlb"], frame, uint32(outside.Attrs().Index))
 			return action == 4 && net.HardwareAddr(out[:6]).String() == mac.String()
 		})
 		if took := time.Since(began); took > 200*time.Millisecond {
