@@ -327,6 +327,7 @@ func TestGenericModeForwards(t *testing.T) {
 // next hop is too old.
 func TestNeighbourChangeIsFollowed(t *testing.T) {
 	newLane(t)
+	permanentNeighbour(t, "inside", laneServer) // before the plane looks after ordinary ones
 	p := newPlane(t, newBPFFS(t), "outside", "inside")
 	attachPlane(t, p)
 	mustResync(t, p, laneSet(100), nil)
