@@ -176,7 +176,7 @@ func certNotes(c *certs.Certificate, now time.Time) (notes []string) {
 		notes = append(notes, fmt.Sprintf("expires in %d days, on %s: add its successor under another name and run 'vpnlb cert rotate'", daysLeft(end, now), end.UTC().Format(time.DateOnly)))
 	}
 	if c.RSA() {
-		notes = append(notes, "its key is "+c.KeyType()+": each full handshake costs a node some ten times what ECDSA P-256 costs; Windows clients take ECDSA")
+		notes = append(notes, "its key is "+c.KeyType()+": each full handshake costs a node some three times what ECDSA P-256 costs; Windows clients take ECDSA")
 	}
 	if len(c.Names()) == 0 {
 		notes = append(notes, "it names no host (subject alternative name): clients refuse it")

@@ -27,7 +27,7 @@ func (m *member) runProber(ctx context.Context) error {
 		spec := m.spec()
 		if spec.Index != index {
 			index = spec.Index
-			targets = probeTargets(spec)
+			targets = health.TargetsOf(spec)
 			m.prober.SetTargets(targets, health.TimingOf(&spec.Settings))
 		}
 		if now := m.replica.Now(); now != stamp {
@@ -66,13 +66,8 @@ func (m *member) runForwardPolicy(ctx context.Context) error {
 		if changed {
 			m.log.Info("forward policy written", "servers", len(policy.Servers), "prefixes", len(policy.Prefixes))
 		}
-		var text *string
-		if err != nil {
-			s := err.Error()
-			text = &s
-		}
-		if old := m.policyFault.Swap(text); text != nil && (old == nil || *old != *text) {
-			m.log.Warn("forward policy", "error", *text)
+		if m.policyFault.set(err) {
+			m.log.Warn("forward policy", "error", err.Error())
 		}
 	}
 	return nil

@@ -66,7 +66,7 @@ func (m *member) explain(r *http.Request) (any, error) {
 	}
 	out.Notes = m.explainNotes(spec, &x)
 	if b, ok := spec.BackendBySlot(state.Slot(x.Opening.Slot)); ok && class == state.ClassTCP && vip.SSTP.Ends() {
-		out.Notes = append(out.Notes, "TLS ends on the node, which shows this client certificate "+certificateOf(vip, b))
+		out.Notes = append(out.Notes, "TLS ends on the node, which shows this client certificate "+vip.CertificateOf(b))
 	}
 	return out, nil
 }

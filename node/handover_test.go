@@ -204,8 +204,8 @@ func handoverDesired(t *testing.T, vip netip.Addr) sstp.Desired {
 		t.Fatal(err)
 	}
 	return sstp.Desired{
-		Services:     []sstp.Service{{Name: "vpn", Addr: vip, Mode: sstp.Offload, ClientBits: 64, Certificates: []string{"c"}}},
-		Targets:      []sstp.Target{{Slot: 1, Name: "r1", Addr: netip.MustParseAddrPort("127.0.0.1:1")}},
+		Services:     []sstp.Service{{Name: "vpn", Addr: vip, Mode: sstp.Offload, ClientBits: 64}},
+		Targets:      []sstp.Target{{Slot: 1, Name: "r1", Addr: netip.MustParseAddrPort("127.0.0.1:1"), Certificate: "c"}},
 		Certificates: []sstp.Certificate{{Name: "c", Hash: sha(der), TLS: &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}}},
 	}
 }

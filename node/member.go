@@ -86,9 +86,9 @@ type member struct {
 	lastMembers             []state.NodeID // the contacts goroutine's
 	outsideDead, insideDead atomic.Bool
 	sessionSeen             time.Time                 // the facts goroutine's: when a router was last in session
-	policyFault             atomic.Pointer[string]    // of the last mending of the forward policy
-	repliesFault            atomic.Pointer[string]    // of the last mending of rules for transparent connections
-	kernelFault             atomic.Pointer[string]    // of the last mending of sysctls
+	policyFault             fault                     // of the last mending of the forward policy
+	repliesFault            fault                     // of the last mending of rules for transparent connections
+	kernelFault             fault                     // of the last mending of sysctls
 	generation              chan struct{}             // holds a token while one change of tables is on its way, on the leader
 	tookOffice              atomic.Pointer[time.Time] // of the present leadership
 	keysSeen                uint64                    // the leader duty's: version of the gossip keys, and since when
@@ -328,13 +328,8 @@ func (m *member) mendKernel() {
 	if len(changed) > 0 {
 		m.log.Info("kernel settings changed", "keys", changed)
 	}
-	var text *string
-	if err != nil {
-		s := err.Error()
-		text = &s
-	}
-	if old := m.kernelFault.Swap(text); text != nil && (old == nil || *old != *text) {
-		m.log.Warn("kernel settings", "error", *text)
+	if m.kernelFault.set(err) {
+		m.log.Warn("kernel settings", "error", err.Error())
 	}
 }
 

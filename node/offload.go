@@ -43,9 +43,9 @@ type offload struct {
 	told     atomic.Pointer[state.Spec] // that the server was told last; nil: none
 	draining atomic.Bool
 
-	fault   atomic.Pointer[string] // of the last Apply; nil: none
-	spec    *state.Spec            // that was looked at last; run's, as is all below
-	desired *sstp.Desired          // that was applied last, nil: none
+	fault   fault         // of the last Apply
+	spec    *state.Spec   // that was looked at last; run's, as is all below
+	desired *sstp.Desired // that was applied last, nil: none
 	serving map[table.Slot]sstp.Mode
 	passed  map[string]int // certificates whose expiry was logged, and at which threshold
 	looked  time.Time      // when files were looked at last
@@ -126,10 +126,8 @@ func (m *member) offer(o *offload) {
 	if err != nil {
 		m.log.Warn("session tickets are off", "error", err.Error())
 	}
-	old := o.fault.Load()
-	o.tell(spec, tickets, m.cfg.SSTP)
-	if f := o.fault.Load(); f != nil && (old == nil || *old != *f) {
-		m.log.Warn("SSTP", "error", *f)
+	if o.tell(spec, tickets, m.cfg.SSTP) {
+		m.log.Warn("SSTP", "error", o.fault.get())
 	}
 	m.watchExpiry(o.book.All(), o.passed, now)
 }
@@ -147,26 +145,21 @@ func (o *offload) due(spec *state.Spec, now time.Time) bool {
 }
 
 // tell applies what the agreement says, if it is other than before, or did not
-// succeed.
-func (o *offload) tell(spec *state.Spec, tickets [][32]byte, cfg config.SSTP) {
+// succeed. It reports whether there is a fault that was not there before.
+func (o *offload) tell(spec *state.Spec, tickets [][32]byte, cfg config.SSTP) (news bool) {
 	defer o.told.Store(spec)
 	o.book.Update(spec)
 	d := RenderSSTP(spec, o.book.All(), tickets, cfg)
-	failed := o.fault.Load() != nil
+	failed := o.fault.get() != ""
 	if o.desired != nil && reflect.DeepEqual(*o.desired, d) && !(failed && o.again) {
-		return
+		return false
 	}
 	err := o.server.Apply(d)
 	o.recent.forget()
 	o.closeChanged(&d, cfg.Spread)
 	o.desired = &d
 	o.handOver(o.server.Listeners())
-	if err == nil {
-		o.fault.Store(nil)
-		return
-	}
-	text := err.Error()
-	o.fault.Store(&text)
+	return o.fault.set(err)
 }
 
 // handOver tells the service manager what listens. One that is on its way out

@@ -76,7 +76,7 @@ func TestTellSSTP(t *testing.T) {
 	server.fail = errors.New("address in use")
 	put(state.SSTPOffload)
 	look(2, "another mode")
-	if f := o.fault.Load(); f == nil || *f != "address in use" {
+	if f := o.fault.get(); f != "address in use" {
 		t.Error("the fault is not told")
 	}
 	l1, _ := r.spec().BackendByName("l1")
@@ -90,7 +90,7 @@ func TestTellSSTP(t *testing.T) {
 	server.fail = nil
 	now = now.Add(fileInterval)
 	look(3, "tried again")
-	if o.fault.Load() != nil {
+	if o.fault.get() != "" {
 		t.Error("the fault stays")
 	}
 	server.closed = nil
@@ -134,7 +134,7 @@ func TestServiceFault(t *testing.T) {
 	if got := m.serviceFault(r.spec(), six); got != "" {
 		t.Errorf("pass-through: %s", got)
 	}
-	if got := m.serviceFault(r.spec(), vpn); got != "certificate ec is not open yet" {
+	if got := m.serviceFault(r.spec(), vpn); got != "for server r1: certificate ec is not open yet" {
 		t.Errorf("before anything: %q", got)
 	}
 	v := *vpn

@@ -108,7 +108,7 @@ func (m *member) switchServer(ctx context.Context, vip state.VIPID, place *state
 	if !ok || !listed || b.VIP != vip || b.Admin == state.AdminRemoved {
 		return "", missing("VIP %s has no server %q; 'vpnlb backend list' shows them", v.Name, name)
 	}
-	if certificateOf(v, b) == place.Name {
+	if v.CertificateOf(b) == place.Name {
 		return name + " had certificate " + place.Name + " already", nil
 	}
 	for _, other := range m.alarms() {
@@ -127,7 +127,7 @@ func (m *member) switchServer(ctx context.Context, vip state.VIPID, place *state
 
 func (m *member) hasCertificate(spec *state.Spec, v *state.VIP, server, name string) bool {
 	b, ok := spec.BackendByName(server)
-	return ok && b.VIP == v.ID && certificateOf(v, b) == name
+	return ok && b.VIP == v.ID && v.CertificateOf(b) == name
 }
 
 // observed is what connections told of one server.
@@ -171,7 +171,7 @@ func rotation(spec *state.Spec, v *state.VIP, place *state.CertificatePlace, unt
 		if b.VIP != v.ID || b.Admin == state.AdminRemoved {
 			continue
 		}
-		s := admin.RotationServer{Name: b.Name, Certificate: certificateOf(v, b), Admin: adminWords[b.Admin], Calls: seen[b.Name].calls, Alarm: seen[b.Name].alarm}
+		s := admin.RotationServer{Name: b.Name, Certificate: v.CertificateOf(b), Admin: adminWords[b.Admin], Calls: seen[b.Name].calls, Alarm: seen[b.Name].alarm}
 		switch {
 		case s.Certificate != place.Name:
 			s.State, s.Alarm = "waiting", ""

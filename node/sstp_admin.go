@@ -75,8 +75,8 @@ func (m *member) sstpStatus(*http.Request) (any, error) {
 		out.Fault = err.Error()
 	}
 	if o := m.offload.Load(); o != nil {
-		if f := o.fault.Load(); f != nil {
-			out.Fault = *f
+		if f := o.fault.get(); f != "" {
+			out.Fault = f
 		}
 	}
 	return out, nil
@@ -85,8 +85,8 @@ func (m *member) sstpStatus(*http.Request) (any, error) {
 // sstpWarnings is what status says of SSTP and its certificates.
 func (m *member) sstpWarnings(spec *state.Spec, add func(format string, args ...any)) {
 	if o := m.offload.Load(); o != nil {
-		if f := o.fault.Load(); f != nil {
-			add("SSTP: %s", *f)
+		if f := o.fault.get(); f != "" {
+			add("SSTP: %s", f)
 		}
 	}
 	m.transparentWarnings(spec, add)
@@ -126,7 +126,7 @@ func (m *member) rrasAnswer(r *http.Request) (any, error) {
 	var place *state.CertificatePlace
 	var until time.Time
 	if v.SSTP.Ends() {
-		name := certificateOf(v, b)
+		name := v.CertificateOf(b)
 		if asked := r.URL.Query().Get("certificate"); asked != "" {
 			name = asked
 		}

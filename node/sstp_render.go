@@ -1,10 +1,10 @@
 package node
 
 import (
+	"net/http"
 	"net/netip"
 	"slices"
 
-	"github.com/vpnlb/vpnlb/cluster/health"
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/dataplane/sstp"
 	"github.com/vpnlb/vpnlb/dataplane/table"
@@ -19,12 +19,9 @@ import (
 // Each server is told the one certificate that it pins, by name, so that neither
 // the name a client dials nor the keys it takes choose another. Names of
 // certificates that could not be opened stay there: a connection to such a server
-// fails rather than show a certificate that it does not expect. VIPs lose them.
+// fails rather than show a certificate that it does not expect.
 func RenderSSTP(spec *state.Spec, opened []certs.Opened, tickets [][32]byte, cfg config.SSTP) sstp.Desired {
 	d := sstp.Desired{TicketKeys: tickets, Limits: sstp.Limits{Connections: cfg.Connections, PerSource: cfg.PerSource}}
-	usable := func(name string) bool {
-		return slices.ContainsFunc(opened, func(o certs.Opened) bool { return o.Name == name && o.Certificate != nil })
-	}
 	used := map[string]bool{}
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
@@ -32,13 +29,11 @@ func RenderSSTP(spec *state.Spec, opened []certs.Opened, tickets [][32]byte, cfg
 			continue
 		}
 		s := sstp.Service{VIP: v.Place, Name: v.Name, Addr: v.Addr, Mode: sstp.Offload, ClientBits: v.ClientBits, Transparent: v.Transparent}
+		if len(cfg.Decoy) > 0 {
+			s.Decoy = sstp.Decoy{Status: http.StatusOK, Type: "text/html; charset=utf-8", Body: cfg.Decoy}
+		}
 		if v.SSTP == state.SSTPReencrypt {
 			s.Mode = sstp.Reencrypt
-		}
-		for _, name := range v.Certificates {
-			if usable(name) {
-				s.Certificates, used[name] = append(s.Certificates, name), true
-			}
 		}
 		d.Services = append(d.Services, s)
 	}
@@ -48,7 +43,7 @@ func RenderSSTP(spec *state.Spec, opened []certs.Opened, tickets [][32]byte, cfg
 		if !ok || !v.SSTP.Ends() || b.Purged {
 			continue
 		}
-		pinned := certificateOf(v, b)
+		pinned := v.CertificateOf(b)
 		used[pinned] = true
 		d.Targets = append(d.Targets, sstp.Target{
 			Slot: table.Slot(b.Slot), VIP: v.Place, Name: b.Name,
@@ -62,39 +57,6 @@ func RenderSSTP(spec *state.Spec, opened []certs.Opened, tickets [][32]byte, cfg
 		}
 	}
 	return d
-}
-
-// certificateOf names the certificate whose hash a server pins; empty: its VIP
-// has none.
-func certificateOf(v *state.VIP, b *state.Backend) string {
-	if b.Certificate != "" || len(v.Certificates) == 0 {
-		return b.Certificate
-	}
-	return v.Certificates[0]
-}
-
-// probeTargets is what to probe, with port and certificate of SSTP.
-func probeTargets(spec *state.Spec) []health.Target {
-	targets := health.TargetsOf(spec)
-	for i := range targets {
-		b, ok := spec.BackendByID(targets[i].Backend)
-		if !ok || targets[i].SSTP == nil {
-			continue
-		}
-		v, ok := spec.VIPByID(b.VIP)
-		if !ok || !v.SSTP.Ends() {
-			continue
-		}
-		check := *targets[i].SSTP
-		check.Port = spec.SSTPPort(b)
-		if v.SSTP == state.SSTPReencrypt {
-			if place, ok := spec.CertificateByName(certificateOf(v, b)); ok {
-				check.Leaf, check.LeafName = place.SHA256, place.Name
-			}
-		}
-		targets[i].SSTP = &check
-	}
-	return targets
 }
 
 // sstpFault says why this node cannot serve SSTP of a VIP: a certificate that is
@@ -113,16 +75,19 @@ func sstpFault(spec *state.Spec, v *state.VIP, opened []certs.Opened) string {
 	if len(v.Certificates) == 0 {
 		return "the VIP has no certificate: 'vpnlb cert use NAME --vip " + v.Name + "'"
 	}
-	if !slices.ContainsFunc(v.Certificates, func(name string) bool { return fault(name) == "" }) {
-		return fault(v.Certificates[0])
-	}
+	judged := false
 	for i := range spec.Backends {
 		b := &spec.Backends[i]
-		if b.VIP == v.ID && spec.Stance(b, state.ClassTCP).MayTake() {
-			if f := fault(certificateOf(v, b)); f != "" {
-				return "for server " + b.Name + ": " + f
-			}
+		if b.VIP != v.ID || !spec.Stance(b, state.ClassTCP).MayTake() {
+			continue
 		}
+		judged = true
+		if f := fault(v.CertificateOf(b)); f != "" {
+			return "for server " + b.Name + ": " + f
+		}
+	}
+	if !judged {
+		return fault(v.Certificates[0])
 	}
 	return ""
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/affinity"
+	"github.com/vpnlb/vpnlb/cluster/health"
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/dataplane/sstp"
 	"github.com/vpnlb/vpnlb/dataplane/table"
@@ -65,7 +66,7 @@ func opened(spec *state.Spec, broken ...string) (out []certs.Opened) {
 func desiredText(d *sstp.Desired) string {
 	var b strings.Builder
 	for _, s := range d.Services {
-		fmt.Fprintf(&b, "service %d %s %s mode %d bits %d certificates %v transparent %v\n", s.VIP, s.Name, s.Addr, s.Mode, s.ClientBits, s.Certificates, s.Transparent)
+		fmt.Fprintf(&b, "service %d %s %s mode %d bits %d transparent %v\n", s.VIP, s.Name, s.Addr, s.Mode, s.ClientBits, s.Transparent)
 	}
 	for _, x := range d.Targets {
 		fmt.Fprintf(&b, "target %d vip %d %s %s certificate %q refuse %v\n", x.Slot, x.VIP, x.Name, x.Addr, x.Certificate, x.Refuse)
@@ -85,6 +86,10 @@ func TestRenderSSTPGolden(t *testing.T) {
 		fmt.Fprintf(&out, "broken %v\n%s\n", broken, desiredText(&d))
 	}
 	golden(t, t.Name()+".txt", out.Bytes())
+	d := RenderSSTP(spec, opened(spec), nil, config.SSTP{Decoy: []byte("<p>hello")})
+	if got := d.Services[0].Decoy; got.Status != 200 || string(got.Body) != "<p>hello" || config.MaxDecoy != sstp.MaxDecoyBytes {
+		t.Errorf("decoy %+v, at most %d bytes", got, config.MaxDecoy)
+	}
 	if d := RenderSSTP(world(t).spec(), nil, nil, config.SSTP{}); len(d.Services)+len(d.Targets)+len(d.Certificates) != 0 {
 		t.Errorf("without such a mode: %+v", d)
 	}
@@ -103,16 +108,16 @@ func TestSSTPFault(t *testing.T) {
 		{vpn, []string{"ec"}, "for server r1: certificate ec: it is broken"}, // it pins that, and names none
 		{vpn, []string{"rsa"}, ""}, // nobody pins that
 		{vpn, []string{"idle"}, ""},
-		{vpn, []string{"ec", "rsa"}, "certificate ec: it is broken"},
+		{vpn, []string{"ec", "rsa"}, "for server r1: certificate ec: it is broken"},
 		{vpn, []string{"own"}, "for server r2: certificate own: it is broken"},
 		{lab, []string{"own", "ec"}, ""},
-		{lab, []string{"rsa"}, "certificate rsa: it is broken"},
+		{lab, []string{"rsa"}, "for server l1: certificate rsa: it is broken"},
 	} {
 		if got := sstpFault(spec, tt.vip, opened(spec, tt.broken...)); got != tt.want {
 			t.Errorf("%s without %v: %q, want %q", tt.vip.Name, tt.broken, got, tt.want)
 		}
 	}
-	if got := sstpFault(spec, vpn, nil); got != "certificate ec is not open yet" {
+	if got := sstpFault(spec, vpn, nil); got != "for server r1: certificate ec is not open yet" {
 		t.Errorf("nothing open: %q", got)
 	}
 	bare := *vpn
@@ -127,7 +132,7 @@ func TestSSTPFault(t *testing.T) {
 func TestProbeTargets(t *testing.T) {
 	spec := tlsWorld(t).spec()
 	got := map[string]string{}
-	for _, x := range probeTargets(spec) {
+	for _, x := range health.TargetsOf(spec) {
 		b, _ := spec.BackendByID(x.Backend)
 		if x.SSTP == nil {
 			got[b.Name] = "none"

@@ -183,7 +183,7 @@ func service(spec *state.Spec, b *state.Backend, v *state.VIP) *admin.Service {
 		Clients: b.Entries[state.ClassTCP-1],
 	}
 	if v.SSTP.Ends() {
-		s.Port, s.Certificate = spec.SSTPPort(b), certificateOf(v, b)
+		s.Port, s.Certificate = spec.SSTPPort(b), v.CertificateOf(b)
 	}
 	return s
 }
@@ -216,11 +216,11 @@ func (m *member) warnings(st *admin.Status) []string {
 	if f := m.sync.failure.Load(); f != nil {
 		add("%s", *f)
 	}
-	if f := m.kernelFault.Load(); f != nil {
-		add("kernel settings: %s", *f)
+	if f := m.kernelFault.get(); f != "" {
+		add("kernel settings: %s", f)
 	}
-	if f := m.policyFault.Load(); f != nil {
-		add("the node forwards whatever reaches it: %s", *f)
+	if f := m.policyFault.get(); f != "" {
+		add("the node forwards whatever reaches it: %s", f)
 	}
 	if m.sync.full.Load() {
 		add("the affinity table is full (%d entries): clients without a record are forwarded by Maglev; raise dataplane.max_clients", st.MaxClients)

@@ -39,13 +39,8 @@ func (m *member) runReplies(ctx context.Context) error {
 		if changed {
 			m.log.Info("rules for replies of transparent connections written", "servers", len(wanted))
 		}
-		var text *string
-		if err != nil {
-			s := err.Error()
-			text = &s
-		}
-		if old := m.repliesFault.Swap(text); text != nil && (old == nil || *old != *text) {
-			m.log.Warn("rules for replies of transparent connections", "error", *text)
+		if m.repliesFault.set(err) {
+			m.log.Warn("rules for replies of transparent connections", "error", err.Error())
 		}
 	}
 	return nil
@@ -73,8 +68,8 @@ func refuseTransparent(spec *state.Spec) error {
 // transparentWarnings tells of VIPs that were made transparent by a cluster of one
 // node and are so still, and of rules that could not be written.
 func (m *member) transparentWarnings(spec *state.Spec, add func(format string, args ...any)) {
-	if f := m.repliesFault.Load(); f != nil {
-		add("transparent SSTP connections get no answer: %s", *f)
+	if f := m.repliesFault.get(); f != "" {
+		add("transparent SSTP connections get no answer: %s", f)
 	}
 	warnTransparent(spec, add)
 }

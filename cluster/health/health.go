@@ -50,9 +50,8 @@ const passPort = 443
 // knows their notes: an observation with one is unreadable to older members.
 const deepFormat = 3
 
-// checkOf is how SSTP of a server is checked; nil: not. Leaf is for whoever knows
-// the certificates to fill in. Servers that an administrator has set aside get no
-// calls.
+// checkOf is how SSTP of a server is checked; nil: not. Servers that an
+// administrator has set aside get no calls.
 func checkOf(s *state.Spec, b *state.Backend) *SSTPCheck {
 	v, ok := s.VIPByID(b.VIP)
 	if !ok || v.SSTP == state.SSTPOff {
@@ -61,6 +60,9 @@ func checkOf(s *state.Spec, b *state.Backend) *SSTPCheck {
 	c := &SSTPCheck{TLS: v.SSTP != state.SSTPOffload, Port: passPort, DeepVotes: v.SSTP.Ends()}
 	if v.SSTP.Ends() {
 		c.Port = s.SSTPPort(b)
+	}
+	if place, ok := s.CertificateByName(v.CertificateOf(b)); ok && v.SSTP == state.SSTPReencrypt {
+		c.Leaf, c.LeafName = place.SHA256, place.Name
 	}
 	_, lowest := s.LowestFormat()
 	if lowest >= deepFormat && (b.Admin == state.AdminEnabled || b.Admin == state.AdminDrain) {

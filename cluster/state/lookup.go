@@ -183,6 +183,15 @@ func (s *Spec) SSTPPort(b *Backend) uint16 {
 	return 443
 }
 
+// CertificateOf names the certificate whose hash a server pins, and which its
+// clients are shown; empty: the VIP has none.
+func (v *VIP) CertificateOf(b *Backend) string {
+	if b.Certificate != "" || len(v.Certificates) == 0 {
+		return b.Certificate
+	}
+	return v.Certificates[0]
+}
+
 // CertificateByName finds a certificate's place.
 func (s *Spec) CertificateByName(name string) (*CertificatePlace, bool) {
 	for i := range s.Certs {

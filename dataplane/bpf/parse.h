@@ -289,10 +289,9 @@ static __always_inline void classify_tcp(const struct packet *p, struct service 
  * looked at by icmp.h. */
 static __always_inline void classify(const struct packet *p, struct service *s, int inbound, int passthrough)
 {
-	s->kind = KIND_OTHER;
-	s->class = p->protocol == IPPROTO_TCP ? CLASS_TCP : CLASS_IKE;
-	s->payload_bytes = 0;
-	s->on_4500 = 0;
+	/* All of it: a compiler may read a field before it asks whether that was written, and
+	 * a verifier before Linux 6.3 refuses to read stack that was not. */
+	*s = (struct service){.kind = KIND_OTHER, .class = p->protocol == IPPROTO_TCP ? CLASS_TCP : CLASS_IKE};
 	if (p->broken)
 		s->kind = KIND_MALFORMED;
 	else if (p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_ESP && (p->protocol != IPPROTO_TCP || !passthrough))

@@ -198,6 +198,7 @@ static __always_inline __u32 run(struct xdp_md *ctx, __u32 *reason, const int dr
 	f.slot = 0;
 	f.ifindex = 0;
 	f.packet.several = 0;
+	f.packet.total = 0;
 	*reason = DROP_TABLE;
 	if (prepare(&f))
 		*reason = decide(&f);

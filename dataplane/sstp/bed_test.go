@@ -187,9 +187,6 @@ func newBed(t testing.TB, d Desired, change func(*Service)) *bed {
 	b.vip.Store(3)
 	b.route(Route{Slot: 1, Reason: "test"}, true)
 	service := Service{VIP: 3, Name: "vpn", Addr: b.at.Addr(), Mode: Offload}
-	for _, c := range d.Certificates {
-		service.Certificates = append(service.Certificates, c.Name)
-	}
 	if change != nil {
 		change(&service)
 	}
@@ -378,7 +375,7 @@ func (b *bed) metric(c prometheus.Collector) float64 { return testutil.ToFloat64
 func oneTarget(t testing.TB, f *farEnd) Desired {
 	t.Helper()
 	return Desired{Certificates: []Certificate{newCert(t, "a", ecdsaKey(t), name)},
-		Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr()}}}
+		Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr(), Certificate: "a"}}}
 }
 
 func sha(b []byte) [32]byte { return sha256.Sum256(b) }

@@ -1,7 +1,6 @@
 package sstp
 
 import (
-	"crypto/rsa"
 	"crypto/tls"
 	"testing"
 )
@@ -27,7 +26,7 @@ func TestServerBeforeCertificate(t *testing.T) {
 		{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr(), Certificate: "old"},
 		{Slot: 2, VIP: 3, Name: "rras2", Addr: f.addr(), Certificate: "old"},
 	}}
-	b := newBed(t, d, func(v *Service) { v.Certificates = nil })
+	b := newBed(t, d, nil)
 	standing := b.mustDial(nil).open()
 	if got := hashOf(standing); got != before.Hash {
 		t.Errorf("shown %x", got)
@@ -47,34 +46,23 @@ func TestServerBeforeCertificate(t *testing.T) {
 	standing.want("hello")
 }
 
-func TestPick(t *testing.T) {
+// An RSA certificate is shown where the server pins that, to clients of both
+// versions, and to one that dials another name.
+func TestRSA(t *testing.T) {
 	f := newFarEnd(t, nil)
-	certs := []Certificate{newCert(t, "rsa", rsaKey(), name), newCert(t, "ecdsa", ecdsaKey(t), name), newCert(t, "other", ecdsaKey(t), "other.example.test")}
-	b := newBed(t, Desired{Certificates: certs, Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr()}}}, nil)
-	for _, c := range []struct {
-		name   string
-		change func(*tls.Config)
-		want   int
-	}{
-		{"ECDSA first", func(*tls.Config) {}, 1},
-		{"by name", func(c *tls.Config) { c.ServerName = "other.example.test" }, 2},
-		{"no name", func(c *tls.Config) { c.ServerName, c.InsecureSkipVerify = "", true }, 1},
-		{"foreign name", func(c *tls.Config) { c.ServerName, c.InsecureSkipVerify = "foreign.example.test", true }, 1},
-		{"a client that knows RSA only", func(c *tls.Config) {
-			c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}
-		}, 0},
-		{"a client that knows RSA only asks for the other", func(c *tls.Config) {
-			c.MaxVersion, c.CipherSuites, c.ServerName, c.InsecureSkipVerify = tls.VersionTLS12, []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}, "", true
-		}, 0},
-	} {
+	cert := newCert(t, "a", rsaKey(), name)
+	b := newBed(t, Desired{Certificates: []Certificate{newCert(t, "b", ecdsaKey(t), "other.example.test"), cert},
+		Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr(), Certificate: "a"}}}, nil)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		config := trusting()
-		c.change(config)
-		if got := b.shown(config); got != certs[c.want].Hash {
-			t.Errorf("%s: shown %x", c.name, got)
+		config.MinVersion, config.MaxVersion = version, version
+		if got := b.shown(config); got != cert.Hash {
+			t.Errorf("%s: shown %x", tls.VersionName(version), got)
 		}
-	}
-	if _, ok := certs[0].TLS.PrivateKey.(*rsa.PrivateKey); !ok {
-		t.Fatal("certificate 0 is not RSA")
+		config.ServerName, config.InsecureSkipVerify = "other.example.test", true
+		if got := b.shown(config); got != cert.Hash {
+			t.Errorf("%s, another name: shown %x", tls.VersionName(version), got)
+		}
 	}
 }
 
@@ -130,9 +118,6 @@ func TestResumption(t *testing.T) {
 	}
 	k1, k2, k3 := [32]byte{1}, [32]byte{2}, [32]byte{3}
 	one, two, rotated, foreign, other, without := node("old", k1), node("old", k1), node("old", k2, k1), node("old", k3), node("new", k1), node("old")
-	// A service that picks among several must find the same keys.
-	picking := newBed(t, Desired{Certificates: []Certificate{old, renewed}, TicketKeys: [][32]byte{k1},
-		Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr()}}}, nil)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for _, c := range []struct {
 			name          string
@@ -146,7 +131,6 @@ func TestResumption(t *testing.T) {
 			// The client would answer the crypto binding with the certificate of its
 			// session, which is not the one that this server's hash is of.
 			{"another certificate", one, other, false},
-			{"picked", one, picking, true},
 			{"no keys", without, without, false},
 		} {
 			if got := resumes(t, version, c.first, c.second); got != c.want {

@@ -42,9 +42,6 @@ type Service struct {
 	Mode Mode
 	// ClientBits is the IPv6 prefix length that keys a client.
 	ClientBits uint8
-	// Certificates by name, for servers that name none: picked by SNI, then by
-	// what the client supports (ECDSA before RSA); the first is the default.
-	Certificates []string
 	// Transparent: connect to servers from the client's own address.
 	Transparent bool
 	// Decoy is what a request that is no SSTP gets; the zero value: a bare 404.
@@ -67,7 +64,8 @@ type Target struct {
 	VIP  uint8
 	Name string
 	Addr netip.AddrPort
-	// Certificate whose hash the server pins, by name; empty: the Service's.
+	// Certificate whose hash the server pins, by name. Its clients see this one,
+	// whatever name they dial and whatever keys they know.
 	Certificate string
 	// Refuse: takes no new connection, whatever the chooser says (drain of SSTP
 	// with a deadline). Standing ones end by Server.CloseTarget.

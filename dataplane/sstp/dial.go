@@ -38,7 +38,7 @@ func (c *session) connect() string {
 		s.metrics.dials.WithLabelValues("tls_failed").Inc()
 		s.log.Debug("no tls with sstp server", "target", c.target.Name, "addr", c.target.Addr, "err", err)
 		if errors.Is(err, errOtherCertificate) {
-			s.alarms.otherCertificate(c.target, c.shown)
+			s.alarms.otherCertificate(c.target, c.target.cert)
 		}
 		return endCertificate
 	}
@@ -89,7 +89,7 @@ func (c *session) dialTLS(tcp *net.TCPConn) (end, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(l, c.shown.back)
+	conn := tls.Client(l, c.target.cert.back)
 	if err := conn.Handshake(); err != nil {
 		return nil, err
 	}

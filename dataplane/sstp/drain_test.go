@@ -93,7 +93,7 @@ func TestDrainWithNothingToDo(t *testing.T) {
 func TestCloseTarget(t *testing.T) {
 	f := newFarEnd(t, nil)
 	d := oneTarget(t, f)
-	d.Targets = append(d.Targets, Target{Slot: 2, VIP: 3, Name: "rras2", Addr: f.addr()})
+	d.Targets = append(d.Targets, Target{Slot: 2, VIP: 3, Name: "rras2", Addr: f.addr(), Certificate: "a"})
 	b := newBed(t, d, nil)
 	polite, deaf := b.mustDial(nil).open(), b.mustDial(nil).open()
 	b.until("they relay", func() bool { return b.relaying() == 2 })
@@ -235,17 +235,18 @@ func TestFaultsOfApply(t *testing.T) {
 	d.Services = append(d.Services[:1:1],
 		Service{VIP: 4, Name: "mode", Addr: b.at.Addr().Next(), Mode: 7},
 		Service{VIP: 5, Name: "twice", Addr: b.at.Addr(), Mode: Offload},
-		Service{VIP: 6, Name: "lacking", Addr: b.at.Addr().Next().Next(), Mode: Offload, Certificates: []string{"a", "wrong"}})
+		Service{VIP: 6, Name: "lacking", Addr: b.at.Addr().Next().Next(), Mode: Offload})
 	d.Targets = append(d.Targets[:1:1],
 		Target{Slot: 1, VIP: 3, Name: "slot", Addr: f.addr()},
 		Target{Slot: 2, VIP: 3, Name: "nocert", Addr: f.addr(), Certificate: "missing"},
-		Target{Slot: 3, VIP: 6, Name: "fine", Addr: f.addr()})
+		Target{Slot: 3, VIP: 6, Name: "fine", Addr: f.addr(), Certificate: "a"},
+		Target{Slot: 4, VIP: 6, Name: "lacking", Addr: f.addr(), Certificate: "wrong"})
 	d.Limits.IdleTimeout = time.Minute
 	err := b.Apply(d)
 	if err == nil {
 		t.Fatal("no fault")
 	}
-	for _, want := range []string{"certificate wrong: its hash", "certificate empty:", "service mode: mode 7", "service twice: address", `service lacking: its certificate "wrong"`,
+	for _, want := range []string{"certificate wrong: its hash", "certificate empty:", "service mode: mode 7", "service twice: address", `server lacking: its certificate "wrong"`,
 		"server slot: slot 1", `server nocert: its certificate "missing"`, "idle timeout 1m0s would end living calls"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not among the faults:\n%v", want, err)

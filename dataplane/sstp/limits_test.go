@@ -236,7 +236,7 @@ func TestHalfOpenServer(t *testing.T) {
 			io.Copy(io.Discard, c)
 		})
 		d := Desired{Certificates: []Certificate{newCert(t, "a", ecdsaKey(t), name)}, Limits: Limits{ResponseTimeout: 200 * time.Millisecond},
-			Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: ln.Addr().(*net.TCPAddr).AddrPort()}}}
+			Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: ln.Addr().(*net.TCPAddr).AddrPort(), Certificate: "a"}}}
 		b := newBed(t, d, nil)
 		c := b.mustDial(nil)
 		c.send(post)

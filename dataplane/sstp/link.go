@@ -13,10 +13,9 @@ import (
 // waiting, so that a buffer need not wait either, and gathers the records of
 // one piece of data into one write.
 type link struct {
-	tcp   *net.TCPConn
-	raw   syscall.RawConn
-	shown *certificate // by the handshake's callback
-	turn  *turn        // of the handshake; nil: no gate is asked
+	tcp  *net.TCPConn
+	raw  syscall.RawConn
+	turn *turn // of the handshake; nil: no gate is asked
 
 	// Reading: the one goroutine that reads. Once the relay runs, TLS gets its bytes
 	// from a buffer: one system call reads many records.

@@ -20,16 +20,12 @@ type plan struct {
 	limits   *Limits // apart: a connection keeps it, and should not keep the rest
 }
 
-type service struct {
-	Service
-	certs []*certificate // its own, in order
-	base  *tls.Config    // picks among certs; nil: there is one at most
-}
+type service struct{ Service }
 
 type target struct {
 	Target
 	service *service
-	cert    *certificate // nil: the service's
+	cert    *certificate
 }
 
 // Limits that a Desired may have at most.
@@ -83,7 +79,7 @@ func (s *Server) newPlan(d *Desired) (*plan, error) {
 	p.certs = certs
 	byVIP := map[uint8]*service{}
 	for _, want := range d.Services {
-		made, err := newService(want, certs)
+		made, err := newService(want)
 		if err != nil {
 			fault("sstp service %s: %w", want.Name, err)
 		}
@@ -107,13 +103,8 @@ func (s *Server) newPlan(d *Desired) (*plan, error) {
 		case t.service == nil: // its service is faulty, and said so
 			continue
 		}
-		if want.Certificate != "" {
-			if t.cert = certs[want.Certificate]; t.cert == nil {
-				fault("sstp server %s: its certificate %q is not there", want.Name, want.Certificate)
-				continue
-			}
-		} else if len(t.service.certs) == 0 {
-			fault("sstp server %s: it names no certificate, and service %s has none", want.Name, t.service.Name)
+		if t.cert = certs[want.Certificate]; t.cert == nil {
+			fault("sstp server %s: its certificate %q is not there", want.Name, want.Certificate)
 			continue
 		}
 		p.targets[want.Slot] = t
@@ -121,9 +112,8 @@ func (s *Server) newPlan(d *Desired) (*plan, error) {
 	return p, errors.Join(errs...)
 }
 
-// newService returns nil where a fault leaves nothing to serve with. Without one
-// of several certificates it serves.
-func newService(want Service, certs map[string]*certificate) (*service, error) {
+// newService checks a service, and tells all its faults.
+func newService(want Service) (*service, error) {
 	want.Addr = want.Addr.Unmap()
 	var errs []error
 	switch {
@@ -138,25 +128,10 @@ func newService(want Service, certs map[string]*certificate) (*service, error) {
 	if s := want.Decoy.Status; s != 0 && (s < 200 || s > 599) || len(want.Decoy.Body) > MaxDecoyBytes || !printableField(want.Decoy.Type) {
 		errs = append(errs, fmt.Errorf("its decoy needs a status from 200 to 599, a printable type, and at most %d bytes", MaxDecoyBytes))
 	}
-	made := &service{Service: want}
 	if len(errs) > 0 {
-		made = nil
+		return nil, errors.Join(errs...)
 	}
-	var has []*certificate
-	for _, name := range want.Certificates {
-		if c := certs[name]; c != nil {
-			has = append(has, c)
-		} else {
-			errs = append(errs, fmt.Errorf("its certificate %q is not there", name))
-		}
-	}
-	if made != nil {
-		made.certs = has
-		if len(has) > 1 {
-			made.base = pickingConfig(has)
-		}
-	}
-	return made, errors.Join(errs...)
+	return &service{want}, nil
 }
 
 // certificates makes those that can be used, by name.

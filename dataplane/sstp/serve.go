@@ -71,20 +71,10 @@ func (c *session) handshake() bool {
 	if err != nil {
 		return false
 	}
-	cert, config := c.target.cert, (*tls.Config)(nil)
-	switch {
-	case cert != nil:
-		config = cert.front
-	case c.service.base != nil:
-		config = c.service.base
-	default:
-		cert = c.service.certs[0]
-		config = cert.front
-	}
 	l.turn = c.turn
 	began := time.Now()
 	_ = l.tcp.SetDeadline(began.Add(c.limits.HandshakeTimeout))
-	conn := tls.Server(l, config)
+	conn := tls.Server(l, c.target.cert.front)
 	c.mu.Lock() // end reads it
 	c.front.link, c.front.tls = l, conn
 	c.mu.Unlock()
@@ -92,11 +82,8 @@ func (c *session) handshake() bool {
 		s.metrics.handshakes.WithLabelValues(handshakeFault(err), "").Inc()
 		return false
 	}
-	if cert == nil {
-		cert = l.shown
-	}
 	state := conn.ConnectionState()
-	c.shown, c.tlsInfo = cert, tlsText(&state)
+	c.tlsInfo = tlsText(&state)
 	c.settled.Store(true)
 	result := "full"
 	if state.DidResume {

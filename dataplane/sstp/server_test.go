@@ -71,7 +71,7 @@ func TestReencrypt(t *testing.T) {
 		f := newFarEnd(t, func(f *farEnd) {
 			f.config = &tls.Config{Certificates: []tls.Certificate{*shared.TLS}, MaxVersion: version}
 		})
-		d := Desired{Certificates: []Certificate{shared}, Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr()}}}
+		d := Desired{Certificates: []Certificate{shared}, Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr(), Certificate: "a"}}}
 		b := newBed(t, d, func(v *Service) { v.Mode = Reencrypt })
 		bulk(t, b.mustDial(nil).open(), 5<<20)
 
@@ -116,7 +116,7 @@ func TestHalfClose(t *testing.T) {
 					c.CloseWrite()
 				}
 			})
-			b := newBed(t, Desired{Certificates: []Certificate{cert}, Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr()}}},
+			b := newBed(t, Desired{Certificates: []Certificate{cert}, Targets: []Target{{Slot: 1, VIP: 3, Name: "rras1", Addr: f.addr(), Certificate: "a"}}},
 				func(v *Service) { v.Mode = mode })
 			c := b.mustDial(nil).open()
 			c.send("last words")

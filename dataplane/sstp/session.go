@@ -61,14 +61,13 @@ type session struct {
 	since   time.Time
 	id      uint64
 
-	front     tlsEnd       // the client
-	shown     *certificate // set with the end of the handshake
-	tlsInfo   string       // likewise
-	handshook bool         // serve's alone
-	turn      *turn        // likewise; nil behind the handshake
+	front     tlsEnd // the client
+	tlsInfo   string // set with the end of the handshake
+	handshook bool   // serve's alone
+	turn      *turn  // likewise; nil behind the handshake
 
 	phase   atomic.Int32
-	settled atomic.Bool // phase has passed the handshake: shown and tlsInfo can be read
+	settled atomic.Bool // phase has passed the handshake: tlsInfo can be read
 	flow    [2]flow     // by control.Side
 	running atomic.Int32
 	follow  control.Follower
@@ -197,7 +196,7 @@ func (c *session) report(tick int64) Session {
 	out := Session{ID: c.id, VIP: c.service.Name, Target: c.target.Name, Slot: c.target.Slot, Client: c.client, State: c.state(), Since: c.since,
 		In: c.flow[control.Client].bytes.Load(), Out: c.flow[control.Server].bytes.Load(), Echoes: call.Echoes, EchoLost: call.EchoLost, Proven: c.proven.Load()}
 	if c.settled.Load() {
-		out.Certificate, out.TLS = c.shown.name, c.tlsInfo
+		out.Certificate, out.TLS = c.target.cert.name, c.tlsInfo
 	}
 	if phase(c.phase.Load()) >= phaseRelay {
 		out.Idle = time.Duration(c.idle(tick)) * pace

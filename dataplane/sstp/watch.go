@@ -55,7 +55,7 @@ func (s *Server) callEnded(c *session) {
 	s.log.Debug("sstp call "+word, "session", c.id, "target", c.target.Name, "by", call.By.String(), "status", call.Status.String(),
 		"after_up", call.AbortedUp)
 	if call.AbortedUp && call.By == control.Server && !c.proven.Load() { // else it had taken the hash
-		s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.shown.hash, false)
+		s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.target.cert.hash, false)
 	}
 }
 
@@ -69,7 +69,7 @@ func (c *session) dropped() {
 	s := c.server
 	s.metrics.calls.WithLabelValues("dropped_by_server").Inc()
 	s.log.Debug("sstp call dropped by server", "session", c.id, "target", c.target.Name)
-	s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.shown.hash, true)
+	s.alarms.abortedUp(c.target, call.HasHash && Hash(call.Hash) == c.target.cert.hash, true)
 }
 
 // stayUp is how many ticks a call must stay up to prove that its server took

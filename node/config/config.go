@@ -87,7 +87,12 @@ type SSTP struct {
 	Spread      time.Duration // the last part of Drain, over which they are closed
 	Connections int           // at one time
 	PerSource   int           // of one client key
+	DecoyFile   string        // holds the page that strangers get; empty: a bare 404
+	Decoy       []byte        // what Load read there
 }
+
+// MaxDecoy bounds the page, in bytes: it is one write.
+const MaxDecoy = 16 << 10
 
 // Secret is a string that does not print itself.
 type Secret string

@@ -63,7 +63,7 @@ func describe(c *Config, faults []Fault) string {
 		fmt.Fprintf(&b, "neighbour %s asn %d hold %s local %s next_hop6 %s port %d passive %v password_file %q\n",
 			n.Address, n.ASN, n.HoldTime, n.LocalAddress, n.NextHop6, n.Port, n.Passive, n.PasswordFile)
 	}
-	fmt.Fprintf(&b, "sstp drain %s spread %s connections %d per_source %d\n", c.SSTP.Drain, c.SSTP.Spread, c.SSTP.Connections, c.SSTP.PerSource)
+	fmt.Fprintf(&b, "sstp drain %s spread %s connections %d per_source %d decoy_file %q\n", c.SSTP.Drain, c.SSTP.Spread, c.SSTP.Connections, c.SSTP.PerSource, c.SSTP.DecoyFile)
 	fmt.Fprintf(&b, "log %s %s\n", c.Log.Level, c.Log.Format)
 	return b.String()
 }
@@ -85,7 +85,7 @@ func TestExample(t *testing.T) {
 		bare := strings.TrimLeft(line, " ")
 		key, _, found := strings.Cut(strings.TrimPrefix(bare, "# "), ": ")
 		known := places[key] != "" && !strings.Contains(key, " ")
-		if strings.HasPrefix(bare, "# ") && found && known && key != "password_file" && key != "local_address" && key != "next_hop6" {
+		if strings.HasPrefix(bare, "# ") && found && known && key != "password_file" && key != "local_address" && key != "next_hop6" && key != "decoy_file" {
 			line = strings.Replace(line, "# ", "", 1)
 		}
 		lines = append(lines, line)

@@ -8,8 +8,8 @@ import (
 	"os"
 )
 
-// Load reads the node file and the password files that it names. Faults of
-// both are returned together in an *InvalidError.
+// Load reads the node file and the files that it names (passwords, the decoy
+// page). Faults of all are returned together in an *InvalidError.
 func Load(path string) (*Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -30,6 +30,11 @@ func Load(path string) (*Config, error) {
 		if err != nil {
 			key := fmt.Sprintf("bgp.neighbours[%d].password_file", i)
 			r.faults = append(r.faults, Fault{Line: r.lines[key], Key: key, Text: err.Error()})
+		}
+	}
+	if s := &c.SSTP; s.DecoyFile != "" {
+		if s.Decoy, err = readDecoy(s.DecoyFile); err != nil {
+			r.faults = append(r.faults, Fault{Line: r.lines["sstp.decoy_file"], Key: "sstp.decoy_file", Text: err.Error()})
 		}
 	}
 	if faults := r.sorted(); len(faults) > 0 {
@@ -89,4 +94,24 @@ func readPassword(path string) (Secret, error) {
 		return "", fmt.Errorf("%s holds more than one line; write the password alone", path)
 	}
 	return Secret(b), nil
+}
+
+// readDecoy reads the page that strangers get at the SSTP port.
+func readDecoy(path string) ([]byte, error) {
+	st, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("%s does not exist; write a small HTML page into it, or remove the key to answer with a bare 404", path)
+	case err != nil:
+		return nil, fmt.Errorf("cannot be examined: %w", err)
+	case !st.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file; name a file that holds an HTML page", path)
+	case st.Size() == 0 || st.Size() > MaxDecoy:
+		return nil, fmt.Errorf("%s has %d bytes; a page of 1 to %d is sent", path, st.Size(), MaxDecoy)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", err)
+	}
+	return b[:min(len(b), MaxDecoy)], nil
 }

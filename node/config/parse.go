@@ -173,6 +173,7 @@ func (r *reader) sstp(s *SSTP) func(*yaml.Node, string) {
 			{"spread", "", r.duration(&s.Spread, 0, MaxDrain, 1, why)},
 			{"connections", "", r.number(16, 1_000_000, "a number of connections", func(v uint64) { s.Connections = int(v) })},
 			{"per_source", "", r.number(1, 1_000_000, "a number of connections", func(v uint64) { s.PerSource = int(v) })},
+			{"decoy_file", "", r.path(&s.DecoyFile, 4096)},
 		})
 		if s.Spread > s.Drain {
 			if r.lines[key+".spread"] == 0 {

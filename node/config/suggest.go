@@ -9,7 +9,7 @@ var places = map[string]string{
 	"asn": "bgp", "router_id": "bgp", "neighbours": "bgp", "next_hop6": "bgp",
 	"hold_time": "bgp.neighbours", "password_file": "bgp.neighbours", "local_address": "bgp.neighbours",
 	"passive": "bgp.neighbours", "port": "bgp.neighbours",
-	"drain": "sstp", "spread": "sstp", "connections": "sstp", "per_source": "sstp",
+	"drain": "sstp", "spread": "sstp", "connections": "sstp", "per_source": "sstp", "decoy_file": "sstp",
 	"level": "log", "format": "log",
 	"name": "the top level", "data_dir": "the top level", "admin_socket": "the top level",
 	"cluster": "the top level", "dataplane": "the top level", "bgp": "the top level", "sstp": "the top level", "log": "the top level",

@@ -75,8 +75,8 @@ func (r *Relay) Start(a RelayArgs, _ *struct{}) error {
 		}
 		desired.Certificates = append(desired.Certificates, sstp.Certificate{Name: key, Hash: sha256.Sum256(cert.Certificate[0]), TLS: &cert})
 		desired.Services = append(desired.Services, sstp.Service{VIP: uint8(vip), Name: key, Addr: netip.MustParseAddr(serviceIP[key]),
-			Mode: sstp.Offload, Certificates: []string{key}})
-		desired.Targets = append(desired.Targets, sstp.Target{Slot: slotOf(uint8(vip)), VIP: uint8(vip), Name: key, Addr: origin})
+			Mode: sstp.Offload})
+		desired.Targets = append(desired.Targets, sstp.Target{Slot: slotOf(uint8(vip)), VIP: uint8(vip), Name: key, Addr: origin, Certificate: key})
 	}
 	if err := r.server.Apply(desired); err != nil {
 		return err
