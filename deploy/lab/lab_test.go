@@ -149,9 +149,6 @@ func wantOtherLayout(t *testing.T, r Result) {
 
 // TestLabDSR runs what is special about servers that answer directly.
 func TestLabDSR(t *testing.T) {
-	if !DefaultDSR {
-		t.Skip("DefaultDSR is off")
-	}
 	l := up(t, Options{Name: "tdsr", Clients: 120, DSR: true, IPv6: DefaultIPv6, ICMP: DefaultICMP})
 	for _, name := range []string{"dsr", "drain", "leave-join"} {
 		t.Run(name, func(t *testing.T) { run(t, l, name) })

@@ -70,13 +70,11 @@ type Options struct {
 }
 
 // What the demo, the tests and the command line take where nobody says
-// otherwise. DefaultDSR decides only whether the test of DSR runs: servers are
-// rewritten to otherwise.
+// otherwise.
 const (
 	DefaultIPv6        = true
 	DefaultPassthrough = true
 	DefaultICMP        = true
-	DefaultDSR         = true
 )
 
 // Limits of a lab: the address plan has room for this much.
