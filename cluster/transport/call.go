@@ -42,9 +42,13 @@ func (t *Transport) newPool() *http.Transport {
 }
 
 // The pool of net/http knows hosts only, so the host of our URLs is the whole
-// target: the address in hexadecimal and the expected node.
+// target: address and key in hexadecimal, and the expected node.
 func hostOf(to Target) string {
-	return hex.EncodeToString([]byte(to.Addr)) + "." + to.Node.String()
+	host := hex.EncodeToString([]byte(to.Addr)) + "." + to.Node.String()
+	if to.Key != nil {
+		host += "." + hex.EncodeToString(to.Key)
+	}
+	return host
 }
 
 func targetOf(hostport string) (Target, error) {
@@ -52,13 +56,20 @@ func targetOf(hostport string) (Target, error) {
 	if err != nil {
 		return Target{}, err
 	}
-	addr, node, _ := strings.Cut(host, ".")
+	addr, rest, _ := strings.Cut(host, ".")
+	node, key, _ := strings.Cut(rest, ".")
 	b, err := hex.DecodeString(addr)
 	if err != nil {
 		return Target{}, fmt.Errorf("decode target: %w", err)
 	}
-	id, err := state.ParseNodeID(node)
-	return Target{Addr: string(b), Node: id}, err
+	to := Target{Addr: string(b)}
+	if key != "" {
+		if to.Key, err = hex.DecodeString(key); err != nil {
+			return Target{}, fmt.Errorf("decode target: %w", err)
+		}
+	}
+	to.Node, err = state.ParseNodeID(node)
+	return to, err
 }
 
 // Call makes one RPC. in: nil sends an empty body, []byte is sent as it is,

@@ -45,6 +45,16 @@ func TestIdentityOnDisk(t *testing.T) {
 	if again := open(t, dir).Identity(); again.Boot != 2 || again.Node != first.Node || !again.Key.Equal(first.Key) {
 		t.Errorf("second boot: %+v", again)
 	}
+	other := state.NewNodeID()
+	if err := s.SetNode(other); err != nil {
+		t.Fatal(err)
+	}
+	if again := open(t, dir).Identity(); again.Node != other || !again.Key.Equal(first.Key) {
+		t.Errorf("after another ID was set: %+v", again)
+	}
+	if first = s.Identity(); first.Node != other {
+		t.Errorf("node %s, not the ID that was set", first.Node)
+	}
 	cluster := state.NewClusterID()
 	ca, err := NewCA(cluster)
 	if err != nil {
@@ -54,8 +64,11 @@ func TestIdentityOnDisk(t *testing.T) {
 	if err := s.Adopt(adm); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.SetNode(state.NewNodeID()); err == nil {
+		t.Error("a member's ID was changed")
+	}
 	id := open(t, dir).Identity()
-	if id.Boot != 3 || id.Cluster() != cluster || id.Role() != state.RoleNode || id.Secret != adm.Secret ||
+	if id.Boot != 4 || id.Cluster() != cluster || id.Role() != state.RoleNode || id.Secret != adm.Secret ||
 		!bytes.Equal(id.Certificate(), adm.Certificate) {
 		t.Errorf("after adoption: %+v", id)
 	}
@@ -94,12 +107,12 @@ func TestIdentityOnDisk(t *testing.T) {
 		t.Errorf("%d roots", len(got))
 	}
 	// Another cluster.
-	other := state.NewClusterID()
-	oca, err := NewCA(other)
+	foreign := state.NewClusterID()
+	oca, err := NewCA(foreign)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Adopt(admission(t, oca, other, renamed, first.Key)); err == nil || !strings.Contains(err.Error(), "already") {
+	if err := s.Adopt(admission(t, oca, foreign, renamed, first.Key)); err == nil || !strings.Contains(err.Error(), "already") {
 		t.Errorf("adopted by a second cluster: %v", err)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, ".*"))

@@ -104,3 +104,23 @@ func (j Joiner) Join(ctx context.Context, in, out any) (server Name, ca []byte, 
 	}
 	return server, ca, nil
 }
+
+// Greet asks an address whether a node of a cluster answers there, and what it
+// calls itself. Nobody is believed and nothing is sent: the name is what the
+// certificate says, whoever signed it. dial nil: TCP.
+func Greet(ctx context.Context, addr string, dial func(ctx context.Context, addr string) (net.Conn, error)) (Name, error) {
+	if dial == nil {
+		dial = dialTCP
+	}
+	raw, err := dial(ctx, addr)
+	if err != nil {
+		return Name{}, fmt.Errorf("dial %s: %w", addr, err)
+	}
+	defer raw.Close()
+	var name Name
+	tc := tls.Client(raw, greetTLS(&name))
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return Name{}, fmt.Errorf("greet %s: %w", addr, err)
+	}
+	return name, nil
+}

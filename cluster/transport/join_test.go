@@ -145,3 +145,22 @@ func TestJoinWithStolenCACertificate(t *testing.T) {
 		}
 	})
 }
+
+// Who belongs to no cluster sees that somebody is there, and nothing else.
+func TestGreet(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context, w *world) {
+		id := w.admit(state.RoleNode)
+		w.start(ctx, addrA, id)
+		w.start(ctx, addrB, Identity{Node: state.NewNodeID(), Key: newKey(t)}) // belongs to none
+		ctx = within(t, ctx, 5*time.Second)
+		if got, err := Greet(ctx, addrA, w.net.Dialer(addrC)); err != nil || got != id.name {
+			t.Errorf("a member: %+v, %v", got, err)
+		}
+		if got, err := Greet(ctx, addrB, w.net.Dialer(addrC)); err == nil {
+			t.Errorf("a node that is no member greets as %+v", got)
+		}
+		if got, err := Greet(ctx, "192.0.2.99:7950", w.net.Dialer(addrC)); err == nil {
+			t.Errorf("nobody greets as %+v", got)
+		}
+	})
+}

@@ -109,6 +109,21 @@ func (s *IdentityStore) Adopt(a Admission) error {
 	return nil
 }
 
+// SetNode gives a node that is no member yet another ID: one that was asked
+// for once, and whose admission came to nothing, may be used up.
+func (s *IdentityStore) SetNode(id state.NodeID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.id.Member() {
+		return errors.New("set node ID: this node is a member")
+	}
+	if err := s.write(fileNodeID, []byte(id.String()+"\n"), 0o644); err != nil {
+		return err
+	}
+	s.id.Node = id
+	return nil
+}
+
 // SetRoots replaces the CA certificates the node believes (CA rotation). The
 // one that signed the node's own certificate must be among them.
 func (s *IdentityStore) SetRoots(roots [][]byte) error {

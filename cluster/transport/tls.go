@@ -38,7 +38,7 @@ func (t *Transport) serverTLS(id Identity, peer *Peer) *tls.Config {
 		}
 		c.ClientAuth = tls.RequireAnyClientCert
 		c.VerifyConnection = func(cs tls.ConnectionState) error {
-			p, err := checkPeer(cs.PeerCertificates, id, Target{}.Node)
+			p, err := checkPeer(cs.PeerCertificates, id, Target{})
 			if err != nil {
 				return err
 			}
@@ -64,7 +64,7 @@ func (t *Transport) clientTLS(id Identity, to Target, proto string, peer *Peer) 
 			if cs.NegotiatedProtocol != proto {
 				return fmt.Errorf("peer speaks %q, not %q", cs.NegotiatedProtocol, proto)
 			}
-			p, err := checkPeer(cs.PeerCertificates, id, to.Node)
+			p, err := checkPeer(cs.PeerCertificates, id, to)
 			if err != nil {
 				return err
 			}
@@ -110,6 +110,23 @@ func joinTLS(pin CAHash, found func(Name, *x509.Certificate)) *tls.Config {
 				return nil
 			}
 			return ErrWrongCA
+		},
+	}
+}
+
+// greetTLS makes the configuration of a node that only wants to know who is
+// there.
+func greetTLS(found *Name) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{protoJoin},
+		InsecureSkipVerify: true, // nothing is believed, and nothing said
+		VerifyConnection: func(cs tls.ConnectionState) (err error) {
+			if cs.NegotiatedProtocol != protoJoin {
+				return fmt.Errorf("peer speaks %q, not %q", cs.NegotiatedProtocol, protoJoin)
+			}
+			*found, err = parseName(cs.PeerCertificates[0].URIs)
+			return err
 		},
 	}
 }

@@ -3,6 +3,7 @@ package transport
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -72,8 +73,9 @@ type Deps struct {
 
 // Target names who is called.
 type Target struct {
-	Addr string       // host:port of the Transport
-	Node state.NodeID // who must answer; zero: any member
+	Addr string            // host:port of the Transport
+	Node state.NodeID      // who must answer; zero: any member
+	Key  ed25519.PublicKey // which key must answer; nil: any member's. It outlives a change of the node's ID.
 }
 
 // StatusError is a refusal that the other side expressed: any response that is

@@ -181,7 +181,14 @@ func TestStrangersAreRefused(t *testing.T) {
 func TestDialerKnowsWhoAnswers(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context, w *world) {
 		a := w.start(ctx, addrA, w.admit(state.RoleNode))
-		w.start(ctx, addrB, w.admit(state.RoleNode))
+		idb := w.admit(state.RoleNode)
+		w.start(ctx, addrB, idb)
+		if _, err := a.Ping(ctx, Target{Addr: addrB, Key: idb.PublicKey()}); err != nil {
+			t.Errorf("by its key: %v", err)
+		}
+		if _, err := a.Ping(ctx, Target{Addr: addrB, Key: w.admit(state.RoleNode).PublicKey()}); err == nil || !strings.Contains(err.Error(), "another key") {
+			t.Errorf("by another's key: %v", err)
+		}
 		if _, err := a.Ping(ctx, Target{Addr: addrB, Node: w.admit(state.RoleNode).Node}); err == nil || !strings.Contains(err.Error(), "peer is node") {
 			t.Errorf("another node answered: %v", err)
 		}

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/vpnlb/vpnlb/cluster/state"
 )
 
 // Peer is who is at the other end of an authenticated connection.
@@ -53,7 +51,7 @@ func checkLeaf(leaf *x509.Certificate, roots []*x509.Certificate) (Name, ed25519
 
 // checkPeer verifies the certificates that a peer showed: chain, cluster, role.
 // Whether the node is (still) a member is asked separately.
-func checkPeer(certs []*x509.Certificate, id Identity, want state.NodeID) (Peer, error) {
+func checkPeer(certs []*x509.Certificate, id Identity, want Target) (Peer, error) {
 	if len(certs) == 0 {
 		return Peer{}, errors.New("peer shows no certificate")
 	}
@@ -64,8 +62,11 @@ func checkPeer(certs []*x509.Certificate, id Identity, want state.NodeID) (Peer,
 	if name.Cluster != id.name.Cluster {
 		return Peer{}, fmt.Errorf("peer belongs to cluster %s, not %s", name.Cluster, id.name.Cluster)
 	}
-	if !want.IsZero() && name.Node != want {
-		return Peer{}, fmt.Errorf("peer is node %s, not %s", name.Node, want)
+	if !want.Node.IsZero() && name.Node != want.Node {
+		return Peer{}, fmt.Errorf("peer is node %s, not %s", name.Node, want.Node)
+	}
+	if want.Key != nil && !pub.Equal(want.Key) {
+		return Peer{}, fmt.Errorf("peer is node %s, which shows another key than the one that was to answer", name.Node)
 	}
 	return Peer{Name: name, PublicKey: pub}, nil
 }

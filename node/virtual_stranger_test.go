@@ -1,0 +1,169 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/raft"
+)
+
+// While a member is cut off, its daemon running, others join and one of them
+// takes the lead. After the heal it must follow a leader that it never heard of.
+func TestVirtualMembersChangeDuringPartition(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		away := others(nodes, tw.leader(nodes...))[0]
+		rest := others(nodes, away)
+		tw.isolate(away)
+		for i := 4; i <= 5; i++ {
+			v := tw.node(i)
+			tw.net.Cut(away.host, v.host)
+			v.join(rest[0], rest[0].token())
+			rest = append(rest, v)
+		}
+		leader := tw.leader(rest...)
+		for range 50 { // until one of those who joined is elected
+			if leader == rest[2] || leader == rest[3] {
+				break
+			}
+			for _, o := range others(rest, leader) {
+				tw.net.Cut(leader.host, o.host)
+			}
+			next := tw.leader(others(rest, leader)...)
+			for _, o := range others(rest, leader) {
+				tw.net.Heal(leader.host, o.host)
+			}
+			leader = next
+		}
+		if leader != rest[2] && leader != rest[3] {
+			t.Fatal("none of the new members took the lead")
+		}
+		rest[0].propose(state.Tick{})
+		tw.rejoin(away)
+		took := tw.eventually(20*time.Second, "follow the new leader", func() bool {
+			return away.m.quorumLost() == 0 && away.m.view().Index() == rest[0].m.view().Index()
+		})
+		t.Logf("followed after %v", took)
+		tw.agree(append(rest, away)...)
+	})
+}
+
+// mint makes what a removed node can make: it knows the cluster secret, hence
+// the CA's key, and certifies a node that nobody admitted.
+func (v *vnode) mint() transport.Identity {
+	t := v.town.t
+	t.Helper()
+	own := v.m.ids.Identity()
+	raw, err := v.m.openSecret(secretCA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := transport.ParseCA(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := transport.OpenIdentity(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := fresh.Identity().CSR()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := ca.Issue(csr, transport.Name{Cluster: own.Cluster(), Node: fresh.Identity().Node, Role: state.RoleNode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fresh.Adopt(transport.Admission{Certificate: cert, Roots: own.Roots(), Secret: own.Secret}); err != nil {
+		t.Fatal(err)
+	}
+	return fresh.Identity()
+}
+
+// intrude dials as id, by both protocols, again and again, and reports whether
+// it was ever let in.
+func (tw *town) intrude(id transport.Identity, at *vnode, patience time.Duration) bool {
+	tw.t.Helper()
+	const addr = "192.0.2.200:7950"
+	tr, err := transport.New(transport.Config{Addr: addr}, transport.Deps{
+		Identity:  func() transport.Identity { return id },
+		Authorize: func(state.NodeID, []byte) error { return nil },
+		Listener:  tw.net.Listen(addr), Dial: tw.net.Dialer(addr),
+	})
+	if err != nil {
+		tw.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(tw.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- tr.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	to := at.cfg.Cluster.Address.String()
+	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+		call, stop := context.WithTimeout(ctx, time.Second)
+		_, err := tr.Ping(call, transport.Target{Addr: to})
+		stop()
+		if err == nil {
+			return true
+		}
+		if c, err := tr.Raft().Dial(to, time.Second); err == nil {
+			// The server says no after the client's end of the handshake.
+			c.SetDeadline(time.Now().Add(time.Second))
+			_, err := c.Read(make([]byte, 1))
+			c.Close()
+			if errors.Is(err, os.ErrDeadlineExceeded) { // nobody closed it
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// A certificate of the CA is not enough: not at members that caught up, not at
+// one that has just started and is behind, not at a blank one that joins.
+func TestVirtualForgedMember(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		leader := tw.leader(nodes...)
+		forged := leader.mint()
+		if tw.intrude(forged, leader, 3*time.Second) {
+			t.Error("the leader let a forged member in")
+		}
+		// A member that is away, and starts alone.
+		behind := others(nodes, leader)[0]
+		behind.halt()
+		leader.propose(state.Tick{})
+		behind.restart()
+		tw.isolate(behind)
+		if tw.intrude(forged, behind, 3*time.Second) {
+			t.Error("a member that is behind and alone let a forged member in")
+		}
+		tw.rejoin(behind)
+		if tw.intrude(forged, behind, 3*time.Second) {
+			t.Error("a member that has just started let a forged member in")
+		}
+		tw.agree(nodes...)
+		// A blank one, before anybody has sent it the log.
+		blank := tw.node(4)
+		if err := blank.ask(leader, leader.token()); err != nil {
+			t.Fatal(err)
+		}
+		tw.isolate(blank)
+		blank.start(admission{})
+		if tw.intrude(forged, blank, 3*time.Second) {
+			t.Error("a blank node let a forged member in")
+		}
+		tw.rejoin(blank)
+		if err := blank.waitStage(t.Context(), StageRunning); err != nil {
+			t.Fatal(err)
+		}
+		tw.agree(append(nodes, blank)...)
+		for _, v := range nodes {
+			if st := v.m.replica.Status(); st.Role == raft.RoleParked {
+				t.Errorf("%s parked", v.host)
+			}
+		}
+	})
+}
