@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"fmt"
 	"slices"
@@ -9,28 +10,40 @@ import (
 	"github.com/vpnlb/vpnlb/raft"
 )
 
-// authorize asks the agreement whether a node is a member under this key. A
-// blank node (joining, its log still empty) knows no members yet: it believes
-// whoever the CA vouched for, as it must to be sent its first log entry.
+// authorize asks the newest member list that this node has whether a node is in
+// it under this key. Who is not in it may have joined while this node was away:
+// it is refused, and the members that this node knows are asked meanwhile (see
+// strangers), so that its next attempt is judged by what they say.
 func (m *member) authorize(id state.NodeID, key []byte) error {
 	spec := m.spec()
-	if spec.ClusterID.IsZero() {
-		return nil
-	}
 	if r, ok := spec.RemovedByID(id); ok {
-		if m.inRaft(id) || replaced(spec, key) {
+		if m.inRaft(id) || hasKey(spec.Members, key) {
 			return nil
 		}
 		return fmt.Errorf("node %s was removed at log index %d", id, r.Index)
 	}
-	member, ok := spec.MemberByID(id)
-	switch {
-	case !ok:
-		return m.authorizeBehind(id)
-	case !ed25519.PublicKey(member.PublicKey).Equal(ed25519.PublicKey(key)):
+	members := m.newestMembers()
+	switch at := slices.IndexFunc(members, func(o state.Member) bool { return o.ID == id }); {
+	case at >= 0 && bytes.Equal(members[at].PublicKey, key):
+		return nil
+	case at >= 0:
 		return fmt.Errorf("node %s showed another key than the one it was admitted with", id)
+	case hasKey(members, key):
+		return nil // a member that lost its store has a new ID; what it may do by its key it may do under the old one
+	case len(members) == 0 && m.first == nil:
+		return nil // blank, and admitted by a version that hands no list over
 	}
-	return nil
+	return m.strangers.judge(id, key)
+}
+
+// newestMembers are those of the log, or, while the log is behind the list that
+// came with the admission, of that one.
+func (m *member) newestMembers() []state.Member {
+	view := m.view()
+	if a := m.admitted; a != nil && view.Index() < a.Index {
+		return a.Members
+	}
+	return view.Spec().Members
 }
 
 // inRaft reports whether raft's configuration names a node. A member that was
@@ -40,20 +53,8 @@ func (m *member) inRaft(id state.NodeID) bool {
 	return slices.ContainsFunc(m.replica.Status().Servers, func(s raft.Server) bool { return s.ID == id })
 }
 
-// replaced reports whether a present member has this key: who lost its store
-// and the answer with its new ID may ask again under the old one.
-func replaced(spec *state.Spec, key []byte) bool {
-	return slices.ContainsFunc(spec.Members, func(o state.Member) bool {
-		return ed25519.PublicKey(o.PublicKey).Equal(ed25519.PublicKey(key))
-	})
-}
-
-// authorizeBehind lets a node through that this node's log does not know yet
-// while the log may be behind: else a member that was away could never hear
-// from a leader that joined meanwhile. The certificate was checked already.
-func (m *member) authorizeBehind(id state.NodeID) error {
-	if !m.caughtUp.Load() {
-		return nil
-	}
-	return fmt.Errorf("node %s is no member", id)
+// hasKey reports whether a member has this key: who lost its store and the
+// answer with its new ID may ask again under the old one.
+func hasKey(members []state.Member, key []byte) bool {
+	return len(key) == ed25519.PublicKeySize && slices.ContainsFunc(members, func(o state.Member) bool { return bytes.Equal(o.PublicKey, key) })
 }

@@ -40,6 +40,11 @@ type joinAnswer struct {
 	Roots       [][]byte        `json:"roots"`
 	Secret      []byte          `json:"secret"`
 	ClusterID   state.ClusterID `json:"cluster_id"`
+
+	// The member list, and the index it is of: whom the new member may believe
+	// before its own log says so. Older versions hand none over.
+	Members []knownPeer `json:"members,omitempty"`
+	Index   uint64      `json:"index,omitempty"`
 }
 
 // describe is what this node says of itself when it becomes a member.
@@ -214,11 +219,10 @@ func (n *Node) askAdmission(ctx context.Context, in admin.JoinRequest, hash tran
 	if out.ClusterID != server.Cluster || len(out.Secret) != 32 {
 		return fmt.Errorf("join at %s: the answer is not of cluster %s", in.Addr, server.Cluster)
 	}
-	adm := transport.Admission{Certificate: out.Certificate, Roots: out.Roots, Secret: [32]byte(out.Secret)}
-	if len(adm.Roots) == 0 {
-		adm.Roots = [][]byte{ca}
+	if len(out.Roots) == 0 {
+		out.Roots = [][]byte{ca}
 	}
-	if err := ids.Adopt(adm); err != nil {
+	if err := n.adopt(ids.Identity().Node, out); err != nil {
 		return err
 	}
 	step(fmt.Sprintf("admitted to cluster %s by %s", out.ClusterID, server.Node))
@@ -323,7 +327,12 @@ func (m *member) admitAs(ctx context.Context, in joinRequest, csr transport.CSR,
 		return joinAnswer{}, err
 	}
 	m.log.Info("member admitted", "name", in.Name, "member", csr.Node.String())
-	return joinAnswer{Certificate: cert, Roots: id.Roots(), Secret: id.Secret[:], ClusterID: id.Cluster()}, nil
+	view := m.view()
+	answer := joinAnswer{Certificate: cert, Roots: id.Roots(), Secret: id.Secret[:], ClusterID: id.Cluster(), Index: view.Index()}
+	for _, o := range view.Spec().Members {
+		answer.Members = append(answer.Members, knownPeer{ID: o.ID, Addr: o.Cluster, Key: o.PublicKey})
+	}
+	return answer, nil
 }
 
 // makeToken makes a join token; the agreement holds its hash only.

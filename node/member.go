@@ -66,6 +66,8 @@ type member struct {
 
 	pinned      dataplane.Pinned
 	first       *firstMember // set on the node that initialises, until bootstrapped
+	admitted    *memberList  // that came with the admission; nil: none did
+	strangers   *strangers   // who is in no list that this node has
 	started     time.Time
 	alive       heartbeat // notices when the process stood still
 	caughtUp    atomic.Bool
@@ -118,6 +120,13 @@ func newMember(n *Node, ad admission) (*member, error) {
 		storedAt:   lastWrite(n.storeDir()),
 	}
 	m.raftOff, m.stopRaft = context.WithCancel(context.Background())
+	var err error
+	if m.admitted, err = n.readMemberList(m.self); err != nil {
+		return nil, err
+	}
+	if m.strangers, err = newStrangers(m.metrics); err != nil {
+		return nil, err
+	}
 	if err := errors.Join(m.makeTransport(), m.makePlane(), m.makeHealth(), m.makeRoutes()); err != nil {
 		return nil, err
 	}
@@ -266,6 +275,7 @@ func (m *member) run(ctx context.Context) error {
 	start("replies", m.runReplies)
 	start("status", m.runStatus)
 	start("peers", m.rememberPeers)
+	start("strangers", m.runStrangers)
 	if m.announcer != nil {
 		start("bgp", m.speaker.Run)
 		start("announcer", m.announcer.Run)

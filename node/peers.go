@@ -217,8 +217,7 @@ func (m *member) afterQuarantine(ctx context.Context, q *raft.QuarantineError) e
 			var out joinAnswer
 			err := caller.Call(ctx, transport.Target{Addr: p.Addr, Node: p.ID}, pathReplace, req, &out)
 			if err == nil && len(out.Secret) == 32 {
-				adm := transport.Admission{Certificate: out.Certificate, Roots: out.Roots, Secret: [32]byte(out.Secret)}
-				if err := m.ids.Adopt(adm); err != nil {
+				if err := m.node.adopt(fresh, out); err != nil {
 					return err
 				}
 				if err := os.Remove(m.freshPath()); err != nil {

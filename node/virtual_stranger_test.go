@@ -128,6 +128,13 @@ func TestVirtualForgedMember(t *testing.T) {
 	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
 		leader := tw.leader(nodes...)
 		forged := leader.mint()
+		known := nodes[1].m.ids.Identity()
+		if err := leader.m.authorize(state.NewNodeID(), known.PublicKey()); err != nil {
+			t.Errorf("a member under a new ID: %v", err)
+		}
+		if leader.m.authorize(known.Node, forged.PublicKey()) == nil {
+			t.Error("a member's ID under another key was let in")
+		}
 		if tw.intrude(forged, leader, 3*time.Second) {
 			t.Error("the leader let a forged member in")
 		}

@@ -113,7 +113,7 @@ func (v *vnode) ask(at *vnode, token string) error {
 	if _, _, err := j.Join(v.town.t.Context(), req, &out); err != nil {
 		return err
 	}
-	return ids.Adopt(transport.Admission{Certificate: out.Certificate, Roots: out.Roots, Secret: [32]byte(out.Secret)})
+	return v.adopt(ids.Identity().Node, out)
 }
 
 // join asks, starts, and waits until the node votes.
@@ -178,6 +178,7 @@ func (v *vnode) run(ctx context.Context, cancel context.CancelFunc) {
 	for name, run := range map[string]func(context.Context) error{
 		"transport": m.transport.Run, "raft": m.runRaft, "gossip": v.gossip, "contacts": m.runContacts,
 		"catch up": m.runCatchUp, "learning": m.runLearning, "duties": m.runLeader, "status": m.runStatus, "peers": m.rememberPeers,
+		"strangers": m.runStrangers,
 		"sync": func(ctx context.Context) error {
 			w := m.replica.Watch()
 			defer w.Close()

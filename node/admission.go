@@ -1,0 +1,72 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
+)
+
+// fileMembers holds the member list that came with the admission: a node whose
+// log is still empty, or at its first entries, must know whom it may hear.
+const fileMembers = "members.json"
+
+// membersFile is for the node ID that was admitted with it, and for no other.
+type membersFile struct {
+	Node    state.NodeID `json:"node"`
+	Index   uint64       `json:"index"` // of the list
+	Members []knownPeer  `json:"members"`
+}
+
+// memberList is a member list of the agreed state at an index: IDs, addresses
+// and keys.
+type memberList struct {
+	Index   uint64
+	Members []state.Member
+}
+
+func (n *Node) membersPath() string { return filepath.Join(n.identityDir(), fileMembers) }
+
+// readMemberList is the list that this node was admitted with under this ID;
+// nil: none was handed over.
+func (n *Node) readMemberList(self state.NodeID) (*memberList, error) {
+	b, err := os.ReadFile(n.membersPath())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the member list of the admission: %w", err)
+	}
+	var f membersFile
+	if err := json.Unmarshal(b, &f); err != nil {
+		return nil, fmt.Errorf("read the member list in %s: %w: remove the file, a node that has its log does not need it", n.membersPath(), err)
+	}
+	if f.Node != self || len(f.Members) == 0 {
+		return nil, nil
+	}
+	out := &memberList{Index: f.Index}
+	for _, p := range f.Members {
+		out.Members = append(out.Members, state.Member{ID: p.ID, Cluster: p.Addr, PublicKey: p.Key})
+	}
+	return out, nil
+}
+
+// adopt makes this node the member self that a cluster's answer says it is. The
+// list is written first: the certificate is the truth.
+func (n *Node) adopt(self state.NodeID, in joinAnswer) error {
+	if len(in.Secret) != 32 {
+		return errors.New("the answer has no cluster secret")
+	}
+	b, err := json.Marshal(membersFile{Node: self, Index: in.Index, Members: in.Members})
+	if err != nil {
+		return err
+	}
+	if err := transport.WriteFileAtomic(n.membersPath(), b, 0o600); err != nil {
+		return err
+	}
+	return n.ids.Load().Adopt(transport.Admission{Certificate: in.Certificate, Roots: in.Roots, Secret: [32]byte(in.Secret)})
+}
