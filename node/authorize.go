@@ -15,14 +15,15 @@ import (
 // it is refused, and the members that this node knows are asked meanwhile (see
 // strangers), so that its next attempt is judged by what they say.
 func (m *member) authorize(id state.NodeID, key []byte) error {
-	spec := m.spec()
+	view := m.view()
+	spec := view.Spec()
 	if r, ok := spec.RemovedByID(id); ok {
 		if m.inRaft(id) || hasKey(spec.Members, key) {
 			return nil
 		}
 		return fmt.Errorf("node %s was removed at log index %d", id, r.Index)
 	}
-	members := m.newestMembers()
+	members := m.newestMembers(view)
 	switch at := slices.IndexFunc(members, func(o state.Member) bool { return o.ID == id }); {
 	case at >= 0 && bytes.Equal(members[at].PublicKey, key):
 		return nil
@@ -38,8 +39,7 @@ func (m *member) authorize(id state.NodeID, key []byte) error {
 
 // newestMembers are those of the log, or, while the log is behind the list that
 // came with the admission, of that one.
-func (m *member) newestMembers() []state.Member {
-	view := m.view()
+func (m *member) newestMembers(view *state.View) []state.Member {
 	if a := m.admitted; a != nil && view.Index() < a.Index {
 		return a.Members
 	}

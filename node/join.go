@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vpnlb/vpnlb/cluster"
@@ -275,7 +276,7 @@ func (m *member) join(ctx context.Context, in joinRequest) (joinAnswer, error) {
 
 // admit uses the token and stores the member in one command, then signs the
 // certificate: who repeats it after a lost answer gets another certificate for
-// the same key.
+// the same key. Anybody may ask, so what would be refused is not proposed.
 func (m *member) admit(ctx context.Context, in joinRequest) (joinAnswer, error) {
 	csr, err := transport.ParseCSR(in.CSR)
 	if err != nil {
@@ -285,7 +286,42 @@ func (m *member) admit(ctx context.Context, in joinRequest) (joinAnswer, error) 
 	if err != nil {
 		return joinAnswer{}, badJoin("%v", err)
 	}
-	return m.admitAs(ctx, in, csr, state.AdmitMember{Token: token.Hash(), Member: in.member(csr)})
+	cmd := state.AdmitMember{Token: token.Hash(), Member: in.member(csr)}
+	// The newest list decides, also right after an election.
+	if _, err := m.replica.LeaderAnswer(ctx); err != nil {
+		return joinAnswer{}, leaderHint(err)
+	}
+	spec := m.spec()
+	cmds := []state.Command{cmd}
+	old, err := m.unfinished(spec, csr)
+	if err != nil {
+		return joinAnswer{}, err
+	}
+	if !old.IsZero() {
+		cmds = []state.Command{state.RemoveMember{ID: old}, cmd}
+	}
+	if o := spec.MayAdmit(cmd, m.replica.Now(), old); o.Code != state.OK {
+		return joinAnswer{}, &transport.StatusError{Code: http.StatusForbidden, Reason: o.Detail}
+	}
+	return m.admitAs(ctx, in, csr, cmds...)
+}
+
+// unfinished is the member that this key was admitted as before, under an ID
+// that it does not ask for any more: its answer was lost, and the node came back
+// with another token. It never voted and is not heard, or it is another
+// matter. Zero: none.
+func (m *member) unfinished(spec *state.Spec, csr transport.CSR) (state.NodeID, error) {
+	at := slices.IndexFunc(spec.Members, func(o state.Member) bool { return o.ID != csr.Node && hasKey([]state.Member{o}, csr.PublicKey) })
+	if at < 0 {
+		return state.NodeID{}, nil
+	}
+	old := &spec.Members[at]
+	voter := slices.ContainsFunc(m.replica.Status().Servers, func(s raft.Server) bool { return s.ID == old.ID && s.Voter })
+	if voter || old.ID == m.self || m.contacts.silence(old.ID) < silentAfter {
+		return state.NodeID{}, &transport.StatusError{Code: http.StatusForbidden,
+			Reason: fmt.Sprintf("the node with this key is member %s already: 'vpnlb cluster leave' there, or 'vpnlb cluster remove %s' if it is lost", old.Name, old.Name)}
+	}
+	return old.ID, nil
 }
 
 // admitAgain gives a member that lost its store a new ID: its certificate and
@@ -302,9 +338,14 @@ func badJoin(format string, args ...any) error {
 	return &transport.StatusError{Code: http.StatusBadRequest, Reason: fmt.Sprintf(format, args...)}
 }
 
-func (m *member) admitAs(ctx context.Context, in joinRequest, csr transport.CSR, cmd state.Command) (joinAnswer, error) {
+func (m *member) admitAs(ctx context.Context, in joinRequest, csr transport.CSR, cmds ...state.Command) (joinAnswer, error) {
 	if err := checkName("node", in.Name); err != nil {
 		return joinAnswer{}, badJoin("%v", err)
+	}
+	for _, cmd := range cmds {
+		if err := state.Check(cmd); err != nil {
+			return joinAnswer{}, badJoin("%v", err)
+		}
 	}
 	raw, err := m.openSecret(secretCA)
 	if err != nil {
@@ -314,11 +355,11 @@ func (m *member) admitAs(ctx context.Context, in joinRequest, csr transport.CSR,
 	if err != nil {
 		return joinAnswer{}, err
 	}
-	outcomes, err := m.replica.Propose(ctx, cmd)
+	outcomes, err := m.replica.Propose(ctx, cmds...)
 	if err != nil {
 		return joinAnswer{}, leaderHint(err)
 	}
-	if o := outcomes[0]; o.Code != state.OK {
+	if o := outcomes[len(outcomes)-1]; o.Code != state.OK {
 		return joinAnswer{}, &transport.StatusError{Code: http.StatusForbidden, Reason: o.Detail}
 	}
 	id := m.ids.Identity()

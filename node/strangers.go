@@ -173,7 +173,7 @@ type vouchAnswer struct {
 // vouch answers another member's question. That somebody is in a committed list
 // can be said at any time; that he is not, only when the list is the present one.
 func (m *member) vouch(in vouchRequest) (vouchAnswer, error) {
-	listed := slices.ContainsFunc(m.newestMembers(), func(o state.Member) bool {
+	listed := slices.ContainsFunc(m.newestMembers(m.view()), func(o state.Member) bool {
 		return o.ID == in.Node && bytes.Equal(o.PublicKey, in.Key)
 	})
 	if !listed && (!m.caughtUp.Load() || m.quorumLost() > 0) {
@@ -211,7 +211,7 @@ func (m *member) askAbout(ctx context.Context, who stranger) {
 	defer cancel()
 	var a answers
 	said := make(chan error)
-	for _, o := range m.newestMembers() {
+	for _, o := range m.newestMembers(m.view()) {
 		if o.ID == m.self || len(o.PublicKey) == 0 {
 			continue
 		}

@@ -144,8 +144,10 @@ const (
 	// maxEntries of ours are in raft's hands at once; what comes meanwhile is
 	// gathered into the next entry.
 	maxEntries = 8
-	// maxEntryWeight bounds one entry: commands plus 1 for each 16 records.
+	// maxEntryWeight bounds one entry: commands plus 1 for each 16 records, or
+	// for each weightBytes of those without records.
 	maxEntryWeight = 512
+	weightBytes    = 700
 	// maxDeltas wait for one watcher; beyond it the watcher must resync.
 	maxDeltas = 1024
 	// maxAppend is raft's MaxAppendEntries.

@@ -178,7 +178,8 @@ type result struct {
 	err error
 }
 
-// weight bounds the size of an entry without encoding it first.
+// weight bounds the size of an entry without encoding its records first. All
+// other commands are rare, and some are large.
 func (s *submission) weight() int {
 	w := len(s.envs)
 	for _, e := range s.envs {
@@ -191,6 +192,8 @@ func (s *submission) weight() int {
 			w += len(c.Records) / 16
 		case state.Forget:
 			w += len(c.Keys) / 16
+		default:
+			w += len(state.EncodeEnvelopes([]state.Envelope{e})) / weightBytes
 		}
 	}
 	return w

@@ -154,3 +154,36 @@ func TestLoggerLowersAndDropsRepeats(t *testing.T) {
 		}
 	})
 }
+
+// Commands of many bytes fill an entry as many commands do.
+func TestEntriesAreBoundedByBytes(t *testing.T) {
+	r := &Replica{queue: make(chan *submission, maxQueue)}
+	secret := func(size int) *submission {
+		return &submission{ctx: t.Context(), envs: []state.Envelope{{Command: state.PutSecret{Name: "s", Sealed: make([]byte, size)}}}}
+	}
+	const each = 60 << 10
+	for range 20 {
+		r.queue <- secret(each)
+	}
+	first, entries := <-r.queue, 0
+	for first != nil {
+		entry, left := r.gather(first)
+		var envs []state.Envelope
+		for _, s := range entry {
+			envs = append(envs, s.envs...)
+		}
+		if n := len(state.EncodeEnvelopes(envs)); n > maxEntryWeight*weightBytes {
+			t.Errorf("an entry of %d commands has %d bytes", len(envs), n)
+		}
+		first, entries = left, entries+1
+	}
+	if entries < 20*each/(maxEntryWeight*weightBytes) || entries > 10 {
+		t.Errorf("20 commands went into %d entries", entries)
+	}
+	for range 100 {
+		r.queue <- secret(10)
+	}
+	if entry, left := r.gather(<-r.queue); len(entry) != 100 || left != nil {
+		t.Errorf("of 100 small commands %d went into one entry", len(entry))
+	}
+}

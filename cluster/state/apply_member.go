@@ -39,9 +39,9 @@ func memberFault(n *Member, keyed bool) string {
 }
 
 // memberClash says which other member stands in the way; except is left out.
-func (m *Machine) memberClash(n *Member, except NodeID) string {
-	for i := range m.spec.Members {
-		o := &m.spec.Members[i]
+func (s *Spec) memberClash(n *Member, except NodeID) string {
+	for i := range s.Members {
+		o := &s.Members[i]
 		switch {
 		case o.ID == except:
 		case o.Name == n.Name:
@@ -56,8 +56,8 @@ func (m *Machine) memberClash(n *Member, except NodeID) string {
 }
 
 // formatFault says why a node cannot read what the cluster uses already.
-func (m *Machine) formatFault(n *Member) string {
-	if lowest := m.spec.Format(); n.Format < lowest {
+func (s *Spec) formatFault(n *Member) string {
+	if lowest := s.Format(); n.Format < lowest {
 		return fmt.Sprintf("node %s understands command format %d, and the cluster uses %d: install a newer version there", n.Name, n.Format, lowest)
 	}
 	return ""
@@ -86,42 +86,74 @@ func (m *Machine) addToken(c *AddToken) Outcome {
 
 func (m *Machine) admitMember(c *AdmitMember) Outcome {
 	n := c.Member
-	at := slices.IndexFunc(m.spec.Tokens, func(t Token) bool { return t.Hash == c.Token })
+	at, refused := m.spec.admission(c, m.spec.Now, NodeID{})
 	if at < 0 {
-		return refusal(NotAllowed, "the join token is unknown: make a new one with `vpnlb cluster token`")
+		return refused
 	}
 	t := m.spec.Tokens[at]
-	old, known := m.spec.MemberByID(n.ID)
-	switch removed, gone := m.spec.RemovedByID(n.ID); {
-	case t.Expires <= m.spec.Now:
-		return refusal(NotAllowed, "the join token has expired: make a new one with `vpnlb cluster token`")
-	case known && t.UsedBy == n.ID && len(n.PublicKey) > 0 && bytes.Equal(old.PublicKey, n.PublicKey):
+	if t.UsedBy == n.ID {
 		return done(0) // the same join again
-	case !t.UsedBy.IsZero():
-		return refusal(NotAllowed, "the join token was used by node %v: make a new one with `vpnlb cluster token`", t.UsedBy)
-	case gone:
-		return refusal(NotAllowed, "node %s was removed at index %d: join under a new ID", removed.Name, removed.Index)
-	case known:
-		return refusal(NotAllowed, "node %s is a member already", old.Name)
-	case t.Name != "" && t.Name != n.Name:
-		return refusal(NotAllowed, "the join token is for a node named %s, not %s", t.Name, n.Name)
-	}
-	if fault := memberFault(&n, true); fault != "" {
-		return refusal(Invalid, "%s", fault)
-	}
-	if fault := m.memberClash(&n, NodeID{}); fault != "" {
-		return refusal(Invalid, "%s", fault)
-	}
-	if fault := m.formatFault(&n); fault != "" {
-		return refusal(NotAllowed, "%s", fault)
-	}
-	if len(m.spec.Members) >= MaxMembers {
-		return refusal(Full, "%d nodes are the most a cluster has: remove one first", MaxMembers)
 	}
 	t.UsedBy = n.ID
 	m.spec.Tokens = edited(m.spec.Tokens, at, t)
 	m.enrol(n)
 	return done(0)
+}
+
+// MayAdmit tells what Apply would answer to c at this time: Code OK, or the
+// refusal. Ask before proposing: anybody may ask to join, and what is refused
+// should not be in the log. first is a member that is removed by a command
+// before c in the same entry; zero: none.
+func (s *Spec) MayAdmit(c AdmitMember, now Time, first NodeID) Outcome {
+	at, refused := s.admission(&c, now, first)
+	if at < 0 {
+		return refused
+	}
+	return done(0)
+}
+
+// admission finds the token that admits a member, used by itself where the
+// same join comes again; -1: it is refused.
+func (s *Spec) admission(c *AdmitMember, now Time, without NodeID) (int, Outcome) {
+	n := &c.Member
+	no := func(code Code, format string, args ...any) (int, Outcome) { return -1, refusal(code, format, args...) }
+	at := slices.IndexFunc(s.Tokens, func(t Token) bool { return t.Hash == c.Token })
+	if at < 0 {
+		return no(NotAllowed, "the join token is unknown: make a new one with `vpnlb cluster token`")
+	}
+	t := &s.Tokens[at]
+	old, known := s.MemberByID(n.ID)
+	switch removed, gone := s.RemovedByID(n.ID); {
+	case t.Expires <= now:
+		return no(NotAllowed, "the join token has expired: make a new one with `vpnlb cluster token`")
+	case known && t.UsedBy == n.ID && len(n.PublicKey) > 0 && bytes.Equal(old.PublicKey, n.PublicKey):
+		return at, Outcome{}
+	case !t.UsedBy.IsZero():
+		return no(NotAllowed, "the join token was used by node %v: make a new one with `vpnlb cluster token`", t.UsedBy)
+	case gone:
+		return no(NotAllowed, "node %s was removed at index %d: join under a new ID", removed.Name, removed.Index)
+	case known:
+		return no(NotAllowed, "node %s is a member already", old.Name)
+	case t.Name != "" && t.Name != n.Name:
+		return no(NotAllowed, "the join token is for a node named %s, not %s", t.Name, n.Name)
+	}
+	if fault := memberFault(n, true); fault != "" {
+		return no(Invalid, "%s", fault)
+	}
+	if fault := s.memberClash(n, without); fault != "" {
+		return no(Invalid, "%s", fault)
+	}
+	if fault := s.formatFault(n); fault != "" {
+		return no(NotAllowed, "%s", fault)
+	}
+	members := len(s.Members)
+	if _, ok := s.MemberByID(without); ok {
+		members--
+	}
+	if members >= MaxMembers {
+		return no(Full, "%d nodes are the most a cluster has: remove one first", MaxMembers)
+	}
+	return at, Outcome{}
 }
 
 func (m *Machine) enrol(n Member) {
@@ -158,7 +190,7 @@ func (m *Machine) updateMember(c *UpdateMember) Outcome {
 	if fault := memberFault(&n, false); fault != "" {
 		return refusal(Invalid, "%s", fault)
 	}
-	if fault := m.memberClash(&n, n.ID); fault != "" {
+	if fault := m.spec.memberClash(&n, n.ID); fault != "" {
 		return refusal(Invalid, "%s", fault)
 	}
 	if n.Name == old.Name && n.Cluster == old.Cluster && n.Gossip == old.Gossip && n.Draining == old.Draining &&
@@ -225,10 +257,10 @@ func (m *Machine) replaceMember(c *ReplaceMember) Outcome {
 	if !bytes.Equal(old.PublicKey, n.PublicKey) || n.Role != old.Role {
 		return refusal(NotAllowed, "node %s can be replaced by a node of the same key and role only: join with a token", old.Name)
 	}
-	if fault := m.memberClash(&n, c.Old); fault != "" {
+	if fault := m.spec.memberClash(&n, c.Old); fault != "" {
 		return refusal(Invalid, "%s", fault)
 	}
-	if fault := m.formatFault(&n); fault != "" {
+	if fault := m.spec.formatFault(&n); fault != "" {
 		return refusal(NotAllowed, "%s", fault)
 	}
 	m.dismiss(at)

@@ -254,3 +254,41 @@ func TestMemberRefusals(t *testing.T) {
 	r.ok(AddToken{Hash: [32]byte{6}, Life: time.Hour})
 	r.refused(AdmitMember{Token: [32]byte{6}, Member: memberOf(NodeID{77}, "more")}, Full)
 }
+
+// A join that was cut short is taken up under another ID: the old one goes in
+// the same entry, before its name, address and key are asked for again.
+func TestAdmitInPlaceOf(t *testing.T) {
+	r := newRig(t)
+	r.join(memberOf(nodeB, "b"))
+	token := [32]byte{7}
+	r.ok(AddToken{Hash: token, Life: time.Hour})
+	anew := memberOf(nodeB, "b")
+	anew.ID = nodeC
+	admit := AdmitMember{Token: token, Member: anew}
+	if o := r.spec().MayAdmit(admit, r.now, NodeID{}); o.Code != Invalid {
+		t.Errorf("beside its old self: %+v", o)
+	}
+	if o := r.spec().MayAdmit(admit, r.now, nodeB); o.Code != OK {
+		t.Errorf("in its place: %+v", o)
+	}
+	if o := r.spec().MayAdmit(admit, r.now.Add(time.Hour), nodeB); o.Code != NotAllowed {
+		t.Errorf("with a token that is over by then: %+v", o)
+	}
+	for i, o := range r.batch(RemoveMember{ID: nodeB}, admit) {
+		if o.Code != OK {
+			t.Errorf("command %d: %+v", i, o)
+		}
+	}
+	if tok, _ := r.spec().TokenByHash(token); tok.UsedBy != nodeC || len(r.spec().Members) != 2 {
+		t.Errorf("%+v, %d members", tok, len(r.spec().Members))
+	}
+	for i := byte(2); len(r.spec().Members) < MaxMembers; i++ { // memberOf(nodeA..C) are there or gone
+		r.join(memberOf(NodeID{0x20 + i, 15: i}, fmt.Sprintf("m%d", i)))
+	}
+	r.ok(AddToken{Hash: [32]byte{8}, Life: time.Hour})
+	late := AdmitMember{Token: [32]byte{8}, Member: memberOf(NodeID{0xee}, "late")}
+	r.refused(late, Full)
+	if o := r.spec().MayAdmit(late, r.now, nodeC); o.Code != OK {
+		t.Errorf("in the place of one of %d: %+v", MaxMembers, o)
+	}
+}

@@ -72,6 +72,15 @@ func (r *rig) apply(all ...Envelope) []Outcome {
 
 func (r *rig) do(c Command) Outcome {
 	r.t.Helper()
+	if admit, ok := c.(AdmitMember); ok { // who asks before must hear what Apply says
+		asked := r.spec().MayAdmit(admit, max(r.spec().Now, r.now), NodeID{})
+		defer func() {
+			r.t.Helper()
+			if o := r.last.Outcomes[0]; o.Code != asked.Code || o.Detail != asked.Detail {
+				r.t.Errorf("%T: Apply says %+v, MayAdmit said %+v", c, o, asked)
+			}
+		}()
+	}
 	return r.batch(c)[0]
 }
 
