@@ -1,11 +1,13 @@
 package node
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/cluster/transport"
@@ -14,6 +16,10 @@ import (
 // fileMembers holds the member list that came with the admission: a node whose
 // log is still empty, or at its first entries, must know whom it may hear.
 const fileMembers = "members.json"
+
+// fileAsked holds the hash of the token that was last asked with: a node ID is
+// asked for with one token only.
+const fileAsked = "join-token"
 
 // membersFile is for the node ID that was admitted with it, and for no other.
 type membersFile struct {
@@ -69,4 +75,28 @@ func (n *Node) adopt(self state.NodeID, in joinAnswer) error {
 		return err
 	}
 	return n.ids.Load().Adopt(transport.Admission{Certificate: in.Certificate, Roots: in.Roots, Secret: [32]byte(in.Secret)})
+}
+
+// askAs makes the node ID one that nothing but this token was used for. The
+// cluster may have admitted the present one when the answer was lost, or may
+// have removed it since: with the same token the join is the same, with
+// another one it is a new join.
+func (n *Node) askAs(text string) error {
+	token, err := transport.ParseToken(text)
+	if err != nil {
+		return err
+	}
+	hash := token.Hash()
+	want, path := hex.EncodeToString(hash[:]), filepath.Join(n.identityDir(), fileAsked)
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read the last join: %w", err)
+	}
+	if strings.TrimSpace(string(b)) == want {
+		return nil
+	}
+	if err := n.ids.Load().SetNode(state.NewNodeID()); err != nil {
+		return err
+	}
+	return transport.WriteFileAtomic(path, []byte(want+"\n"), 0o600)
 }

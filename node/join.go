@@ -192,8 +192,11 @@ func (n *Node) joinCluster(in admin.JoinRequest, step func(string)) error {
 	ids := n.ids.Load()
 	if ids.Identity().Member() {
 		step("this node was admitted already: resuming")
-	} else if err := n.askAdmission(ctx, in, hash, step); err != nil {
-		return err
+	} else {
+		if err := n.askAdmission(ctx, in, hash, step); err != nil {
+			return err
+		}
+		n.admitted <- admission{}
 	}
 	step("waiting for the cluster's log")
 	if err := n.waitStage(ctx, StageRunning); err != nil {
@@ -206,6 +209,9 @@ func (n *Node) joinCluster(in admin.JoinRequest, step func(string)) error {
 func (n *Node) askAdmission(ctx context.Context, in admin.JoinRequest, hash transport.CAHash, step func(string)) error {
 	ids := n.ids.Load()
 	n.forgetFirst() // of an init that was cut short
+	if err := n.askAs(in.Token); err != nil {
+		return err
+	}
 	req, err := n.describe(ids.Identity())
 	if err != nil {
 		return err
@@ -213,7 +219,7 @@ func (n *Node) askAdmission(ctx context.Context, in admin.JoinRequest, hash tran
 	req.Token = in.Token
 	step("asking " + in.Addr + " for admission")
 	var out joinAnswer
-	server, ca, err := transport.Joiner{Addr: in.Addr, CAHash: hash}.Join(ctx, req, &out)
+	server, ca, err := transport.Joiner{Addr: in.Addr, CAHash: hash, Dial: n.dial}.Join(ctx, req, &out)
 	if err != nil {
 		return fmt.Errorf("join at %s: %w", in.Addr, err)
 	}
@@ -227,7 +233,6 @@ func (n *Node) askAdmission(ctx context.Context, in admin.JoinRequest, hash tran
 		return err
 	}
 	step(fmt.Sprintf("admitted to cluster %s by %s", out.ClusterID, server.Node))
-	n.admitted <- admission{}
 	return nil
 }
 

@@ -52,6 +52,8 @@ type Node struct {
 	change   sync.Mutex
 	admitted chan admission
 
+	dial func(ctx context.Context, addr string) (net.Conn, error) // of init and join; nil: TCP
+
 	inherited map[string]*net.TCPListener // of the process before this one, until a member takes them
 
 	mu     sync.Mutex

@@ -1,9 +1,13 @@
 package node
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
+	"io"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +15,7 @@ import (
 
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/node/admin"
 )
 
 // Whoever reaches the port may try to join. What is refused must not reach the
@@ -85,4 +90,112 @@ func (v *vnode) knock(at *vnode, req joinRequest) error {
 	j := transport.Joiner{Addr: at.cfg.Cluster.Address.String(), CAHash: transport.HashCA(at.m.ids.Identity().Roots()[0]), Dial: v.town.net.Dialer(v.host + ":0")}
 	_, _, err := j.Join(v.town.t.Context(), req, nil)
 	return err
+}
+
+// asks is what 'vpnlb cluster join' does to be admitted. lost: the answer does
+// not arrive.
+func (v *vnode) asks(at *vnode, token string, lost bool) error {
+	v.town.t.Helper()
+	hash := transport.HashCA(at.m.ids.Identity().Roots()[0])
+	in := admin.JoinRequest{Addr: at.cfg.Cluster.Address.String(), Token: token, CAHash: hash.String()}
+	if lost {
+		dial := v.dial
+		defer func() { v.dial = dial }()
+		v.dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			c, err := dial(ctx, addr)
+			return lossy{Conn: c, upto: at.m.spec().Index, m: at.m}, err
+		}
+	}
+	return v.askAdmission(v.town.t.Context(), in, hash, func(string) {})
+}
+
+// lossy is a connection that breaks when the log has grown by the admission.
+type lossy struct {
+	net.Conn
+	upto uint64
+	m    *member
+}
+
+func (c lossy) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if slices.ContainsFunc(c.m.spec().Members, func(o state.Member) bool { return o.Joined > c.upto }) {
+		c.Conn.Close()
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func (v *vnode) waitVote(nodes ...*vnode) {
+	v.town.t.Helper()
+	v.start(admission{})
+	ctx, cancel := context.WithTimeout(v.town.t.Context(), time.Minute)
+	defer cancel()
+	if err := errors.Join(v.waitStage(ctx, StageRunning), v.waitVoter(ctx, func(string) {})); err != nil {
+		v.town.t.Fatal(err)
+	}
+	v.town.agree(append(nodes, v)...)
+}
+
+// A join whose answer was lost is taken up by the same command, by one with
+// another token, and after its member was removed.
+func TestVirtualJoinAnswerLost(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		leader := tw.leader(nodes...)
+		members := func() int { return len(leader.m.spec().Members) }
+
+		again := tw.node(4)
+		token := leader.token()
+		if err := again.asks(leader, token, true); err == nil || members() != 4 || again.ids.Load().Identity().Member() {
+			t.Fatalf("%v, %d members", err, members())
+		}
+		if err := again.asks(nodes[1], token, false); err != nil || members() != 4 {
+			t.Fatalf("the same command again: %v, %d members", err, members())
+		}
+		again.waitVote(nodes...)
+
+		anew := tw.node(5)
+		if err := anew.asks(leader, leader.token(), true); err == nil || members() != 5 {
+			t.Fatalf("%v, %d members", err, members())
+		}
+		time.Sleep(3 * time.Second) // raft has it as a non-voter
+		first := anew.ids.Load().Identity().Node
+		anew.boot() // the daemon starts again meanwhile
+		token = leader.token()
+		if err := anew.asks(leader, token, true); err == nil || members() != 5 {
+			t.Fatalf("with another token, whose answer is lost too: %v, %d members", err, members())
+		}
+		if err := anew.asks(nodes[1], token, false); err != nil || members() != 5 {
+			t.Fatalf("with another token: %v, %d members", err, members())
+		}
+		if _, ok := leader.m.spec().MemberByID(first); ok {
+			t.Error("the member that never came is still one")
+		}
+		var refused *transport.StatusError
+		if err := tw.node(7).asks(leader, token, false); !errors.As(err, &refused) {
+			t.Errorf("a token that resumed a join was good for another node, too: %v", err)
+		}
+		anew.waitVote(append(nodes, again)...)
+
+		// The administrator removed what was left of it.
+		gone := tw.node(6)
+		if err := gone.asks(leader, leader.token(), true); err == nil || members() != 6 {
+			t.Fatalf("%v, %d members", err, members())
+		}
+		leader.propose(state.RemoveMember{ID: gone.ids.Load().Identity().Node})
+		if err := gone.asks(leader, leader.token(), false); err != nil || members() != 6 {
+			t.Fatalf("after its removal: %v, %d members", err, members())
+		}
+
+		// A member that runs is no leftover, whoever has its key.
+		double := tw.node(8)
+		key := again.ids.Load().Identity().Key
+		req, err := double.describe(transport.Identity{Node: state.NewNodeID(), Key: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Token = leader.token()
+		if err := double.knock(leader, req); !errors.As(err, &refused) || !strings.Contains(refused.Reason, "n4") {
+			t.Errorf("in the place of a member that runs: %v", err)
+		}
+	})
 }

@@ -81,6 +81,7 @@ func (v *vnode) boot() {
 		t.Fatal(err)
 	}
 	n.ids.Store(ids)
+	n.dial = v.town.net.Dialer(v.host + ":0")
 	v.Node = n
 }
 
