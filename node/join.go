@@ -96,6 +96,11 @@ func (n *Node) initCluster(ctx context.Context, in admin.InitRequest) (any, erro
 	if id.Member() {
 		return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("this node belongs to cluster %s already: 'vpnlb cluster leave' first", id.Cluster())}
 	}
+	if !in.Force {
+		if err := n.checkSegment(ctx); err != nil {
+			return nil, err
+		}
+	}
 	init, adm, ca, err := n.newCluster(id)
 	if err != nil {
 		return nil, err
@@ -108,7 +113,7 @@ func (n *Node) initCluster(ctx context.Context, in admin.InitRequest) (any, erro
 	}
 	n.admitted <- admission{first: &firstMember{init: init}}
 	if err := n.waitStage(ctx, StageRunning); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cluster %s is made, with this node in it, and the node goes on by itself; but %w", init.ClusterID, err)
 	}
 	return admin.InitAnswer{Cluster: init.ClusterID.String(), Node: id.Node.String(), CAHash: ca.Hash().String(),
 		Warnings: []string{"this node alone holds the cluster's keys until a second one has joined"}}, nil
@@ -168,7 +173,7 @@ func (n *Node) waitStage(ctx context.Context, want Stage) error {
 		}
 		if !pause(ctx, 50*time.Millisecond) {
 			s, why := n.stageNow()
-			return fmt.Errorf("the node is still %s (%s); 'vpnlb status' tells more, and the command can be run again", s, why)
+			return fmt.Errorf("the node is still %s (%s): 'vpnlb status' tells more", s, why)
 		}
 	}
 }
@@ -190,7 +195,10 @@ func (n *Node) joinCluster(in admin.JoinRequest, step func(string)) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stageTimeout)
 	defer cancel()
 	ids := n.ids.Load()
-	if ids.Identity().Member() {
+	if id := ids.Identity(); id.Member() {
+		if !slices.ContainsFunc(id.Roots(), func(der []byte) bool { return transport.HashCA(der) == hash }) {
+			return &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("this node belongs to cluster %s, and --ca-hash is that of another: 'vpnlb cluster leave' first", id.Cluster())}
+		}
 		step("this node was admitted already: resuming")
 	} else {
 		if err := n.askAdmission(ctx, in, hash, step); err != nil {
@@ -200,7 +208,7 @@ func (n *Node) joinCluster(in admin.JoinRequest, step func(string)) error {
 	}
 	step("waiting for the cluster's log")
 	if err := n.waitStage(ctx, StageRunning); err != nil {
-		return err
+		return fmt.Errorf("%w; run the command again to go on waiting", err)
 	}
 	step("caught up with the leader; the data plane holds what the cluster agreed")
 	return n.waitVoter(ctx, step)

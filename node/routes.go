@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/vpnlb/vpnlb/node/admin"
@@ -84,5 +85,8 @@ func (n *Node) leaveCluster(in admin.LeaveRequest, step func(string)) error {
 	// a node that is ready for it.
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
-	return n.waitStage(ctx, StageWaiting)
+	if err := n.waitStage(ctx, StageWaiting); err != nil {
+		return fmt.Errorf("%w; run the command again to go on waiting", err)
+	}
+	return nil
 }

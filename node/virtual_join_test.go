@@ -199,3 +199,19 @@ func TestVirtualJoinAnswerLost(t *testing.T) {
 		}
 	})
 }
+
+// Joining a cluster on a member of another one is refused, not "complete".
+func TestVirtualJoinElsewhere(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		in := admin.JoinRequest{Addr: "192.0.2.99:7950", Token: transport.NewToken().String(),
+			CAHash: transport.HashCA(nodes[0].m.ids.Identity().Roots()[0]).String()}
+		if err := nodes[1].joinCluster(in, func(string) {}); err != nil {
+			t.Errorf("resuming the join that made it a member: %v", err)
+		}
+		in.CAHash = transport.HashCA([]byte("another")).String()
+		var refused *admin.Error
+		if err := nodes[1].joinCluster(in, func(string) {}); !errors.As(err, &refused) || refused.Status != http.StatusConflict {
+			t.Errorf("joining another cluster: %v", err)
+		}
+	})
+}

@@ -20,7 +20,7 @@ func (c *cli) clusterInit() *cobra.Command {
 	var in admin.InitRequest
 	cmd := &cobra.Command{
 		Use: "init", Short: "Make a new cluster whose first member is this node", Args: cobra.NoArgs,
-		Long: "Creates the cluster ID, the certificate authority and the gossip key, and starts\nconsensus with this node as the only member. Run it once, on one node; the others join.",
+		Long: "Creates the cluster ID, the certificate authority and the gossip key, and starts\nconsensus with this node as the only member. Run it once, on one node; the others join. It\nis refused where a node of a cluster answers on the segment of the cluster address.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var out admin.InitAnswer
 			if err := c.client().Post(cmd.Context(), admin.PathInit, in, &out); err != nil {
@@ -35,7 +35,7 @@ func (c *cli) clusterInit() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&in.Force, "force", false, "although a neighbour offers a VIP already, or a cluster answers")
+	cmd.Flags().BoolVar(&in.Force, "force", false, "although a node of a cluster answers on the segment")
 	return cmd
 }
 
