@@ -44,29 +44,27 @@ func TestSegmentOf(t *testing.T) {
 
 // Who runs init where he meant join must not get a second cluster.
 func TestVirtualInitBesideACluster(t *testing.T) {
-	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
-		fourth := tw.node(4)
+	alone(t, func(t *testing.T, tw *town, only *vnode) {
+		second := tw.node(2)
 		// Nobody runs the node here: init makes the cluster and waits in vain.
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		var refused *admin.Error
-		_, err := fourth.initCluster(t.Context(), admin.InitRequest{})
-		if !errors.As(err, &refused) || refused.Status != http.StatusConflict || !strings.Contains(err.Error(), nodes[0].m.ids.Identity().Cluster().String()) {
+		_, err := second.initCluster(t.Context(), admin.InitRequest{})
+		if !errors.As(err, &refused) || refused.Status != http.StatusConflict || !strings.Contains(err.Error(), only.m.ids.Identity().Cluster().String()) {
 			t.Errorf("init beside a cluster: %v", err)
 		}
-		if fourth.ids.Load().Identity().Member() {
+		if second.ids.Load().Identity().Member() {
 			t.Error("a second cluster was made")
 		}
-		for _, v := range nodes {
-			tw.net.Cut(fourth.host, v.host)
-		}
-		if err := fourth.checkSegment(t.Context()); err != nil {
+		tw.isolate(second)
+		if err := second.checkSegment(t.Context()); err != nil {
 			t.Errorf("where nobody answers: %v", err)
 		}
-		tw.rejoin(fourth)
-		_, err = fourth.initCluster(ctx, admin.InitRequest{Force: true})
-		id := fourth.ids.Load().Identity()
-		if !id.Member() || id.Cluster() == nodes[0].m.ids.Identity().Cluster() {
+		tw.rejoin(second)
+		_, err = second.initCluster(ctx, admin.InitRequest{Force: true})
+		id := second.ids.Load().Identity()
+		if !id.Member() || id.Cluster() == only.m.ids.Identity().Cluster() {
 			t.Errorf("with --force: %v", err)
 		}
 		// The time is over before the node runs: there is a cluster all the same.
