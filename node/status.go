@@ -244,7 +244,7 @@ func (m *member) warnings(st *admin.Status) []string {
 		add("a commit has been waiting for %s", rs.CommitStall.Round(time.Millisecond))
 	}
 	if id, ok := m.strangers.unanswered(); ok {
-		add("node %s calls, and is in no member list that this node has: of the members that it knows none answers. Start one of them; if all were replaced while this node was away, 'vpnlb cluster leave --force' here and join again", id)
+		add("node %s calls, and is in no member list that this node has: none of the members that it knows can say who that is. Start them; if all were replaced while this node was away, 'vpnlb cluster leave --force' here and join again", id)
 	}
 	if err := m.plane.SelfCheck(); err != nil {
 		add("the data plane's self-check fails, so this node announces nothing: %v", err)

@@ -51,7 +51,7 @@ type strangers struct {
 // finding is the outcome of one question.
 type finding struct {
 	err   error // nil: a member
-	alone bool  // nobody answered
+	alone bool  // nobody could say
 	until time.Time
 }
 
@@ -121,7 +121,7 @@ func (s *strangers) forgetOne() {
 	delete(s.found, out)
 }
 
-// unanswered names a stranger that calls while no member can be asked.
+// unanswered names a stranger that calls while no member can say who it is.
 func (s *strangers) unanswered() (state.NodeID, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -158,7 +158,7 @@ func (a answers) judge(behind bool) (f finding, label string) {
 	if a.asked == 0 {
 		return finding{err: errors.New("it is not in the member list, which has nobody else to ask")}, "stranger"
 	}
-	return finding{err: fmt.Errorf("it is not in the member list that this node has, and none of the %d members in it answers", a.asked), alone: true}, "alone"
+	return finding{err: fmt.Errorf("it is not in the member list that this node has, and none of the %d members in it can say who it is", a.asked), alone: true}, "alone"
 }
 
 type vouchRequest struct {

@@ -157,10 +157,16 @@ func TestVirtualJoinAnswerLost(t *testing.T) {
 			t.Fatalf("the same command again: %v, %d members", err, members())
 		}
 		anew := tw.node(5)
-		if err := anew.asks(leader, leader.token(), true); err == nil || members() != 5 {
+		short := transport.NewToken()
+		leader.propose(state.AddToken{Hash: short.Hash(), Life: 2 * time.Second})
+		if err := anew.asks(leader, short.String(), true); err == nil || members() != 5 {
 			t.Fatalf("%v, %d members", err, members())
 		}
 		time.Sleep(3 * time.Second) // raft has it as a non-voter
+		var refused *transport.StatusError
+		if err := anew.asks(leader, short.String(), false); !errors.As(err, &refused) || !strings.Contains(refused.Reason, "expired") {
+			t.Errorf("the same command, too late: %v", err)
+		}
 		first := anew.ids.Load().Identity().Node
 		anew.boot() // the daemon starts again meanwhile
 		token = leader.token()
@@ -173,7 +179,6 @@ func TestVirtualJoinAnswerLost(t *testing.T) {
 		if _, ok := leader.m.spec().MemberByID(first); ok {
 			t.Error("the member that never came is still one")
 		}
-		var refused *transport.StatusError
 		if err := tw.node(7).asks(leader, token, false); !errors.As(err, &refused) {
 			t.Errorf("a token that resumed a join was good for another node, too: %v", err)
 		}
