@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -12,7 +14,6 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/node/admin"
-	"github.com/vpnlb/vpnlb/raft"
 )
 
 // While a member is cut off, its daemon running, others join and one of them
@@ -171,10 +172,32 @@ func TestVirtualForgedMember(t *testing.T) {
 			t.Fatal(err)
 		}
 		tw.agree(append(nodes, blank)...)
-		for _, v := range nodes {
-			if st := v.m.replica.Status(); st.Role == raft.RoleParked {
-				t.Errorf("%s parked", v.host)
-			}
+		// One member vouches for it: that one is in league, the others are not.
+		liar := others(nodes, leader)[1]
+		liar.halt()
+		list := membersFile{Node: liar.m.self, Index: 1 << 40, Members: []knownPeer{{ID: forged.Node, Key: forged.PublicKey()}}}
+		for _, o := range leader.m.spec().Members {
+			list.Members = append(list.Members, knownPeer{ID: o.ID, Addr: o.Cluster, Key: o.PublicKey})
+		}
+		b, err := json.Marshal(list)
+		if err := errors.Join(err, os.WriteFile(liar.membersPath(), b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		liar.restart()
+		if err := liar.waitStage(t.Context(), StageRunning); err != nil {
+			t.Fatal(err)
+		}
+		if !tw.intrude(forged, liar, 1500*time.Millisecond) {
+			t.Error("whoever is in the list is not let in: this test proves nothing")
+		}
+		if tw.intrude(forged, leader, 1500*time.Millisecond) || tw.intrude(forged, behind, 1500*time.Millisecond) {
+			t.Error("one member alone vouched for a forged one")
+		}
+		// What an older version answers to a question that it does not know.
+		var unknown *transport.StatusError
+		err = leader.m.transport.Call(t.Context(), transport.Target{Addr: behind.cfg.Cluster.Address.String()}, "/v1/of-a-later-version", nil, nil)
+		if !errors.As(err, &unknown) || unknown.Code != http.StatusNotFound {
+			t.Errorf("a path that is not known: %v", err)
 		}
 	})
 }
