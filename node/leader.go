@@ -58,7 +58,7 @@ func (m *member) judge(ctx context.Context, office time.Duration) {
 	spec := m.spec()
 	decisions := health.Decide(health.Facts{
 		Spec: spec, Now: m.replica.Now(), Office: office,
-		Observers: m.observers(), Lagging: m.lagging(spec),
+		Observers: m.observers(), Listening: m.collector.Listening(), Lagging: m.lagging(spec),
 	})
 	for _, d := range decisions {
 		if d.Command == nil {
