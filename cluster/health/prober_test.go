@@ -19,6 +19,7 @@ import (
 var (
 	server1 = netip.MustParseAddr("198.51.100.11")
 	server2 = netip.MustParseAddr("2001:db8::12")
+	server3 = netip.MustParseAddr("198.51.100.13")
 )
 
 // behaviour is how a server answers one datagram; nil: silence.
@@ -275,7 +276,6 @@ func TestProberDampens(t *testing.T) {
 
 func TestProberNeutral(t *testing.T) {
 	probing(t, func(b *bench) {
-		time.Sleep(10 * time.Second)
 		b.set(server1, neutralises)
 		if d := b.until(1, OpinionNeutral, 5*time.Second); d < 0 {
 			t.Fatalf("still %v", b.opinion(1))
