@@ -83,18 +83,19 @@ type member struct {
 	leaving     sync.Mutex
 	storedAt    time.Time // when the store was last written before this start
 
-	lastMembers             []state.NodeID // the contacts goroutine's
-	outsideDead, insideDead atomic.Bool
-	sessionSeen             time.Time                 // the facts goroutine's: when a router was last in session
-	policyFault             fault                     // of the last mending of the forward policy
-	repliesFault            fault                     // of the last mending of rules for transparent connections
-	kernelFault             fault                     // of the last mending of sysctls
-	generation              chan struct{}             // holds a token while one change of tables is on its way, on the leader
-	tookOffice              atomic.Pointer[time.Time] // of the present leadership
-	keysSeen                uint64                    // the leader duty's: version of the gossip keys, and since when
-	keysSince               time.Time
-	ticketsSeen             uint64  // the leader duty's: version of the ticket keys,
-	ticketsHeld             tickets // and what they are
+	lastMembers  []state.NodeID            // the contacts goroutine's
+	fit          fitness                   // for gateways, and as far as routers go
+	firstProbes  firstProbes               // the facts goroutine's
+	policyFault  fault                     // of the last mending of the forward policy
+	repliesFault fault                     // of the last mending of rules for transparent connections
+	kernelFault  fault                     // of the last mending of sysctls
+	generation   chan struct{}             // holds a token while one change of tables is on its way, on the leader
+	tookOffice   atomic.Pointer[time.Time] // of the present leadership
+	proved       atomic.Pointer[time.Time] // when a majority last said that this node leads; nil: it does not
+	keysSeen     uint64                    // the leader duty's: version of the gossip keys, and since when
+	keysSince    time.Time
+	ticketsSeen  uint64  // the leader duty's: version of the ticket keys,
+	ticketsHeld  tickets // and what they are
 
 	offload atomic.Pointer[offload] // the TLS of SSTP; nil: this member has no such part
 }
@@ -159,7 +160,10 @@ func (m *member) makePlane() (err error) {
 	m.sync = newSyncer(m.plane, m.view, m.log, func() {})
 	m.keeper, err = gateway.New(gateway.Config{Self: m.self, Inside: m.cfg.Dataplane.Inside},
 		gateway.Deps{Agreement: m.agreement, Log: m.log})
-	return err
+	if err != nil {
+		return err
+	}
+	return m.metrics.Register(gatewayCollector{m.keeper})
 }
 
 func (m *member) makeHealth() (err error) {
@@ -264,6 +268,7 @@ func (m *member) run(ctx context.Context) error {
 	start("leader duties", m.runLeader)
 	start("forward policy", m.runForwardPolicy)
 	start("replies", m.runReplies)
+	start("fitness", m.runFitness)
 	start("status", m.runStatus)
 	start("peers", m.rememberPeers)
 	if m.announcer != nil {
