@@ -194,26 +194,6 @@ func (m *member) makeHealth() (err error) {
 	return err
 }
 
-func bgpConfig(cfg *config.Config) (bgp.Config, error) {
-	out := bgp.Config{ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, NextHop6: cfg.BGP.NextHop6}
-	if !out.NextHop6.IsValid() {
-		_, out.NextHop6 = ownOn(cfg.Dataplane.Outside)
-	}
-	for _, nb := range cfg.BGP.Neighbours {
-		out.Neighbours = append(out.Neighbours, bgp.Neighbour{
-			Address: nb.Address, ASN: nb.ASN, HoldTime: nb.HoldTime, LocalAddress: nb.LocalAddress, NextHop6: nb.NextHop6,
-			Port: int(nb.Port), Passive: nb.Passive, Password: string(nb.Password), PasswordFile: nb.PasswordFile,
-		})
-	}
-	if !cfg.BGP.Enabled() {
-		return out, nil
-	}
-	if err := out.Validate(); err != nil {
-		return out, fmt.Errorf("bgp: %w", err)
-	}
-	return out, nil
-}
-
 func (m *member) makeRoutes() error {
 	cfg, err := bgpConfig(m.cfg)
 	if err != nil || !m.cfg.BGP.Enabled() {
@@ -222,7 +202,7 @@ func (m *member) makeRoutes() error {
 	if m.speaker, err = bgp.NewGoBGP(cfg, bgp.Deps{Log: m.log, Metrics: m.metrics}); err != nil {
 		return err
 	}
-	m.announcer, err = bgp.NewAnnouncer(bgp.AnnouncerConfig{Limits: m.limits}, m.speaker, bgp.Deps{Log: m.log, Metrics: m.metrics})
+	m.announcer, err = bgp.NewAnnouncer(bgp.AnnouncerConfig{Limits: m.limits, HoldUp: cfg.HoldUp}, m.speaker, bgp.Deps{Log: m.log, Metrics: m.metrics})
 	return err
 }
 
