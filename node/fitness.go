@@ -49,19 +49,23 @@ const outsideGrace = 2 * time.Second
 // router answers any more. Servers' replies must not be sent to a node that
 // cannot pass them on, nor clients' packets to one that cannot reach a server.
 func (m *member) watchArms(now time.Time) {
-	session := m.speaker == nil
 	if m.speaker != nil {
 		sessions := m.speaker.Neighbours()
 		m.fit.sessions.Store(&sessions)
-		session = slices.ContainsFunc(sessions, func(n bgp.NeighbourStatus) bool { return n.Established })
 	}
-	if session {
-		m.fit.sessionSeen = now
+	m.fit.arms(linkUp(m.cfg.Dataplane.Outside), linkUp(m.cfg.Dataplane.Inside), now)
+}
+
+// arms judges both, given their links.
+func (f *fitness) arms(outsideUp, insideUp bool, now time.Time) {
+	sessions := f.sessions.Load() // nil: this node speaks no BGP
+	if sessions == nil || slices.ContainsFunc(*sessions, func(n bgp.NeighbourStatus) bool { return n.Established }) {
+		f.sessionSeen = now
 	}
 	// A node that never had a session yet says nothing about its arm.
-	lost := !m.fit.sessionSeen.IsZero() && now.Sub(m.fit.sessionSeen) > outsideGrace
-	m.fit.outsideDead.Store(!linkUp(m.cfg.Dataplane.Outside) || lost)
-	m.fit.insideDead.Store(!linkUp(m.cfg.Dataplane.Inside))
+	lost := !f.sessionSeen.IsZero() && now.Sub(f.sessionSeen) > outsideGrace
+	f.outsideDead.Store(!outsideUp || lost)
+	f.insideDead.Store(!insideUp)
 }
 
 func linkUp(name string) bool {
@@ -69,12 +73,17 @@ func linkUp(name string) bool {
 	return err == nil && i.Flags&net.FlagUp != 0 && i.Flags&net.FlagRunning != 0
 }
 
+// routers are the neighbours as they were a moment ago.
+func (m *member) routers() []bgp.NeighbourStatus {
+	if sessions := m.fit.sessions.Load(); sessions != nil {
+		return *sessions
+	}
+	return nil
+}
+
 // carried reports whether a router in session carries routes of the VIP's family.
 // What the announcer decided and its library took is told to nobody without one.
-func (m *member) carried(vip netip.Addr) bool {
-	sessions := m.fit.sessions.Load()
-	return sessions != nil && bgp.Carried(*sessions, vip)
-}
+func (m *member) carried(vip netip.Addr) bool { return bgp.Carried(m.routers(), vip) }
 
 // planePatience is how long the data plane must fail before gateways go: a write
 // that fails is repeated after half a second, and each move costs the servers'
@@ -83,21 +92,25 @@ const planePatience = 2 * time.Second
 
 // watchPlane judges whether this node may hold gateways.
 func (m *member) watchPlane(now time.Time) {
-	why := m.planeFault()
-	switch {
-	case why == "":
-		m.fit.failing = time.Time{}
-	case m.fit.failing.IsZero():
-		m.fit.failing = now
-	}
-	failing := time.Duration(0)
-	if !m.fit.failing.IsZero() {
-		failing = now.Sub(m.fit.failing)
-	}
 	reach := health.Reach(health.ReachFacts{Spec: m.spec(), Self: m.self, Observers: m.observers()})
-	if m.fit.unfit.set(unfitness(why, failing, &reach)) {
+	if m.fit.judge(m.planeFault(), &reach, now) {
 		m.log.Warn("gateways should go to other nodes", "reason", m.fit.unfit.get())
 	}
+}
+
+// judge reports whether there is a reason that did not stand before.
+func (f *fitness) judge(planeFault string, reach *health.Reached, now time.Time) (news bool) {
+	switch {
+	case planeFault == "":
+		f.failing = time.Time{}
+	case f.failing.IsZero():
+		f.failing = now
+	}
+	failing := time.Duration(0)
+	if planeFault != "" {
+		failing = now.Sub(f.failing)
+	}
+	return f.unfit.set(unfitness(planeFault, failing, reach))
 }
 
 // planeFault says why return traffic would not be forwarded here; empty: it is.

@@ -108,7 +108,7 @@ func (m *member) fillRoutes(st *admin.Status) {
 		}
 		st.VIPs = append(st.VIPs, shown)
 	}
-	for _, nb := range m.speaker.Neighbours() {
+	for _, nb := range m.routers() {
 		st.Neighbours = append(st.Neighbours, admin.Neighbour{Addr: nb.Address.String(), ASN: nb.ASN, State: nb.State, Since: ago(nb.Uptime), Families: nb.Families, Error: nb.Error})
 	}
 }
