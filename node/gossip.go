@@ -201,11 +201,8 @@ func (m *member) nodeStatus() cluster.NodeStatus {
 			}
 		}
 	}
-	for _, g := range m.keeper.Status().Facts.Gateways {
-		if g.Held {
-			out.Gateways = append(out.Gateways, g.ID)
-		}
-	}
+	kept := m.keeper.Status()
+	out.Gateways = heldGateways(&kept)
 	out.Activity = m.backendActivity()
 	return out
 }

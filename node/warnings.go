@@ -27,6 +27,17 @@ func gatewayHere(kept *gateway.Status, id state.GatewayID) (here bool, alarm str
 	return here, alarm
 }
 
+// heldGateways are those on this node's interface. What is only planned helps no
+// server, and nobody may rely on it.
+func heldGateways(kept *gateway.Status) (out []state.GatewayID) {
+	for _, g := range kept.Facts.Gateways {
+		if g.Held {
+			out = append(out, g.ID)
+		}
+	}
+	return out
+}
+
 // foreignHolder tells what is wrong with an address that a stranger answers for,
 // and what to do.
 func foreignHolder(mac net.HardwareAddr, held bool) string {
