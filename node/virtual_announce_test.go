@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -281,4 +282,76 @@ func sees(v *vnode, sequence uint64, s health.Seen) health.Observation {
 		o.Seen = append(o.Seen, s)
 	}
 	return o
+}
+
+// A stored state that is too old is not forwarded from, unless somebody who knows
+// that nothing newer is to be had says so.
+func TestVirtualForcedColdStart(t *testing.T) {
+	for name, forced := range map[string]bool{"refused": false, "forced": true} {
+		t.Run(name, func(t *testing.T) {
+			inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+				for _, v := range nodes {
+					tw.isolate(v)
+				}
+				for _, v := range nodes {
+					v.halt()
+				}
+				alone := nodes[1]
+				tw.prepare = func(m *member) {
+					m.storedAt = time.Now().Add(-m.limits.StateAge - time.Hour)
+					m.node.deps.ForceCold = forced
+				}
+				alone.restart()
+				time.Sleep(alone.m.limits.ColdStartWait - 2*time.Second)
+				if alone.m.cold.Load() {
+					t.Error("it does not look for a leader first")
+				}
+				time.Sleep(5 * time.Second)
+				if alone.m.cold.Load() != forced {
+					t.Errorf("cold start %v", alone.m.cold.Load())
+				}
+				facts := alone.m.nodeFacts()
+				facts.PlaneAttached, facts.PlaneSelfCheck = true, true
+				d := bgp.Decide(bgp.Facts{Node: facts, VIP: bgp.VIPFacts{Backends: 3, Usable: 3}}, alone.m.limits)
+				want := bgp.StateTooOld
+				if forced {
+					want = bgp.ColdStart
+				}
+				if d.Reason != want {
+					t.Errorf("decision %+v", d)
+				}
+			})
+		})
+	}
+}
+
+// T1 has two defaults; who writes the wrong one is told.
+func TestVirtualT1Note(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		notes := func(key, value string) []string {
+			t.Helper()
+			out, err := nodes[0].m.set(t.Context(), admin.SetRequest{Key: key, Value: value})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out.(admin.Changed).Notes
+		}
+		if n := notes("t1", "5s"); len(n) > 0 {
+			t.Errorf("without SSTP: %q", n)
+		}
+		vip, _ := nodes[0].m.spec().VIPByName("vpn")
+		with := *vip
+		with.SSTP = state.SSTPOffload
+		nodes[0].propose(state.PutVIP{VIP: with, Expect: vip.Version})
+		tw.agree(nodes...)
+		if n := notes("t1", "5s"); len(n) != 1 || !strings.Contains(n[0], "1m0s") {
+			t.Errorf("the default of IKE: %q", n)
+		}
+		if n := notes("t1", "6s"); len(n) > 0 {
+			t.Errorf("another value: %q", n)
+		}
+		if n := notes("up_dwell", "11s"); len(n) > 0 {
+			t.Errorf("another key: %q", n)
+		}
+	})
 }
