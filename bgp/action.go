@@ -42,9 +42,7 @@ const (
 	NotCaughtUp                    // the maps may be older than what the cluster agreed
 	ColdStart                      // forwards from the stored state, no leader was found: demoted
 	StateTooOld                    // cold start refused: the stored state is older than the limit
-	Quarantined                    // cold start refused: the store was set aside as untrustworthy
 	PlaneNotAttached               // nothing would forward
-	PlaneForeign                   // the pinned plane belongs to another cluster
 	SelfCheckFailed                // attached, but a test packet did not come out as it should
 	NoBackends                     // nothing to forward to
 	NoQuorum                       // no leader for longer than T1: demoted
@@ -55,17 +53,17 @@ const (
 	Stopping                       // the last step of leaving or stopping
 	Removed                        // the cluster removed this node
 	Parked                         // this node took itself out (unknown command, fenced disk)
-	VIPForeign                     // the VIP is offered by somebody who is no member
 	VIPRemoved                     // the cluster spec names the VIP no longer
 	ServiceFailed                  // a service that this node itself gives at the VIP does not work here
+	NotProbed                      // just started: not known yet whether it reaches the servers
 	reasonCount
 )
 
 var reasonNames = [reasonCount]string{
-	"none", "ok", "not_caught_up", "cold_start", "state_too_old", "quarantined",
-	"plane_not_attached", "plane_foreign", "self_check_failed", "no_backends", "no_quorum",
+	"none", "ok", "not_caught_up", "cold_start", "state_too_old",
+	"plane_not_attached", "self_check_failed", "no_backends", "no_quorum",
 	"reach_doubt", "reach_none", "lease_gap", "draining", "stopping", "removed", "parked",
-	"vip_foreign", "vip_removed", "service_failed",
+	"vip_removed", "service_failed", "not_probed",
 }
 
 // String gives the metric label.

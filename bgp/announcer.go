@@ -32,7 +32,7 @@ type AnnouncerConfig struct {
 type VIPStatus struct {
 	VIP       netip.Addr `json:"vip"`
 	Decision  Decision   `json:"decision"`  // the latest
-	Announced Action     `json:"announced"` // what the speaker took last
+	Announced Action     `json:"announced"` // what the speaker took last; whether a router has it: Carried
 	Reason    Reason     `json:"reason"`    // of Announced, as of when it changed
 	Since     time.Time  `json:"since"`     // of Announced, display only
 	Held      bool       `json:"held"`      // an improvement waits for the hold-up
@@ -214,8 +214,9 @@ func (a *Announcer) plan(now time.Time) (ads []Advertisement, again time.Time, p
 		if limited && !e.limited {
 			a.met.limited.Inc()
 		}
-		changed = changed || e.status.Held != !due.IsZero() || e.status.Limited != limited
-		e.limited, e.status.Held, e.status.Limited = limited, !due.IsZero(), limited
+		held := e.named && e.next < e.status.Decision.Action
+		changed = changed || e.status.Held != held || e.status.Limited != limited
+		e.limited, e.status.Held, e.status.Limited = limited, held, limited
 		if !due.IsZero() && (again.IsZero() || due.Before(again)) {
 			again = due
 		}

@@ -328,3 +328,28 @@ func TestChangedFires(t *testing.T) {
 		}
 	})
 }
+
+// A withdrawal that became a demotion happens when the budget allows it again,
+// though nothing else changes meanwhile.
+func TestLimitedWithdrawalIsMadeUpFor(t *testing.T) {
+	bubble(t, func(t *testing.T, a *Announcer, r *recorder) {
+		began := time.Now()
+		for range maxWithdrawals + 1 {
+			tell(t, a)
+			pass(DefaultHoldUp)
+			tell(t, a, noCheck)
+		}
+		expect(t, r, Demote, "over the budget")
+		if s := a.Status()[0]; !s.Limited || s.Held {
+			t.Errorf("status %+v", s)
+		}
+		// The first of the withdrawals that count was a hold-up after the start.
+		pass(time.Until(began.Add(flapWindow + DefaultHoldUp)))
+		expect(t, r, Demote, "still within the window")
+		pass(time.Millisecond)
+		expect(t, r, Withdraw, "the window is over")
+		if a.Status()[0].Limited {
+			t.Error("status still says that it is limited")
+		}
+	})
+}

@@ -50,7 +50,6 @@ type NodeFacts struct {
 	Removed bool // a member said, signed, that this node was removed
 	Parked  bool // raft is off for good in this process
 
-	PlaneForeign   bool // the pinned maps carry another cluster ID
 	PlaneAttached  bool // programs on every data interface, maps written
 	PlaneSelfCheck bool // the synthetic packet came out right
 
@@ -66,10 +65,9 @@ type NodeFacts struct {
 	LeaseGap bool
 
 	// The stored state, for the cold start.
-	SpecStored  bool          // the store held a spec with at least one VIP
-	Quarantined bool          // the store was set aside
-	StateAge    time.Duration // since the stored state was last known good
-	ForceCold   bool          // an operator accepts a StateAge over the limit
+	SpecStored bool          // the store held a spec with at least one VIP
+	StateAge   time.Duration // since the stored state was last known good
+	ForceCold  bool          // an operator accepts a StateAge over the limit
 }
 
 // VIPFacts are the facts of one VIP.
@@ -88,8 +86,10 @@ type VIPFacts struct {
 	// ServiceFailed: what this node itself serves at the VIP (TLS of SSTP) does
 	// not work here: no listener, no certificate.
 	ServiceFailed bool
-	// VIPForeign: a MAC that belongs to no member answers for the VIP.
-	VIPForeign bool
+	// Unprobed: this node has just started, announced nothing of the VIP yet, and
+	// does not know yet whether it reaches the servers. The caller bounds it: a
+	// server that never gives an opinion must not keep a node out.
+	Unprobed bool
 	// OthersWilling counts the other live members whose own Decision.Wish
 	// for this VIP is not Withdraw. It must be the wish, never what they
 	// announce at the moment: with the latter two nodes would take turns.
@@ -123,12 +123,13 @@ type Decision struct {
 // Decide is pure: no clock, no state. The clauses are tried from the top, the
 // first that applies gives the reason.
 //
-//  1. Nothing may be announced: stopping, removed, parked, foreign plane,
-//     plane not attached, foreign VIP, no backend at all.
+//  1. Nothing may be announced: stopping, removed, parked, plane not attached,
+//     no backend at all.
 //  2. Not caught up: withdrawn, unless the cold start rule holds.
 //  3. Better not announced, but better than nobody (soft): lease gap, self
 //     check, no usable backend, none reached, own service failed. If no other member is willing
-//     they demote only.
+//     they demote only. Not probed yet: withdrawn while others are willing, else
+//     nothing of it but the wish.
 //  4. Draining.
 //  5. Announced demoted: cold start, no quorum, reach doubt.
 //  6. OK.
@@ -150,10 +151,21 @@ func Decide(f Facts, l Limits) Decision {
 		}
 		return d
 	}
-	if f.Node.Stage == StageDraining {
-		return Decision{Action: Drain, Wish: Drain, Reason: Draining}
+	d := able(f, l, cold)
+	if f.VIP.Unprobed {
+		d.Wish, d.Reason, d.Soft = Withdraw, NotProbed, true
+		if f.VIP.OthersWilling > 0 {
+			d.Action = Withdraw
+		}
 	}
+	return d
+}
+
+// able decides for a node that can serve the VIP.
+func able(f Facts, l Limits, cold bool) Decision {
 	switch {
+	case f.Node.Stage == StageDraining:
+		return Decision{Action: Drain, Wish: Drain, Reason: Draining}
 	case cold:
 		return Decision{Action: Demote, Wish: Demote, Reason: ColdStart}
 	case f.Node.QuorumLost > 0 && f.Node.QuorumLost >= l.QuorumGrace:
@@ -174,12 +186,8 @@ func forbidden(f Facts) Reason {
 		return Removed
 	case f.Node.Parked:
 		return Parked
-	case f.Node.PlaneForeign:
-		return PlaneForeign
 	case !f.Node.PlaneAttached:
 		return PlaneNotAttached
-	case f.VIP.VIPForeign:
-		return VIPForeign
 	case f.VIP.Backends <= 0:
 		// A VIP that was only just added: nobody can serve it, so there is
 		// nothing that the guard could save.
@@ -192,8 +200,6 @@ func forbidden(f Facts) Reason {
 // its stored state, else why not.
 func coldStart(n NodeFacts, l Limits) Reason {
 	switch {
-	case n.Quarantined:
-		return Quarantined
 	case !n.SpecStored, n.QuorumLost <= 0, n.QuorumLost < l.ColdStartWait:
 		return NotCaughtUp
 	case n.StateAge > l.StateAge && !n.ForceCold:

@@ -36,9 +36,7 @@ func TestDecide(t *testing.T) {
 		{"removed", func(f *Facts) { f.Node.Removed = true }, Withdraw, Removed, Withdraw},
 		{"removed beats cold start", func(f *Facts) { cold(f); f.Node.Removed = true }, Withdraw, Removed, Withdraw},
 		{"parked as the last", func(f *Facts) { f.Node.Parked = true; f.VIP.OthersWilling = 0 }, Withdraw, Parked, Withdraw},
-		{"foreign plane", func(f *Facts) { f.Node.PlaneForeign = true }, Withdraw, PlaneForeign, Withdraw},
 		{"not attached as the last", func(f *Facts) { f.Node.PlaneAttached = false; f.VIP.OthersWilling = 0 }, Withdraw, PlaneNotAttached, Withdraw},
-		{"foreign VIP as the last", func(f *Facts) { f.VIP.VIPForeign = true; f.VIP.OthersWilling = 0 }, Withdraw, VIPForeign, Withdraw},
 		{"VIP without any backend", func(f *Facts) { f.VIP = VIPFacts{} }, Withdraw, NoBackends, Withdraw},
 
 		{"not caught up with a leader", func(f *Facts) { f.Node.CaughtUp = false }, Withdraw, NotCaughtUp, Withdraw},
@@ -49,11 +47,14 @@ func TestDecide(t *testing.T) {
 		}, Withdraw, NotCaughtUp, Withdraw},
 		{"cold start", cold, Demote, ColdStart, Demote},
 		{"cold start without a stored spec", func(f *Facts) { cold(f); f.Node.SpecStored = false }, Withdraw, NotCaughtUp, Withdraw},
-		{"cold start of a quarantined store", func(f *Facts) { cold(f); f.Node.Quarantined = true }, Withdraw, Quarantined, Withdraw},
-		{"cold start of a quarantined store, forced", func(f *Facts) {
+		{"cold start without a stored spec, forced", func(f *Facts) {
 			cold(f)
-			f.Node.Quarantined, f.Node.ForceCold = true, true
-		}, Withdraw, Quarantined, Withdraw},
+			f.Node.SpecStored, f.Node.ForceCold = false, true
+		}, Withdraw, NotCaughtUp, Withdraw},
+		{"no cold start while a leader is looked for, though forced", func(f *Facts) {
+			cold(f)
+			f.Node.QuorumLost, f.Node.ForceCold = 29*time.Second, true
+		}, Withdraw, NotCaughtUp, Withdraw},
 		{"cold start at seven days", func(f *Facts) { cold(f); f.Node.StateAge = 7 * 24 * time.Hour }, Demote, ColdStart, Demote},
 		{"cold start after seven days", func(f *Facts) { cold(f); f.Node.StateAge = 7*24*time.Hour + 1 }, Withdraw, StateTooOld, Withdraw},
 		{"cold start after seven days, forced", func(f *Facts) {
@@ -85,6 +86,13 @@ func TestDecide(t *testing.T) {
 		{"own service failed", func(f *Facts) { f.VIP.ServiceFailed = true }, Withdraw, ServiceFailed, Withdraw},
 		{"own service failed everywhere", func(f *Facts) { f.VIP.ServiceFailed, f.VIP.OthersWilling = true, 0 }, Demote, ServiceFailed, Withdraw},
 
+		{"just started", func(f *Facts) { f.VIP.Unprobed = true }, Withdraw, NotProbed, Withdraw},
+		{"just started, nobody else", func(f *Facts) { f.VIP.Unprobed, f.VIP.OthersWilling = true, 0 }, Announce, NotProbed, Withdraw},
+		{"just started without a leader, nobody else", func(f *Facts) {
+			f.VIP.Unprobed, f.VIP.OthersWilling, f.Node.QuorumLost = true, 0, time.Minute
+		}, Demote, NotProbed, Withdraw},
+		{"just started, cannot serve anyway", func(f *Facts) { f.VIP.Unprobed, f.Node.PlaneSelfCheck = true, false }, Withdraw, SelfCheckFailed, Withdraw},
+
 		{"draining", func(f *Facts) { f.Node.Stage = StageDraining }, Drain, Draining, Drain},
 		{"draining as the last", func(f *Facts) { f.Node.Stage = StageDraining; f.VIP.OthersWilling = 0 }, Drain, Draining, Drain},
 		{"no quorum for less than T1", func(f *Facts) { f.Node.QuorumLost = 5*time.Second - 1 }, Announce, OK, Announce},
@@ -113,7 +121,7 @@ func TestDecide(t *testing.T) {
 func everyFacts(yield func(Facts)) {
 	l := DefaultLimits()
 	bools := [...]bool{false, true}
-	for bits := range 1 << 11 {
+	for bits := range 1 << 9 {
 		on := func(i int) bool { return bits>>i&1 == 1 }
 		for _, stage := range [...]Stage{StageServing, StageDraining, StageStopping} {
 			for _, lost := range [...]time.Duration{0, l.QuorumGrace - 1, l.QuorumGrace, l.ColdStartWait} {
@@ -123,16 +131,16 @@ func everyFacts(yield func(Facts)) {
 						if willing {
 							v.OthersWilling = 1
 						}
-						v.VIPForeign = on(10)
+						v.Unprobed = on(2)
 						age := time.Duration(0)
-						if on(9) {
+						if on(8) {
 							age = l.StateAge + 1
 						}
 						yield(Facts{VIP: v, Node: NodeFacts{
 							Stage: stage, QuorumLost: lost,
-							Removed: on(0), Parked: on(1), PlaneForeign: on(2), PlaneAttached: on(3),
+							Removed: on(0), Parked: on(1), PlaneAttached: on(3),
 							PlaneSelfCheck: on(4), CaughtUp: on(5), LeaseGap: on(6), SpecStored: on(7),
-							Quarantined: on(8), StateAge: age,
+							StateAge: age,
 						}})
 					}
 				}
@@ -172,16 +180,17 @@ func TestDecideProperties(t *testing.T) {
 		if d.Reason == ReasonNone || d.Reason.String() == "invalid" || d.Action.String() == "invalid" {
 			bad("no reason")
 		}
-		if (d.Action == Announce) != (d.Reason == OK) {
+		alone := d.Reason == NotProbed && f.VIP.OthersWilling == 0
+		if (d.Action == Announce) != (d.Reason == OK) && !alone {
 			bad("the normal route and the reason ok belong together")
 		}
-		if d.Action > Withdraw && (!n.PlaneAttached || n.PlaneForeign || n.Removed || n.Parked || n.Stage == StageStopping) {
+		if d.Action > Withdraw && (!n.PlaneAttached || n.Removed || n.Parked || n.Stage == StageStopping) {
 			bad("announced although nothing would forward, or told to go")
 		}
 		if d.Action > Demote && (!n.CaughtUp || n.QuorumLost >= l.QuorumGrace || n.Stage != StageServing) {
 			bad("normal route without an agreement")
 		}
-		if d.Action > Withdraw && !n.CaughtUp && (!n.SpecStored || n.Quarantined || n.QuorumLost < l.ColdStartWait || n.StateAge > l.StateAge) {
+		if d.Action > Withdraw && !n.CaughtUp && (!n.SpecStored || n.QuorumLost < l.ColdStartWait || n.StateAge > l.StateAge) {
 			bad("cold start against its rule")
 		}
 		if d.Action > Drain && n.Stage == StageDraining {
@@ -225,6 +234,7 @@ func TestNeverAllWithdraw(t *testing.T) {
 		func(f *Facts) { f.Node.LeaseGap = true },
 		func(f *Facts) { f.VIP.Usable = 0 },
 		func(f *Facts) { f.VIP.ServiceFailed = true },
+		func(f *Facts) { f.VIP.Unprobed = true },
 		func(f *Facts) { f.VIP.Reached, f.VIP.UnreachedFor = 0, time.Minute },
 		func(f *Facts) { f.Node.QuorumLost = time.Minute },
 		func(f *Facts) { f.Node.Stage = StageDraining },

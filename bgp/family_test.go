@@ -131,3 +131,26 @@ func nextHopOf(p *api.Path) string {
 	}
 	return decode(p.Pattrs).next
 }
+
+// A route that no session carries is told to nobody.
+func TestCarried(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8:f::10")
+	session := func(established bool, families ...string) NeighbourStatus {
+		return NeighbourStatus{Established: established, Families: families}
+	}
+	for name, c := range map[string]struct {
+		sessions []NeighbourStatus
+		v4, v6   bool
+	}{
+		"no router":             {},
+		"no session":            {sessions: []NeighbourStatus{session(false), session(false)}},
+		"IPv4 alone negotiated": {sessions: []NeighbourStatus{session(true, "ipv4")}, v4: true},
+		"IPv6 alone negotiated": {sessions: []NeighbourStatus{session(true, "ipv6")}, v6: true},
+		"one of two":            {sessions: []NeighbourStatus{session(false), session(true, "ipv4", "ipv6")}, v4: true, v6: true},
+		"families of the past":  {sessions: []NeighbourStatus{session(false, "ipv4")}},
+	} {
+		if got4, got6 := Carried(c.sessions, v4), Carried(c.sessions, v6); got4 != c.v4 || got6 != c.v6 {
+			t.Errorf("%s: IPv4 %v, IPv6 %v", name, got4, got6)
+		}
+	}
+}

@@ -40,13 +40,16 @@ type pace struct {
 }
 
 // step says what to announce now that d is wanted, and when to ask again if
-// an improvement is waiting (zero: nothing waits). alone: nobody else
-// announces. It changes only the memory of what is wanted.
+// an improvement is waiting, or a withdrawal that became a demotion (zero:
+// nothing waits). alone: nobody else announces. It changes only the memory of
+// what is wanted.
 func (p *pace) step(now time.Time, d Decision, alone bool, holdUp time.Duration) (next Action, again time.Time, limited bool) {
 	p.forget(now)
 	want := d.Action
-	if want == Withdraw && d.Soft && p.announced > Withdraw && len(p.withdrawn) >= maxWithdrawals {
+	var lifted time.Time // when the withdrawal may happen after all
+	if n := len(p.withdrawn); want == Withdraw && d.Soft && p.announced > Withdraw && n >= maxWithdrawals {
 		want, limited = Demote, true
+		lifted = p.withdrawn[n-maxWithdrawals].Add(flapWindow + 1) // it counts up to the window's end
 	}
 	for a := Withdraw; a < actionCount; a++ {
 		switch {
@@ -57,18 +60,21 @@ func (p *pace) step(now time.Time, d Decision, alone bool, holdUp time.Duration)
 		}
 	}
 	if want <= p.announced {
-		return want, time.Time{}, limited
+		return want, lifted, limited
 	}
 	wait := p.wait(alone, holdUp)
 	next = p.announced
 	for a := p.announced + 1; a <= want; a++ {
 		due := p.wantedSince[a].Add(wait)
 		if now.Before(due) {
+			if limited && lifted.Before(due) {
+				due = lifted
+			}
 			return next, due, limited
 		}
 		next = a
 	}
-	return next, time.Time{}, limited
+	return next, lifted, limited
 }
 
 // wait is the hold-up of the next improvement.

@@ -3,6 +3,7 @@ package bgp
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -26,6 +27,15 @@ type NeighbourStatus struct {
 	Families    []string      `json:"families"`        // negotiated: ipv4, ipv6; none unless established
 	LocalAddr   netip.Addr    `json:"local_address"`   // of the session; zero unless established
 	Error       string        `json:"error,omitempty"` // the last reason why it is not established
+}
+
+// Carried reports whether some session is established that carries routes of the
+// family of vip: what the speaker took without one is told to nobody.
+func Carried(neighbours []NeighbourStatus, vip netip.Addr) bool {
+	family := familyName(familyOf(vip))
+	return slices.ContainsFunc(neighbours, func(n NeighbourStatus) bool {
+		return n.Established && slices.Contains(n.Families, family)
+	})
 }
 
 // Speaker brings advertisements to the routers. Set and Neighbours may be

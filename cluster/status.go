@@ -35,11 +35,12 @@ type NodeStatus struct {
 	Demoted      bool
 	PlaneHealthy bool
 	ArmDead      bool // one of its arms is dead: no gateway should be here
+	Unfit        bool // it cannot carry servers' replies, or reaches no server: the same; older versions never say it
 	RaftOff      bool // consensus is parked: it answers, but does not vote
 	Plane        PlaneMode
-	Announced    []state.VIPID     // announced to at least one router
-	Willing      []state.VIPID     // would be announced by its own judgement, whatever the others do
-	Gateways     []state.GatewayID // floating addresses it holds
+	Announced    []state.VIPID     // announced to at least one router in session
+	Willing      []state.VIPID     // would be announced by its own judgement, whatever the others do, to a router in session
+	Gateways     []state.GatewayID // floating addresses that are on its interface
 	Activity     []BackendActivity // at most one for each backend
 }
 
@@ -55,7 +56,8 @@ type BackendActivity struct {
 // leader (16) | format, applied, plane applied, generation, raft term, raft
 // last (uvarints) | announced, willing, gateways (count, IDs) | activity (count,
 // then backend, ESP, SK), all uvarints. What a newer version appends is
-// ignored; a change of what is here needs a new form.
+// ignored, and so are flags it does not know; a change of what is here needs a
+// new form. All eight flags are taken: the next one is an appended byte.
 const statusVersion = 1
 
 const (
@@ -66,6 +68,7 @@ const (
 	flagPlaneHealthy
 	flagArmDead
 	flagRaftOff
+	flagUnfit
 )
 
 // maxID is the largest identifier (VIPID, BackendID, GatewayID).
@@ -90,7 +93,7 @@ func (s *NodeStatus) encode() []byte {
 	for bit, on := range map[byte]bool{
 		flagQuorum: s.Quorum, flagCaughtUp: s.CaughtUp, flagDraining: s.Draining,
 		flagDemoted: s.Demoted, flagPlaneHealthy: s.PlaneHealthy, flagArmDead: s.ArmDead,
-		flagRaftOff: s.RaftOff,
+		flagRaftOff: s.RaftOff, flagUnfit: s.Unfit,
 	} {
 		if on {
 			flags |= bit
@@ -131,6 +134,7 @@ func decodeStatus(b []byte, boot uint64) (*NodeStatus, error) {
 	s.Quorum, s.CaughtUp = flags&flagQuorum != 0, flags&flagCaughtUp != 0
 	s.Draining, s.Demoted = flags&flagDraining != 0, flags&flagDemoted != 0
 	s.PlaneHealthy, s.ArmDead, s.RaftOff = flags&flagPlaneHealthy != 0, flags&flagArmDead != 0, flags&flagRaftOff != 0
+	s.Unfit = flags&flagUnfit != 0
 	copy(s.Leader[:], r.take(uint64(len(s.Leader))))
 	s.Format = uint16(r.bounded(1<<16 - 1))
 	for _, v := range []*uint64{&s.Applied, &s.PlaneApplied, &s.Generation, &s.RaftTerm, &s.RaftLast} {

@@ -66,6 +66,24 @@ func TestStatusRoundTrip(t *testing.T) {
 	}
 }
 
+// A flag more is neither a new form nor another length: an older version, which
+// reads the flags that it knows, gets along with it, and says nothing with it.
+func TestStatusOfAnotherVersion(t *testing.T) {
+	s := fullStatus()
+	old := s.encode()
+	s.Unfit = true
+	b := s.encode()
+	if len(b) != len(old) || b[0] != old[0] || b[3] != old[3]|flagUnfit {
+		t.Fatalf("an older version cannot read it: % x, was % x", b[:4], old[:4])
+	}
+	if got, err := decodeStatus(b, 0); err != nil || !got.Unfit {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if got, err := decodeStatus(old, 0); err != nil || got.Unfit {
+		t.Errorf("an older version's status reads as unfit: %+v, %v", got, err)
+	}
+}
+
 // What is on the wire between versions must not change unseen.
 func TestGoldenHint(t *testing.T) {
 	seed := sha256.Sum256([]byte("golden"))

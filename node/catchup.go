@@ -89,7 +89,7 @@ func (m *member) leaderIndex(ctx context.Context) (uint64, error) {
 func (m *member) mayColdStart() bool {
 	return m.quorumLost() >= m.limits.ColdStartWait && m.specStored() &&
 		m.removed.Load() == nil && m.view().Index() >= m.pinned.Index && !m.cold.Load() &&
-		m.stateAge() <= m.limits.StateAge
+		(m.stateAge() <= m.limits.StateAge || m.node.deps.ForceCold)
 }
 
 // specStored: the store held a spec with a VIP when it was opened.

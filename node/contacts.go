@@ -211,6 +211,7 @@ type heartbeat struct {
 	mu   sync.Mutex
 	last time.Time
 	gap  time.Time // when the last gap ended; zero: none
+	over bool      // a leader was heard since
 }
 
 // lease is how long a process may stand still before it must hear a leader
@@ -223,9 +224,19 @@ func (h *heartbeat) beat() {
 	defer h.mu.Unlock()
 	now := time.Now()
 	if !h.last.IsZero() && now.Sub(h.last) > lease {
-		h.gap = now
+		h.gap, h.over = now, false
 	}
 	h.last = now
+}
+
+// unconfirmed reports whether no leader has been heard since the last gap, given
+// when one was heard last. Once one was, the gap is over: what becomes of leaders
+// later is another matter.
+func (h *heartbeat) unconfirmed(leader time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over = h.over || !leader.Before(h.gap)
+	return !h.over && !h.gap.IsZero()
 }
 
 // gapSince returns the end of the last gap.

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -49,20 +48,25 @@ func (m *member) noteQuorum() bool {
 	return true
 }
 
-// armDead reports whether an arm of this node is dead.
-func (m *member) armDead() bool { return m.outsideDead.Load() || m.insideDead.Load() }
+// leaseGap: the process stood still, and no leader has been heard since, or no
+// majority that stands behind this one.
+func (m *member) leaseGap() bool { return m.alive.unconfirmed(m.leaderHeard()) }
 
-// leaseGap: the process stood still and no leader has been heard since.
-func (m *member) leaseGap() bool {
-	gap := m.alive.gapSince()
-	if gap.IsZero() {
-		return false
-	}
+// leaderHeard is when a leader was heard last; zero: never. A leader hears itself
+// when a majority has said that it is one: a process that stood still believes
+// for a moment that it leads.
+func (m *member) leaderHeard() time.Time {
 	st := m.replica.Status()
 	if st.Role == raft.RoleLeader {
-		return m.quorumLost() > 0
+		if proved := m.proved.Load(); proved != nil {
+			return *proved
+		}
+		return time.Time{}
 	}
-	return st.LastContact < 0 || time.Now().Add(-st.LastContact).Before(gap)
+	if st.LeaderID.IsZero() || st.LastContact < 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(-st.LastContact)
 }
 
 // hints are the fresh words of the other members.
@@ -83,7 +87,6 @@ const factsInterval = 100 * time.Millisecond
 func (m *member) runFacts(ctx context.Context) error {
 	announced := false
 	for {
-		m.watchArms()
 		if err := m.announcer.Update(m.routeFacts()); err != nil {
 			return err
 		}
@@ -97,36 +100,9 @@ func (m *member) runFacts(ctx context.Context) error {
 	}
 }
 
+// anyAnnounced reports whether some router has a route from this node.
 func (m *member) anyAnnounced() bool {
-	return slices.ContainsFunc(m.announcer.Status(), func(v bgp.VIPStatus) bool { return v.Announced != bgp.Withdraw })
-}
-
-// outsideGrace is how long no router may answer before the outside arm counts
-// as dead although its link is up: a session that is torn down comes back
-// within the library's idle time of 5 s, and moving gateways costs little.
-const outsideGrace = 2 * time.Second
-
-// watchArms notices links without carrier, and an outside arm behind which no
-// router answers any more. Servers' replies must not be sent to a node that
-// cannot pass them on, nor clients' packets to one that cannot reach a server.
-func (m *member) watchArms() {
-	now := time.Now()
-	session := m.speaker == nil
-	if m.speaker != nil {
-		session = slices.ContainsFunc(m.speaker.Neighbours(), func(n bgp.NeighbourStatus) bool { return n.Established })
-	}
-	if session {
-		m.sessionSeen = now
-	}
-	// A node that never had a session yet says nothing about its arm.
-	lost := !m.sessionSeen.IsZero() && now.Sub(m.sessionSeen) > outsideGrace
-	m.outsideDead.Store(!linkUp(m.cfg.Dataplane.Outside) || lost)
-	m.insideDead.Store(!linkUp(m.cfg.Dataplane.Inside))
-}
-
-func linkUp(name string) bool {
-	i, err := net.InterfaceByName(name)
-	return err == nil && i.Flags&net.FlagUp != 0 && i.Flags&net.FlagRunning != 0
+	return slices.ContainsFunc(m.announcer.Status(), func(v bgp.VIPStatus) bool { return v.Announced != bgp.Withdraw && m.carried(v.VIP) })
 }
 
 // routeFacts gathers what each VIP's decision depends on.
@@ -136,9 +112,11 @@ func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 	if t1 := spec.DemoteAfter(); t1 > 0 {
 		limits.QuorumGrace = t1
 	}
+	m.alive.beat()
 	node := m.nodeFacts()
 	reach := health.Reach(health.ReachFacts{Spec: spec, Self: m.self, Observers: m.observers()})
 	hints, now := m.hints(), time.Now()
+	probing := m.firstProbes.wait(node.CaughtUp || m.cold.Load(), reach.Settled, now)
 	announced := make(map[netip.Addr]bool)
 	for _, s := range m.announcer.Status() {
 		announced[s.VIP] = s.Announced != bgp.Withdraw
@@ -149,6 +127,7 @@ func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 		v := &spec.VIPs[i]
 		facts := vipFacts(spec, v, &reach, limits)
 		facts.ServiceFailed = m.routeFault(v, announced[v.Addr], now)
+		facts.Unprobed = probing && !announced[v.Addr]
 		for _, h := range hints {
 			if slices.Contains(h.Status.Willing, v.ID) {
 				facts.OthersWilling++
@@ -175,18 +154,42 @@ func (m *member) nodeFacts() bgp.NodeFacts {
 		Removed:        m.removed.Load() != nil,
 		Parked:         st.Parked != "" && m.parkedForGood(),
 		PlaneAttached:  m.planeMode() != cluster.PlaneNone && (m.sync.index.Load() > 0),
-		PlaneSelfCheck: m.sync.failure.Load() == nil && !m.insideDead.Load() && m.plane.SelfCheck() == nil,
+		PlaneSelfCheck: m.sync.failure.Load() == nil && !m.fit.insideDead.Load() && m.plane.SelfCheck() == nil,
 		CaughtUp:       m.caughtUp.Load(),
 		QuorumLost:     lost,
 		LeaseGap:       m.leaseGap(),
 		SpecStored:     m.specStored(),
 		StateAge:       m.stateAge(),
+		ForceCold:      m.node.deps.ForceCold,
 	}
 }
 
 // parkedForGood: an entry that this version does not know means that the
 // tables grow old without anybody noticing; a hung disk does not.
 func (m *member) parkedForGood() bool { return !m.caughtUp.Load() }
+
+// probePatience is how long a node that could announce waits for the first answers
+// of the servers. Three misses take as long; and a server of which no opinion comes
+// must not keep a node out.
+const probePatience = 4 * time.Second
+
+// firstProbes is the wait of a node that has just started for its first probes:
+// routes are up in two seconds, and would bring clients to a node that reaches no
+// server, until it finds out.
+type firstProbes struct {
+	since time.Time // when it first could announce
+	over  bool
+}
+
+// wait reports whether the wait goes on. Once over it does not come back: servers
+// that are added later are nobody's fault.
+func (p *firstProbes) wait(able, settled bool, now time.Time) bool {
+	if able && p.since.IsZero() {
+		p.since = now
+	}
+	p.over = p.over || able && (settled || now.Sub(p.since) >= probePatience)
+	return !p.over
+}
 
 // vipFacts is pure: what the spec and this node's reach say of one VIP.
 func vipFacts(spec *state.Spec, v *state.VIP, reach *health.Reached, limits bgp.Limits) bgp.VIPFacts {
@@ -207,7 +210,7 @@ func vipFacts(spec *state.Spec, v *state.VIP, reach *health.Reached, limits bgp.
 				if !alone && !slices.Contains(reach.AlsoLost, b.ID) {
 					f.Reached++
 				}
-				if alone {
+				if alone || reach.CutOff {
 					f.UnreachedFor = limits.ReachGrace // Reach says so only after that long
 				}
 			}
@@ -225,15 +228,10 @@ func (m *member) agreement() gateway.Agreement {
 	out := gateway.Agreement{
 		CaughtUp: m.caughtUp.Load() || m.cold.Load(),
 		Gateways: spec.Gateways,
-		Unfit:    m.stage() != bgp.StageServing || m.armDead(),
+		Unfit:    m.stage() != bgp.StageServing || m.armDead() || m.unfit(),
 	}
-	st := m.replica.Status()
-	switch {
-	case m.quorum(&st) && st.Role == raft.RoleLeader:
-		out.LeaderHeard = time.Now()
-	case !st.LeaderID.IsZero() && st.LastContact >= 0:
-		out.LeaderHeard = time.Now().Add(-st.LastContact)
-	}
+	out.LeaderHeard = m.leaderHeard()
+	hints := m.hints()
 	for i := range spec.VIPs {
 		out.VIPs = append(out.VIPs, spec.VIPs[i].Addr)
 	}
@@ -244,7 +242,7 @@ func (m *member) agreement() gateway.Agreement {
 		}
 		out.Peers = append(out.Peers, gateway.Peer{
 			ID: other.ID, Addrs: other.Addrs,
-			Live: other.Role == state.RoleNode && !other.Draining && m.contacts.silence(other.ID) < silentAfter,
+			Live: other.Role == state.RoleNode && !other.Draining && m.contacts.silence(other.ID) < silentAfter && !saysUnfit(hints, other.ID),
 		})
 	}
 	return out

@@ -50,6 +50,13 @@ func TestVIPFacts(t *testing.T) {
 			reach:  func(r *rig) health.Reached { return health.Reached{Alone: ids(r, "r2")} },
 			want:   bgp.VIPFacts{Backends: 2, Usable: 2, Up: 2, Reached: 1, UnreachedFor: grace},
 		},
+		"cut off": {
+			change: func(r *rig) { r.verdict("r1", state.VerdictUp); r.verdict("r2", state.VerdictUp) },
+			reach: func(r *rig) health.Reached {
+				return health.Reached{AlsoLost: ids(r, "r1", "r2"), CutOff: true, Doubts: true}
+			},
+			want: bgp.VIPFacts{Backends: 2, Usable: 2, Up: 2, UnreachedFor: grace},
+		},
 		"missed by everybody": {
 			change: func(r *rig) { r.verdict("r1", state.VerdictUp); r.verdict("r2", state.VerdictUp) },
 			reach:  func(r *rig) health.Reached { return health.Reached{AlsoLost: ids(r, "r1", "r2")} },

@@ -182,16 +182,15 @@ func (m *member) nodeStatus() cluster.NodeStatus {
 		Role: m.ids.Identity().Role(), Boot: m.ids.Identity().Boot, Format: state.Format,
 		Applied: st.Applied, PlaneApplied: m.sync.index.Load(), Generation: m.sync.generation.Load(),
 		RaftTerm: st.Term, RaftLast: st.LastIndex, Leader: st.LeaderID,
-		Quorum: m.quorum(&st), CaughtUp: m.caughtUp.Load(),
-		Draining: m.stage() != bgp.StageServing, PlaneHealthy: m.planeHealthy(), Plane: m.planeMode(),
-		ArmDead: m.armDead(), RaftOff: st.Parked != "" || m.removed.Load() != nil,
+		Quorum: m.quorum(&st), RaftOff: st.Parked != "" || m.removed.Load() != nil,
 	}
+	m.sayFitness(&out)
 	spec := m.spec()
 	if m.announcer != nil {
 		for _, v := range m.announcer.Status() {
 			vip, ok := spec.VIPByAddr(v.VIP)
-			if !ok {
-				continue
+			if !ok || !m.carried(v.VIP) {
+				continue // what no router can have helps nobody
 			}
 			if v.Announced != bgp.Withdraw {
 				out.Announced = append(out.Announced, vip.ID)
@@ -202,11 +201,8 @@ func (m *member) nodeStatus() cluster.NodeStatus {
 			}
 		}
 	}
-	for _, step := range m.keeper.Status().Plan.Gateways {
-		if step.Gateway != 0 && step.Hold {
-			out.Gateways = append(out.Gateways, step.Gateway)
-		}
-	}
+	kept := m.keeper.Status()
+	out.Gateways = heldGateways(&kept)
 	out.Activity = m.backendActivity()
 	return out
 }

@@ -20,6 +20,7 @@ func (m *member) runLeader(ctx context.Context) error {
 	return m.replica.Lead(ctx, func(office context.Context) {
 		m.log.Info("leading", "term", m.replica.Status().Term)
 		go m.keepServers(office) // blocking calls of their own; ends with the office
+		go m.proveLeading(office)
 		began := time.Now()
 		m.tookOffice.Store(&began)
 		defer m.tookOffice.Store(nil)
@@ -58,7 +59,7 @@ func (m *member) judge(ctx context.Context, office time.Duration) {
 	spec := m.spec()
 	decisions := health.Decide(health.Facts{
 		Spec: spec, Now: m.replica.Now(), Office: office,
-		Observers: m.observers(), Lagging: m.lagging(spec),
+		Observers: m.observers(), Listening: m.collector.Listening(), Lagging: m.lagging(spec),
 	})
 	for _, d := range decisions {
 		if d.Command == nil {
@@ -87,7 +88,7 @@ func (m *member) judge(ctx context.Context, office time.Duration) {
 func (m *member) lagging(spec *state.Spec) int {
 	n := 0
 	patience := spec.DemoteAfter() + 2*time.Second
-	hints := m.hints()
+	said := m.generations()
 	for i := range spec.Members {
 		other := &spec.Members[i]
 		if other.Role != state.RoleNode || other.ID == m.self {
@@ -96,13 +97,7 @@ func (m *member) lagging(spec *state.Spec) int {
 		if !m.contacts.ever(other.ID) || m.contacts.silence(other.ID) > patience || m.unwell.longerThan(other.ID, patience) {
 			continue
 		}
-		at := uint64(0)
-		for _, h := range hints {
-			if h.Node == other.ID {
-				at = h.Status.Generation
-			}
-		}
-		if at < spec.Generation {
+		if said[other.ID] < spec.Generation {
 			n++
 		}
 	}
@@ -110,6 +105,43 @@ func (m *member) lagging(spec *state.Spec) int {
 		n++
 	}
 	return n
+}
+
+// generations is what the other members said last of their data planes, however
+// long ago: one that fell silent had reached what it had reached, and holds nobody
+// up before there is something newer.
+func (m *member) generations() map[state.NodeID]uint64 {
+	out := make(map[state.NodeID]uint64)
+	if g := m.gossip.Load(); g != nil {
+		for _, h := range g.Hints() {
+			if h.Status != nil {
+				out[h.Node] = h.Status.Generation
+			}
+		}
+	}
+	return out
+}
+
+// proofInterval is how often a leader asks whether it still is one: several times
+// within the lease that its word has for the keeper of gateways.
+const proofInterval = 250 * time.Millisecond
+
+// proveLeading notes when a majority last said that this node leads. The time
+// counts from before the question.
+func (m *member) proveLeading(office context.Context) {
+	defer m.proved.Store(nil)
+	for {
+		began := time.Now()
+		call, cancel := context.WithTimeout(office, lease)
+		_, err := m.replica.LeaderAnswer(call)
+		cancel()
+		if err == nil {
+			m.proved.Store(&began)
+		}
+		if !pause(office, proofInterval) {
+			return
+		}
+	}
 }
 
 // assignGateways moves gateways whose owner is gone or unfit.
@@ -132,25 +164,6 @@ func (m *member) assignGateways(ctx context.Context) {
 			m.log.Info("gateway moves", "gateway", g.Addr.String(), "to", to.Name)
 		}
 	}
-}
-
-// fitForGateway: alive as this leader sees it; a silent owner counts as dead
-// only when a second member does not reach it either. A member that owns
-// nothing yet must also have a data plane that caught up.
-func (m *member) fitForGateway(ctx context.Context, spec *state.Spec, other *state.Member) bool {
-	owns := slices.ContainsFunc(spec.Gateways, func(g state.Gateway) bool { return g.Owner == other.ID })
-	if other.ID == m.self {
-		return (m.caughtUp.Load() || owns) && !m.armDead()
-	}
-	if m.contacts.silence(other.ID) > silentAfter {
-		return owns && !m.deathConfirmed(ctx, spec, other.ID)
-	}
-	for _, h := range m.hints() {
-		if h.Node == other.ID {
-			return !h.Status.ArmDead && (owns || h.Status.CaughtUp && h.Status.PlaneHealthy && !h.Status.Draining)
-		}
-	}
-	return owns
 }
 
 // deathConfirmed asks the other members whether they hear it. Only where there

@@ -85,18 +85,19 @@ type member struct {
 	leaving     sync.Mutex
 	storedAt    time.Time // when the store was last written before this start
 
-	lastMembers             []state.NodeID // the contacts goroutine's
-	outsideDead, insideDead atomic.Bool
-	sessionSeen             time.Time                 // the facts goroutine's: when a router was last in session
-	policyFault             fault                     // of the last mending of the forward policy
-	repliesFault            fault                     // of the last mending of rules for transparent connections
-	kernelFault             fault                     // of the last mending of sysctls
-	generation              chan struct{}             // holds a token while one change of tables is on its way, on the leader
-	tookOffice              atomic.Pointer[time.Time] // of the present leadership
-	keysSeen                uint64                    // the leader duty's: version of the gossip keys, and since when
-	keysSince               time.Time
-	ticketsSeen             uint64  // the leader duty's: version of the ticket keys,
-	ticketsHeld             tickets // and what they are
+	lastMembers  []state.NodeID            // the contacts goroutine's
+	fit          fitness                   // for gateways, and as far as routers go
+	firstProbes  firstProbes               // the facts goroutine's
+	policyFault  fault                     // of the last mending of the forward policy
+	repliesFault fault                     // of the last mending of rules for transparent connections
+	kernelFault  fault                     // of the last mending of sysctls
+	generation   chan struct{}             // holds a token while one change of tables is on its way, on the leader
+	tookOffice   atomic.Pointer[time.Time] // of the present leadership
+	proved       atomic.Pointer[time.Time] // when a majority last said that this node leads; nil: it does not
+	keysSeen     uint64                    // the leader duty's: version of the gossip keys, and since when
+	keysSince    time.Time
+	ticketsSeen  uint64  // the leader duty's: version of the ticket keys,
+	ticketsHeld  tickets // and what they are
 
 	offload atomic.Pointer[offload] // the TLS of SSTP; nil: this member has no such part
 }
@@ -168,7 +169,10 @@ func (m *member) makePlane() (err error) {
 	m.sync = newSyncer(m.plane, m.view, m.log, func() {})
 	m.keeper, err = gateway.New(gateway.Config{Self: m.self, Inside: m.cfg.Dataplane.Inside},
 		gateway.Deps{Agreement: m.agreement, Log: m.log})
-	return err
+	if err != nil {
+		return err
+	}
+	return m.metrics.Register(gatewayCollector{m.keeper})
 }
 
 func (m *member) makeHealth() (err error) {
@@ -199,26 +203,6 @@ func (m *member) makeHealth() (err error) {
 	return err
 }
 
-func bgpConfig(cfg *config.Config) (bgp.Config, error) {
-	out := bgp.Config{ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, NextHop6: cfg.BGP.NextHop6}
-	if !out.NextHop6.IsValid() {
-		_, out.NextHop6 = ownOn(cfg.Dataplane.Outside)
-	}
-	for _, nb := range cfg.BGP.Neighbours {
-		out.Neighbours = append(out.Neighbours, bgp.Neighbour{
-			Address: nb.Address, ASN: nb.ASN, HoldTime: nb.HoldTime, LocalAddress: nb.LocalAddress, NextHop6: nb.NextHop6,
-			Port: int(nb.Port), Passive: nb.Passive, Password: string(nb.Password), PasswordFile: nb.PasswordFile,
-		})
-	}
-	if !cfg.BGP.Enabled() {
-		return out, nil
-	}
-	if err := out.Validate(); err != nil {
-		return out, fmt.Errorf("bgp: %w", err)
-	}
-	return out, nil
-}
-
 func (m *member) makeRoutes() error {
 	cfg, err := bgpConfig(m.cfg)
 	if err != nil || !m.cfg.BGP.Enabled() {
@@ -227,7 +211,7 @@ func (m *member) makeRoutes() error {
 	if m.speaker, err = bgp.NewGoBGP(cfg, bgp.Deps{Log: m.log, Metrics: m.metrics}); err != nil {
 		return err
 	}
-	m.announcer, err = bgp.NewAnnouncer(bgp.AnnouncerConfig{Limits: m.limits}, m.speaker, bgp.Deps{Log: m.log, Metrics: m.metrics})
+	m.announcer, err = bgp.NewAnnouncer(bgp.AnnouncerConfig{Limits: m.limits, HoldUp: cfg.HoldUp}, m.speaker, bgp.Deps{Log: m.log, Metrics: m.metrics})
 	return err
 }
 
@@ -273,6 +257,7 @@ func (m *member) run(ctx context.Context) error {
 	start("leader duties", m.runLeader)
 	start("forward policy", m.runForwardPolicy)
 	start("replies", m.runReplies)
+	start("fitness", m.runFitness)
 	start("status", m.runStatus)
 	start("peers", m.rememberPeers)
 	start("strangers", m.runStrangers)

@@ -35,6 +35,9 @@ const (
 type Deps struct {
 	Log     *slog.Logger
 	Version string
+	// ForceCold lets a cold start use a stored state of any age: an administrator
+	// knows that nothing newer is to be had.
+	ForceCold bool
 }
 
 // Node is one vpnlb daemon.

@@ -102,10 +102,14 @@ func (m *member) fillRoutes(st *admin.Status) {
 		if vip, ok := spec.VIPByAddr(v.VIP); ok {
 			name = vip.Name
 		}
-		st.VIPs = append(st.VIPs, admin.VIPStatus{Name: name, Addr: v.VIP, Announce: words[v.Announced], Reason: v.Decision.Reason.String(), Since: ago(time.Since(v.Since))})
+		shown := admin.VIPStatus{Name: name, Addr: v.VIP, Announce: words[v.Announced], Reason: v.Decision.Reason.String(), Since: ago(time.Since(v.Since))}
+		if v.Announced != bgp.Withdraw && !m.carried(v.VIP) {
+			shown.Announce, shown.Reason = "unsent", "no_session"
+		}
+		st.VIPs = append(st.VIPs, shown)
 	}
-	for _, nb := range m.speaker.Neighbours() {
-		st.Neighbours = append(st.Neighbours, admin.Neighbour{Addr: nb.Address.String(), ASN: nb.ASN, State: nb.State, Since: ago(nb.Uptime), Families: nb.Families})
+	for _, nb := range m.routers() {
+		st.Neighbours = append(st.Neighbours, admin.Neighbour{Addr: nb.Address.String(), ASN: nb.ASN, State: nb.State, Since: ago(nb.Uptime), Families: nb.Families, Error: nb.Error})
 	}
 }
 
@@ -190,21 +194,14 @@ func service(spec *state.Spec, b *state.Backend, v *state.VIP) *admin.Service {
 
 func (m *member) gateways(spec *state.Spec) []admin.Gateway {
 	out := []admin.Gateway{}
-	steps := m.keeper.Status().Plan.Gateways
+	kept := m.keeper.Status()
 	for i := range spec.Gateways {
 		g := &spec.Gateways[i]
 		a := admin.Gateway{ID: uint32(g.ID), Addr: g.Addr}
 		if owner, ok := spec.MemberByID(g.Owner); ok {
 			a.Owner = owner.Name
 		}
-		for _, s := range steps {
-			if s.Gateway == g.ID {
-				a.Here = s.Hold
-				if s.Alarm {
-					a.Alarm = s.Reason.String()
-				}
-			}
-		}
+		a.Here, a.Alarm = gatewayHere(&kept, g.ID)
 		out = append(out, a)
 	}
 	return out
@@ -247,11 +244,13 @@ func (m *member) warnings(st *admin.Status) []string {
 		add("node %s calls, and is in no member list that this node has: none of the members that it knows can say who that is. Start them; if all were replaced while this node was away, 'vpnlb cluster leave --force' here and join again", id)
 	}
 	if err := m.plane.SelfCheck(); err != nil {
-		add("the data plane's self-check fails, so this node announces nothing: %v", err)
+		add("the data plane's self-check fails, so this node leaves the VIPs and gateways to others where there are any: %v", err)
 	}
 	if e := m.keeper.Status().Err; e != "" {
 		add("gateway addresses: %s", e)
 	}
+	m.gatewayWarnings(st, add)
+	m.routeWarnings(st, add)
 	m.sstpWarnings(m.spec(), add)
 	return out
 }

@@ -18,9 +18,15 @@ import (
 
 // inTown runs a test with a cluster of three nodes and three servers.
 func inTown(t *testing.T, f func(t *testing.T, tw *town, nodes []*vnode)) {
+	inTownWith(t, nil, f)
+}
+
+// inTownWith prepares each membership before it starts.
+func inTownWith(t *testing.T, prepare func(*member), f func(t *testing.T, tw *town, nodes []*vnode)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		tw := newTown(t, dir)
+		tw.prepare = prepare
 		defer tw.end()
 		nodes := []*vnode{tw.node(1), tw.node(2), tw.node(3)}
 		nodes[0].init()

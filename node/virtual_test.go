@@ -36,6 +36,8 @@ type town struct {
 	net   *memnet.Network
 	nodes []*vnode
 
+	prepare func(*member) // what a test wants of each membership before it starts; nil: nothing
+
 	mu     sync.Mutex
 	hashes map[uint64][32]byte // of the agreed state, by index: the first that was seen
 }
@@ -164,6 +166,9 @@ func (v *vnode) start(ad admission) {
 	}
 	v.wire = &wire{}
 	m.sync = newSyncer(v.wire, m.view, m.log, func() { v.town.witness(m.view()) })
+	if v.town.prepare != nil {
+		v.town.prepare(m)
+	}
 	v.m = m
 	v.Node.member.Store(m)
 	ctx, cancel := context.WithCancel(context.Background())

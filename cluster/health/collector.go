@@ -20,8 +20,9 @@ type Observer struct {
 // Collector keeps the latest observation of each node, this one included. Safe
 // for concurrent use.
 type Collector struct {
-	mu   sync.Mutex
-	from map[state.NodeID]received
+	began time.Time
+	mu    sync.Mutex
+	from  map[state.NodeID]received
 }
 
 type received struct {
@@ -31,8 +32,11 @@ type received struct {
 
 // NewCollector makes an empty one.
 func NewCollector() *Collector {
-	return &Collector{from: map[state.NodeID]received{}}
+	return &Collector{began: time.Now(), from: map[state.NodeID]received{}}
 }
+
+// Listening is for how long it has been there to receive anything.
+func (c *Collector) Listening() time.Duration { return time.Since(c.began) }
 
 // Receive takes an observation whose origin was authenticated. It reports
 // false for one that is not newer than what is known.

@@ -113,7 +113,7 @@ func (c *cluster) lead(ctx context.Context) {
 	for ctx.Err() == nil {
 		c.mu.Lock()
 		now := state.Time(time.Since(c.start))
-		for _, d := range Decide(Facts{Spec: c.spec, Now: now, Office: time.Since(c.start), Observers: c.nodes[0].Observers()}) {
+		for _, d := range Decide(Facts{Spec: c.spec, Now: now, Office: time.Since(c.start), Listening: time.Since(c.start), Observers: c.nodes[0].Observers()}) {
 			set, ok := d.Command.(state.SetHealth)
 			if !ok {
 				continue

@@ -155,6 +155,7 @@ const (
 	NoteCallNak        Note = 18 // to a call: Call Connect Nak, or Abort
 	NoteCallSilent     Note = 19 // to a call: no answer within its timeout, or none that is whole
 	NoteCallBroken     Note = 20 // to a call: an answer that is not SSTP
+	NotePolicyGone     Note = 21 // NO_PROPOSAL_CHOSEN of a port that had a policy before
 )
 
 // Result is which side of the dampening a note counts for.
@@ -176,7 +177,7 @@ func (n Note) Result() Result {
 	case NoteInvalidKE, NoteCookie, NoteSSTP, NoteCall:
 		return ResultAnswer
 	case NoteSilent, NoteRefused, NoteUnsendable, NoteNoTLS, NoteNoStatus, NoteOtherStatus, NoteOtherLeaf,
-		NoteCallRefused, NoteCallNak, NoteCallSilent, NoteCallBroken:
+		NoteCallRefused, NoteCallNak, NoteCallSilent, NoteCallBroken, NotePolicyGone:
 		return ResultMiss
 	}
 	return ResultNeutral
@@ -227,6 +228,8 @@ func (n Note) String() string {
 		return "sstp_call_silent"
 	case NoteCallBroken:
 		return "sstp_call_broken"
+	case NotePolicyGone:
+		return "policy_gone"
 	}
 	return fmt.Sprintf("note(%d)", uint8(n))
 }
@@ -244,6 +247,9 @@ func (n Note) Hint() string {
 	case NoteNoProposal:
 		return "the server speaks IKEv2 but accepts none of the probed proposals, so it counts neither as up nor as down: " +
 			"is RemoteAccess running? Else allow one of: " + ProposalNames()
+	case NotePolicyGone:
+		return "the server accepted a probed proposal before and accepts none now, so this counts as no answer: " +
+			"is RemoteAccess running? If its proposals were changed on purpose, allow one of: " + ProposalNames()
 	case NoteInvalidSyntax:
 		return "the server rejects the probe as malformed; it counts neither as up nor as down"
 	case NoteInvalidVersion:

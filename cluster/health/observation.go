@@ -22,7 +22,8 @@ type Seen struct {
 	Age time.Duration
 	// Returned tells whether an ESP or SK packet of this server was counted on
 	// the return path since this node began to count; Quiet is how long ago,
-	// or, without any, how long this node has been counting.
+	// or, without any, how long this node has been counting. Where counting stands
+	// still: see Returns.
 	Returned bool
 	Quiet    time.Duration
 	// Failing tells for how long this node's own calls of SSTP have failed, 0

@@ -78,6 +78,7 @@ type portState struct {
 	run    run
 	note   Note
 	group  uint16        // the KE group the server asked for
+	policy bool          // it has answered this very probe with INVALID_KE_PAYLOAD before
 	rtt    time.Duration // of the last answer
 	at     time.Time     // of the last result; zero: none yet
 	next   time.Time     // when to ask
@@ -389,6 +390,9 @@ func (p *Prober) refused(tos []netip.AddrPort) {
 // result adds one result to a port and renews the opinion. p.mu is held.
 func (p *Prober) result(t *target, i int, a answer, now time.Time) {
 	q := &t.ports[i]
+	if a.note == NoteNoProposal && q.policy {
+		a.note = NotePolicyGone
+	}
 	q.rtt = now.Sub(q.asked)
 	q.asked = time.Time{}
 	q.at, q.note = now, a.note
@@ -396,9 +400,12 @@ func (p *Prober) result(t *target, i int, a answer, now time.Time) {
 	p.metrics.results.WithLabelValues(a.note.String()).Inc()
 	switch {
 	case a.note == NoteInvalidKE:
-		q.group = a.group
+		q.group, q.policy = a.group, true
 	case a.note == NoteAccepted, a.note == NoteInvalidSyntax:
 		t.group = (t.group + 1) % len(wrongGroups)
+		for j := range t.ports { // another probe: what was known is of the old one
+			t.ports[j].policy = false
+		}
 	}
 	runs := make([]run, len(t.ports))
 	for j := range t.ports {

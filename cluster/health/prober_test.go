@@ -19,6 +19,7 @@ import (
 var (
 	server1 = netip.MustParseAddr("198.51.100.11")
 	server2 = netip.MustParseAddr("2001:db8::12")
+	server3 = netip.MustParseAddr("198.51.100.13")
 )
 
 // behaviour is how a server answers one datagram; nil: silence.
@@ -275,7 +276,6 @@ func TestProberDampens(t *testing.T) {
 
 func TestProberNeutral(t *testing.T) {
 	probing(t, func(b *bench) {
-		time.Sleep(10 * time.Second)
 		b.set(server1, neutralises)
 		if d := b.until(1, OpinionNeutral, 5*time.Second); d < 0 {
 			t.Fatalf("still %v", b.opinion(1))
@@ -454,11 +454,19 @@ func TestReturns(t *testing.T) {
 		r.Sample(map[state.BackendID]uint64{1: 51})
 		check(true, 0)
 		time.Sleep(5 * time.Second)
-		check(true, 0) // nobody sampled: no longer quiet than was counted
+		check(true, 5*time.Second) // nobody sampled: the packet grows older all the same
 		r.Sample(map[state.BackendID]uint64{1: 3})
 		check(true, 5*time.Second) // reset
 		r.Sample(map[state.BackendID]uint64{1: 4})
 		check(true, 0)
+		time.Sleep(PanicWindow - time.Millisecond)
+		check(true, PanicWindow-time.Millisecond)
+		time.Sleep(time.Millisecond)
+		check(false, 0) // no sign of life any more, but no silence that would void either
+		time.Sleep(time.Hour)
+		check(false, 0)
+		r.Sample(map[state.BackendID]uint64{1: 4})
+		check(true, time.Hour+PanicWindow) // sampled again, and nothing came meanwhile
 		r.Sample(nil)
 		check(false, 0)
 	})

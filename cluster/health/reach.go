@@ -28,15 +28,17 @@ const (
 	ReachShared  ReachReason = "others_neither"    // some not, but nobody else reaches those either
 	ReachSome    ReachReason = "misses_some_alone" // some not, though another node does: demote
 	ReachNone    ReachReason = "reaches_none"      // none, though another node reaches some: withdraw
+	ReachCutOff  ReachReason = "cut_off"           // none, and no other node is heard that could say whether it does: demote
 	ReachNoUp    ReachReason = "no_server_up"      // the cluster calls none up
 )
 
 // Reached is a node's judgement of its own reach, for the decision to announce.
 type Reached struct {
 	Reason   ReachReason
-	Doubts   bool              // demote: it alone misses a server the cluster calls up
+	Doubts   bool              // demote: it alone misses a server the cluster calls up, or it is cut off
 	None     bool              // withdraw: it reaches none, and not all nodes are so
-	Settled  bool              // it has an opinion on every server the cluster calls up
+	CutOff   bool              // it reaches none, and hears nobody: then nothing says that others do not
+	Settled  bool              // of every server the cluster calls up it has an opinion, or an answer
 	Up       int               // servers the cluster calls up
 	Reach    int               // of these, not missed by this node
 	Alone    []state.BackendID // missed by this node though another one reaches them
@@ -54,6 +56,7 @@ func Reach(f ReachFacts) Reached {
 	}
 	r := Reached{Settled: true}
 	others := false // somebody else reaches something
+	lonely := f.lonely()
 	timing := TimingOf(&f.Spec.Settings)
 	for i := range f.Spec.Backends {
 		b := &f.Spec.Backends[i]
@@ -77,18 +80,40 @@ func Reach(f ReachFacts) Reached {
 			r.AlsoLost = append(r.AlsoLost, b.ID)
 		}
 	}
-	r.conclude(others)
+	r.conclude(others, lonely)
 	return r
 }
 
-func (r *Reached) conclude(others bool) {
-	r.Doubts = len(r.Alone) > 0
-	r.None = r.Up > 0 && r.Reach == 0 && others
+// lonely reports whether there are other members with a data plane, and none of
+// them is heard.
+func (f *ReachFacts) lonely() bool {
+	there := false
+	for i := range f.Spec.Members {
+		m := &f.Spec.Members[i]
+		if m.Role != state.RoleNode || m.ID == f.Self {
+			continue
+		}
+		there = true
+		for _, o := range f.Observers {
+			if o.Member == m.ID && o.Age <= ObservationFresh {
+				return false
+			}
+		}
+	}
+	return there
+}
+
+func (r *Reached) conclude(others, lonely bool) {
+	none := r.Up > 0 && r.Reach == 0
+	r.None, r.CutOff = none && others, none && lonely
+	r.Doubts = len(r.Alone) > 0 || r.CutOff
 	switch {
 	case r.Up == 0:
 		r.Reason = ReachNoUp
 	case r.None:
 		r.Reason = ReachNone
+	case r.CutOff:
+		r.Reason = ReachCutOff
 	case r.Doubts:
 		r.Reason = ReachSome
 	case len(r.AlsoLost) > 0:
@@ -101,7 +126,8 @@ func (r *Reached) conclude(others bool) {
 }
 
 // missed reports whether the node's own probes of a server have failed for
-// ReachAfter, and whether it has an opinion at all.
+// ReachAfter, and whether anything is known: an opinion, or a first answer of each
+// port, which says enough before there are as many as an opinion takes.
 func missed(own *Observation, id state.BackendID, t Timing) (missed, probed bool) {
 	if own == nil {
 		return false, false
@@ -111,7 +137,7 @@ func missed(own *Observation, id state.BackendID, t Timing) (missed, probed bool
 		return false, false
 	}
 	long := time.Duration(s.Misses)*t.Interval >= ReachAfter
-	return s.Opinion == OpinionDown && long, s.Opinion != OpinionUnknown
+	return s.Opinion == OpinionDown && long, s.Opinion != OpinionUnknown || s.Answers > 0
 }
 
 func (f *ReachFacts) reachedElsewhere(id state.BackendID, t Timing) bool {

@@ -48,8 +48,12 @@ func (r *Returns) Sample(counts map[state.BackendID]uint64) {
 	r.last = next
 }
 
-// of tells whether a packet was ever counted, and for how long none was. The
-// latter is as of the last sample: it must not grow when sampling stands still.
+// of tells whether a packet was ever counted, and for how long none was.
+//
+// While sampling stands still, packets seen before count for PanicWindow from when
+// they were seen, as they always do, and then for nothing: they must not keep a
+// dead server up. But the silence that would void records is as of the last
+// sample: nobody has listened since.
 func (r *Returns) of(id state.BackendID) (seen bool, quiet time.Duration) {
 	if r == nil {
 		return false, 0
@@ -60,5 +64,13 @@ func (r *Returns) of(id state.BackendID) (seen bool, quiet time.Duration) {
 	if !ok {
 		return false, 0
 	}
-	return was.seen, r.sampled.Sub(was.at)
+	quiet = r.sampled.Sub(was.at)
+	since := time.Since(was.at)
+	switch {
+	case !was.seen || quiet >= PanicWindow:
+		return was.seen, quiet
+	case since < PanicWindow:
+		return true, since
+	}
+	return false, quiet
 }

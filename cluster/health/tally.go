@@ -1,6 +1,7 @@
 package health
 
 import (
+	"math"
 	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
@@ -11,7 +12,10 @@ type Facts struct {
 	Spec      *state.Spec
 	Now       state.Time    // cluster time as the leader counts it
 	Office    time.Duration // since this node took office
-	Observers []Observer    // this node's own observation included
+	Observers []Observer    // this node's own observation included, those that are old too
+	// Listening is for how long this process has taken observations: of members
+	// that were not heard in it, nothing is known of the time before.
+	Listening time.Duration
 	// Lagging counts live members that have not applied Spec.Generation yet: a
 	// verdict up waits for them, one generation at a time. Members silent for
 	// longer than Settings.Demote + 2 s do not count.
@@ -198,7 +202,7 @@ func fresh(o Observer, s Seen, t Timing) bool {
 // judge makes the case of one class of one backend, without regard to its pool.
 func (t *tally) judge(b *state.Backend, class state.Class) {
 	c := &verdictCase{backend: b, class: class, unseen: unseen(b, class), votes: Votes{Members: t.members}}
-	quiet := t.count(c)
+	t.count(c)
 	h := c.health()
 	if c.votes.Fresh == 0 && h.Verdict == state.VerdictUnknown {
 		return
@@ -219,15 +223,13 @@ func (t *tally) judge(b *state.Backend, class state.Class) {
 		c.to, c.reason = state.VerdictUnknown, r
 	}
 	if c.to == state.VerdictUnknown && h.Verdict == state.VerdictDown && h.Voided == 0 && !b.Purged && b.Mode != state.ModeDSR {
-		t.judgeVoid(c, quiet)
+		t.judgeVoid(c)
 	}
 }
 
-// count fills the votes and reports for how long no fresh observer has counted
-// a packet of the server.
-func (t *tally) count(c *verdictCase) (quiet time.Duration) {
+// count fills the votes.
+func (t *tally) count(c *verdictCase) {
 	timing := TimingOf(&t.Spec.Settings).of(c.class)
-	first := true
 	for _, o := range t.Observers {
 		s, ok := o.Observation.Of(c.backend.ID, c.class)
 		if !ok || !t.member(o.Member) || !fresh(o, s, timing) {
@@ -250,11 +252,34 @@ func (t *tally) count(c *verdictCase) (quiet time.Duration) {
 		}
 		c.votes.Returned = c.votes.Returned || s.Returned && s.Quiet+o.Age <= VetoWindow
 		c.carried = c.carried || s.Returned && s.Quiet+o.Age <= PanicWindow
-		if first || s.Quiet < quiet {
-			quiet, first = s.Quiet, false
+	}
+}
+
+// quiet is for how long no member has counted a packet of the server, as far as
+// all of them together know. With one gateway its owner alone sees the packets,
+// and may be the member that fell silent: so what it said last counts too, and
+// grows older from there.
+func (t *tally) quiet(c *verdictCase) time.Duration {
+	quiet := time.Duration(math.MaxInt64)
+	for i := range t.Spec.Members {
+		if m := &t.Spec.Members[i]; m.Role == state.RoleNode {
+			quiet = min(quiet, t.quietAt(m.ID, c))
 		}
 	}
 	return quiet
+}
+
+func (t *tally) quietAt(id state.NodeID, c *verdictCase) time.Duration {
+	for _, o := range t.Observers {
+		if o.Member != id {
+			continue
+		}
+		if s, ok := o.Observation.Of(c.backend.ID, c.class); ok {
+			return s.Quiet + o.Age
+		}
+		return max(o.Age, o.Heard) // it does not know the server, for so long at least
+	}
+	return t.Listening
 }
 
 // hold names what speaks against the verdict that the votes ask for.
@@ -285,7 +310,7 @@ func (t *tally) hold(c *verdictCase) Reason {
 
 // judgeVoid decides whether the entries of a server that is down are void: on
 // cluster time, and only if no member counted its packets for as long.
-func (t *tally) judgeVoid(c *verdictCase, quiet time.Duration) {
+func (t *tally) judgeVoid(c *verdictCase) {
 	after := t.Spec.Settings.VoidAfter
 	switch {
 	case t.Now.Sub(c.health().Since) < after:
@@ -296,7 +321,7 @@ func (t *tally) judgeVoid(c *verdictCase, quiet time.Duration) {
 		c.reason = HeldVoidAlone
 	case !t.window || c.votes.Fresh < t.majority():
 		c.reason = HeldVoidUnheard
-	case !c.unseen && quiet < min(after, maxQuiet):
+	case !c.unseen && t.quiet(c) < min(after, maxQuiet):
 		c.reason = HeldVoidTraffic
 	default:
 		c.void, c.reason = true, ReasonVoid

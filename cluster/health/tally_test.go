@@ -40,7 +40,7 @@ func node(i int) state.NodeID { return state.NodeID{15: byte(i + 1)} }
 
 func (w world) facts() Facts {
 	s := &state.Spec{Settings: state.DefaultSettings(), VIPs: []state.VIP{{ID: 1}, {ID: 2}}, Now: now}
-	f := Facts{Spec: s, Now: now, Office: orHour(w.office), Lagging: w.lagging}
+	f := Facts{Spec: s, Now: now, Office: orHour(w.office), Lagging: w.lagging, Listening: time.Hour}
 	for i := range w.members {
 		m := state.Member{ID: node(i), Role: state.RoleNode}
 		if i >= w.members-w.witness {
@@ -261,7 +261,21 @@ func TestDecideVoid(t *testing.T) {
 		{"purged ones are void already", gone, func(f *Facts) { f.Spec.Backends[0].Purged = true }, HeldAgreed},
 		{"a member counted its packets", with(func(s *server) { s.returned = "--l" }), nil, HeldVoidTraffic},
 		{"a member has not counted for long enough", gone, func(f *Facts) { f.Observers[1].Observation.Seen[0].Quiet = time.Minute }, HeldVoidTraffic},
-		{"a minority is silent", with(func(s *server) { s.seen = "dd-" }), nil, ReasonVoid},
+		{"a minority is silent", gone, func(f *Facts) { f.Observers[2].Age = time.Minute }, ReasonVoid},
+		{"a minority is silent that counted its packets just before", with(func(s *server) { s.returned = "--y" }),
+			func(f *Facts) { f.Observers[2].Age = 3100 * time.Millisecond }, HeldVoidTraffic},
+		{"and nearly 120 s later", with(func(s *server) { s.returned = "--y" }),
+			func(f *Facts) { f.Observers[2].Age = 118 * time.Second }, HeldVoidTraffic},
+		{"and later", with(func(s *server) { s.returned = "--y" }),
+			func(f *Facts) { f.Observers[2].Age = 119 * time.Second }, ReasonVoid},
+		{"a minority was never heard", gone, func(f *Facts) { f.Observers = f.Observers[:2] }, ReasonVoid},
+		{"a minority was never heard, nor anybody for 120 s", gone,
+			func(f *Facts) { f.Observers, f.Listening = f.Observers[:2], 119*time.Second }, HeldVoidTraffic},
+		{"a member has just started and names no server", with(func(s *server) { s.seen = "dd-" }),
+			func(f *Facts) { f.Observers[2].Heard = time.Second }, HeldVoidTraffic},
+		{"a member has long named no such server", with(func(s *server) { s.seen = "dd-" }), nil, ReasonVoid},
+		{"somebody who is no member any more counted its packets", with(func(s *server) { s.returned = "--y" }),
+			func(f *Facts) { f.Spec.Members = f.Spec.Members[:2] }, ReasonVoid},
 		{"a majority is silent", with(func(s *server) { s.seen = "d--" }), nil, HeldVoidUnheard},
 		{"new leader", gone, func(f *Facts) { f.Office = time.Second }, HeldVoidUnheard},
 		{"it is coming back", with(func(s *server) { s.seen = "uuu" }), nil, ReasonUp},
@@ -289,9 +303,17 @@ func TestReach(t *testing.T) {
 		{"all miss it", world{members: 3, servers: []server{{verdict: up, seen: "ddd"}, fine}}, ReachShared, true},
 		{"misses all alone", world{members: 3, servers: []server{alone, alone}}, ReachNone, true},
 		{"everybody misses all", world{members: 3, servers: []server{{verdict: up, seen: "ddd"}, {verdict: up, seen: "ddd"}}}, ReachShared, true},
-		{"misses all, hears nobody", world{members: 3, servers: []server{alone, alone}, age: map[int]time.Duration{1: time.Minute, 2: time.Minute}}, ReachShared, true},
+		{"misses all, hears nobody", world{members: 3, servers: []server{alone, alone}, age: map[int]time.Duration{1: time.Minute, 2: time.Minute}}, ReachCutOff, true},
+		{"misses all, hears one that misses all", world{members: 3, servers: []server{{verdict: up, seen: "ddu"}}, age: map[int]time.Duration{2: time.Minute}}, ReachShared, true},
+		{"misses one, hears nobody", world{members: 3, servers: []server{alone, fine}, age: map[int]time.Duration{1: time.Minute, 2: time.Minute}}, ReachShared, true},
+		{"misses all, the others never heard", world{members: 3, servers: []server{alone}, edit: func(f *Facts) { f.Observers = f.Observers[:1] }}, ReachCutOff, true},
+		{"misses all, the only other one is a witness", world{members: 2, witness: 1, servers: []server{alone}}, ReachShared, true},
+		{"hears nobody, none up", world{members: 3, servers: []server{{verdict: down, seen: "ddd"}}, age: map[int]time.Duration{1: time.Minute, 2: time.Minute}}, ReachNoUp, true},
+		{"hears nobody, reaches all", world{members: 3, servers: []server{fine, fine}, age: map[int]time.Duration{1: time.Minute, 2: time.Minute}}, ReachAll, true},
 		{"single node", world{members: 1, servers: []server{{verdict: up, seen: "d"}, {verdict: up, seen: "u"}}}, ReachShared, true},
 		{"not probed yet", world{members: 3, servers: []server{{verdict: up, seen: "?uu"}, fine}}, ReachPending, false},
+		{"an answer is enough to begin with", world{members: 3, servers: []server{{verdict: up, seen: "?uu"}, fine}, edit: func(f *Facts) { f.Observers[0].Observation.Seen[0].Answers = 1 }}, ReachAll, true},
+		{"a miss is not", world{members: 3, servers: []server{{verdict: up, seen: "?uu"}, fine}, edit: func(f *Facts) { f.Observers[0].Observation.Seen[0].Misses = 2 }}, ReachPending, false},
 		{"no observation of its own", world{members: 3, servers: []server{{verdict: up, seen: "-uu"}}}, ReachPending, false},
 		{"verdict down is not its fault", world{members: 3, servers: []server{{verdict: down, seen: "duu"}, fine}}, ReachAll, true},
 		{"offline does not matter", world{members: 3, servers: []server{{verdict: up, seen: "duu", admin: state.AdminOffline}, fine}}, ReachAll, true},
@@ -303,7 +325,8 @@ func TestReach(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := c.w.facts()
 			r := Reach(ReachFacts{Spec: f.Spec, Self: node(0), Observers: f.Observers})
-			if r.Reason != c.want || r.Doubts != (c.want == ReachSome || c.want == ReachNone) || r.None != (c.want == ReachNone) || r.Settled != c.settled {
+			doubts := c.want == ReachSome || c.want == ReachNone || c.want == ReachCutOff
+			if r.Reason != c.want || r.Doubts != doubts || r.CutOff != (c.want == ReachCutOff) || r.None != (c.want == ReachNone) || r.Settled != c.settled {
 				t.Errorf("got %+v, want %s", r, c.want)
 			}
 		})

@@ -15,6 +15,7 @@ import (
 
 func (c *cli) serve() *cobra.Command {
 	var file string
+	var force bool
 	cmd := &cobra.Command{
 		Use: "serve --config FILE", Short: "Run a node", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -22,7 +23,7 @@ func (c *cli) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			n, err := node.New(*cfg, node.Deps{Log: newLogger(cfg.Log), Version: version})
+			n, err := node.New(*cfg, node.Deps{Log: newLogger(cfg.Log), Version: version, ForceCold: force})
 			if err != nil {
 				return err
 			}
@@ -30,6 +31,7 @@ func (c *cli) serve() *cobra.Command {
 		},
 	}
 	configFlag(cmd, &file)
+	cmd.Flags().BoolVar(&force, "force-cold-start", false, "where no leader is found, forward from the stored state however old it is: only where no other node can come back, and for one start")
 	return cmd
 }
 

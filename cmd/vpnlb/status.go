@@ -59,7 +59,11 @@ func printStatus(w io.Writer, st *admin.Status) {
 		fmt.Fprintf(w, "vip\t%s %s %s: %s\n", v.Name, v.Addr, v.Announce, v.Reason)
 	}
 	for _, n := range st.Neighbours {
-		fmt.Fprintf(w, "bgp\t%s AS%d %s %s\n", n.Addr, n.ASN, n.State, strings.Join(n.Families, " "))
+		line := fmt.Sprintf("bgp\t%s AS%d %s %s", n.Addr, n.ASN, n.State, strings.Join(n.Families, " "))
+		if n.Error != "" {
+			line += "  " + n.Error
+		}
+		fmt.Fprintln(w, strings.TrimRight(line, " "))
 	}
 	for _, warning := range st.Warnings {
 		fmt.Fprintf(w, "warning\t%s\n", warning)

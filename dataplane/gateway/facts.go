@@ -54,6 +54,7 @@ type GatewayFacts struct {
 	// Claimed: held because this node claimed it without a leader.
 	Claimed bool
 	Holder  Holder
+	MAC     [6]byte // of who answers, where Holder says that somebody does
 	// SilentFor is how long probes have gone unanswered without a gap.
 	SilentFor time.Duration
 }
@@ -128,7 +129,7 @@ type Step struct {
 	Hold     bool            // on the interface
 	Announce bool            // said to the segment, by the schedule
 	Claimed  bool            // held without the log's word
-	Alarm    bool            // an administrator must look
+	Alarm    bool            // an administrator must look: a stranger answers for it
 	Reason   Reason
 }
 

@@ -30,6 +30,9 @@ func (k *Keeper) facts(a *Agreement, gateways, vips []netip.Addr, now time.Time)
 		w := GatewayFacts{ID: g.ID, Addr: g.Addr, Owner: g.Owner, Held: slices.Contains(gateways, g.Addr)}
 		w.Claimed = w.Held && k.claimed[g.Addr]
 		w.Holder, w.SilentFor = k.watch.holder(g.Addr, members, now)
+		if w.Holder == HolderMember || w.Holder == HolderForeign {
+			w.MAC = k.watch.of(g.Addr).mac
+		}
 		f.Gateways = append(f.Gateways, w)
 	}
 	for _, v := range a.VIPs {

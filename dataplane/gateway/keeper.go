@@ -122,9 +122,10 @@ func New(cfg Config, deps Deps) (*Keeper, error) {
 	return k, nil
 }
 
-// Run keeps the addresses until ctx ends, and leaves them in place then: a
-// stopping node hands them over through the log first, and a killed one must
-// not take the servers' gateway away. It returns nil when ctx ends.
+// Run keeps the addresses until ctx ends, and leaves them in place then: what is
+// pinned forwards on, and until the log has given them to another node, or the
+// daemon is back, the servers have no other gateway. A node that leaves hands
+// them over before. It returns nil when ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
 	done, err := k.open()
 	if err != nil {

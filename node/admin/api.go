@@ -109,11 +109,13 @@ type Interface struct {
 
 // VIPStatus says whether this node announces a VIP, and why.
 type VIPStatus struct {
-	Name     string     `json:"name"`
-	Addr     netip.Addr `json:"addr"`
-	Announce string     `json:"announce"` // announced, demoted, withdrawn
-	Reason   string     `json:"reason"`
-	Since    string     `json:"since,omitempty"`
+	Name string     `json:"name"`
+	Addr netip.Addr `json:"addr"`
+	// Announce is announced, demoted, draining or withdrawn; unsent where that was
+	// decided, but no router is in session that could have the route.
+	Announce string `json:"announce"`
+	Reason   string `json:"reason"`
+	Since    string `json:"since,omitempty"`
 }
 
 // Neighbour is one BGP session.
@@ -124,6 +126,7 @@ type Neighbour struct {
 	Since string `json:"since,omitempty"`
 	// Families that the session carries: ipv4, ipv6.
 	Families []string `json:"families,omitempty"`
+	Error    string   `json:"error,omitempty"` // the last reason why there is no session
 }
 
 // Counter is packets that left the program for one reason.

@@ -60,8 +60,11 @@ const (
 // BGP is this node's speaker. Without neighbours no BGP is spoken.
 type BGP struct {
 	ASN        uint32
-	RouterID   netip.Addr // IPv4
-	NextHop6   netip.Addr // of IPv6 VIPs on sessions of IPv4; zero: taken from the outside interface
+	RouterID   netip.Addr    // IPv4
+	NextHop6   netip.Addr    // of IPv6 VIPs on sessions of IPv4; zero: taken from the outside interface
+	HoldUp     time.Duration // how long an improvement must last before it is announced
+	Prepend    int           // how often a demoted route shows the own AS on eBGP
+	ListenPort uint16        // for routers that dial; 0: nothing listens
 	Neighbours []Neighbour
 }
 
@@ -76,7 +79,9 @@ type Neighbour struct {
 	LocalAddress netip.Addr    // source of the session; zero: the kernel's choice
 	NextHop6     netip.Addr    // instead of the section's, for this session
 	Port         uint16        // TCP port of the router
-	Passive      bool          // wait for the router to dial
+	Passive      bool          // wait for the router to dial; needs BGP.ListenPort
+	TTLSecurity  bool          // GTSM (RFC 5082): send 255, accept only 255
+	MultihopTTL  uint8         // of an eBGP router that is not on the link; 0: it is
 	PasswordFile string        // holds the TCP MD5 password (RFC 2385); empty: none
 	Password     Secret        // its contents; Load fills it, Parse does not
 }
@@ -177,6 +182,8 @@ const (
 	DefaultMaxClients  = 250_000
 	DefaultHoldTime    = 3 * time.Second
 	DefaultBGPPort     = 179
+	DefaultHoldUp      = time.Second
+	DefaultPrepend     = 3
 	DefaultDrain       = 30 * time.Second
 	DefaultSpread      = 10 * time.Second
 	DefaultConnections = 20_000
@@ -190,6 +197,8 @@ const (
 	MaxHeartbeat  = 10 * time.Second      // above, failover is slower than any drill allows
 	MinHoldTime   = 3 * time.Second       // RFC 4271, section 4.2
 	MaxHoldTime   = 90 * time.Second      // above, a hung node attracts traffic for too long
+	MaxHoldUp     = time.Minute           // above, a node that is back stays idle for too long
+	MaxPrepend    = 10                    // longer paths are refused by common router policies
 	MinMaxClients = 1024                  //
 	MaxMaxClients = 4 << 20               // records the cluster holds at most
 	MaxNeighbours = 16                    // routers of one node

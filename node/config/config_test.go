@@ -58,10 +58,11 @@ func describe(c *Config, faults []Fault) string {
 	fmt.Fprintf(&b, "name %s\ndata_dir %s\nadmin_socket %s\n", c.Name, c.DataDir, c.AdminSocket)
 	fmt.Fprintf(&b, "cluster %s gossip %s heartbeat %s\n", c.Cluster.Address, c.Cluster.Gossip, c.Cluster.Heartbeat)
 	fmt.Fprintf(&b, "dataplane %s %v attach %s max_clients %d\n", c.Dataplane.PinDir, c.Dataplane.Interfaces(), c.Dataplane.Attach, c.Dataplane.MaxClients)
-	fmt.Fprintf(&b, "bgp %v asn %d router_id %s next_hop6 %s\n", c.BGP.Enabled(), c.BGP.ASN, c.BGP.RouterID, c.BGP.NextHop6)
+	fmt.Fprintf(&b, "bgp %v asn %d router_id %s next_hop6 %s hold_up %s prepend %d listen_port %d\n", c.BGP.Enabled(), c.BGP.ASN, c.BGP.RouterID, c.BGP.NextHop6,
+		c.BGP.HoldUp, c.BGP.Prepend, c.BGP.ListenPort)
 	for _, n := range c.BGP.Neighbours {
-		fmt.Fprintf(&b, "neighbour %s asn %d hold %s local %s next_hop6 %s port %d passive %v password_file %q\n",
-			n.Address, n.ASN, n.HoldTime, n.LocalAddress, n.NextHop6, n.Port, n.Passive, n.PasswordFile)
+		fmt.Fprintf(&b, "neighbour %s asn %d hold %s local %s next_hop6 %s port %d passive %v ttl_security %v multihop_ttl %d password_file %q\n",
+			n.Address, n.ASN, n.HoldTime, n.LocalAddress, n.NextHop6, n.Port, n.Passive, n.TTLSecurity, n.MultihopTTL, n.PasswordFile)
 	}
 	fmt.Fprintf(&b, "sstp drain %s spread %s connections %d per_source %d decoy_file %q\n", c.SSTP.Drain, c.SSTP.Spread, c.SSTP.Connections, c.SSTP.PerSource, c.SSTP.DecoyFile)
 	fmt.Fprintf(&b, "log %s %s\n", c.Log.Level, c.Log.Format)

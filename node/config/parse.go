@@ -21,6 +21,7 @@ func parse(data []byte) (*Config, *reader) {
 		AdminSocket: DefaultAdminSocket,
 		Cluster:     Cluster{Heartbeat: DefaultHeartbeat},
 		Dataplane:   Dataplane{PinDir: DefaultPinDir, Attach: AttachAuto, MaxClients: DefaultMaxClients},
+		BGP:         BGP{HoldUp: DefaultHoldUp, Prepend: DefaultPrepend},
 		SSTP:        SSTP{Drain: DefaultDrain, Spread: DefaultSpread, Connections: DefaultConnections, PerSource: DefaultPerSource},
 		Log:         Log{Level: slog.LevelInfo, Format: FormatText},
 	}
@@ -107,6 +108,9 @@ func (r *reader) bgp(b *BGP) func(*yaml.Node, string) {
 			{"asn", "write this node's AS number, such as asn: 65011", r.asn(&b.ASN)},
 			{"router_id", "write an IPv4 address that no other BGP speaker uses, such as router_id: 192.0.2.11", r.addr(&b.RouterID)},
 			{"next_hop6", "", r.globalIPv6(&b.NextHop6)},
+			{"hold_up", "", r.duration(&b.HoldUp, 0, MaxHoldUp, 1, "too short passes flapping on to the routers, too long keeps a good node idle")},
+			{"prepend", "", r.number(1, MaxPrepend, "a number of repetitions", func(v uint64) { b.Prepend = int(v) })},
+			{"listen_port", "", r.number(0, 65535, "a TCP port, or 0 not to listen,", func(v uint64) { b.ListenPort = uint16(v) })},
 			{"neighbours", "list the routers, or remove the bgp section to speak no BGP", r.neighbours(b)},
 		})
 		if b.RouterID.IsValid() && !b.RouterID.Is4() {
@@ -152,6 +156,8 @@ func (r *reader) neighbour(n *yaml.Node, key string) Neighbour {
 		{"next_hop6", "", r.globalIPv6(&nb.NextHop6)},
 		{"port", "", r.number(1, 65535, "a TCP port", func(v uint64) { nb.Port = uint16(v) })},
 		{"passive", "", r.flag(&nb.Passive)},
+		{"ttl_security", "", r.flag(&nb.TTLSecurity)},
+		{"multihop_ttl", "", r.number(0, 255, "a number of hops, or 0 for a router on the link,", func(v uint64) { nb.MultihopTTL = uint8(v) })},
 		{"password_file", "", r.path(&nb.PasswordFile, 4096)},
 	})
 	if nb.LocalAddress.IsValid() && nb.Address.IsValid() && nb.LocalAddress.Is4() != nb.Address.Is4() {
@@ -210,12 +216,26 @@ func (r *reader) complete(c *Config) {
 		r.fault(max(r.lines["cluster.gossip"], r.lines["cluster.address"]), "cluster.gossip",
 			"%s is also cluster.address, and both listen on TCP; give gossip another port, such as %d", g, DefaultGossipPort)
 	}
-	if c.BGP.ASN != 0 && c.BGP.RouterID.IsValid() {
-		for i, nb := range c.BGP.Neighbours {
-			key := fmt.Sprintf("bgp.neighbours[%d].address", i)
-			if nb.Address == c.BGP.RouterID {
-				r.fault(r.lines[key], key, "%s is this node's own router_id; write the router's address", nb.Address)
-			}
-		}
+	for i := range c.BGP.Neighbours {
+		r.session(&c.BGP, &c.BGP.Neighbours[i], fmt.Sprintf("bgp.neighbours[%d]", i))
+	}
+}
+
+// session checks what one router's keys and the section's must have in common.
+func (r *reader) session(b *BGP, nb *Neighbour, key string) {
+	fault := func(name, format string, a ...any) {
+		r.fault(r.lines[key+"."+name], key+"."+name, format, a...)
+	}
+	if b.ASN != 0 && b.RouterID.IsValid() && nb.Address == b.RouterID {
+		fault("address", "%s is this node's own router_id; write the router's address", nb.Address)
+	}
+	if nb.Passive && b.ListenPort == 0 {
+		fault("passive", "the router dials this node, which does not listen; write bgp.listen_port, such as listen_port: %d", DefaultBGPPort)
+	}
+	if nb.MultihopTTL > 0 && nb.TTLSecurity {
+		fault("multihop_ttl", "excludes ttl_security, which takes nothing that crossed a router; keep one of them")
+	}
+	if nb.MultihopTTL > 0 && b.ASN != 0 && nb.ASN == b.ASN {
+		fault("multihop_ttl", "is for routers of another AS; sessions within AS %d may cross routers anyway, so remove it", b.ASN)
 	}
 }
