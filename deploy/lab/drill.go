@@ -40,6 +40,7 @@ type drill struct {
 	permits permits
 
 	tcpBefore peer.TCPClientsStats
+	bare      int64   // packets of servers that reached the router under their own addresses
 	ledger    *ledger // nil: this drill's packets cannot be accounted for
 }
 
@@ -120,6 +121,9 @@ func (d *drill) judge(ctx context.Context, kind drillKind) error {
 	if v.relogins > 0 {
 		d.notef("%d clients had to log in again on the server they had", v.relogins)
 	}
+	if err := d.judgeSources(v); err != nil {
+		return err
+	}
 	if err := d.judgeTCP(ctx); err != nil {
 		return err
 	}
@@ -133,6 +137,21 @@ func (d *drill) judge(ctx context.Context, kind drillKind) error {
 		}
 	}
 	return d.sameState(ctx)
+}
+
+// judgeSources checks that whatever came back from servers came in the VIP's name.
+func (d *drill) judgeSources(v comparison) error {
+	if v.foreign > 0 {
+		d.failf("clients got %d replies from another address than the VIP's", v.foreign)
+	}
+	bare, err := d.l.bareCount()
+	if err != nil {
+		return err
+	}
+	if n := bare - d.bare; n > 0 {
+		d.failf("the router got %d packets to clients from servers' own addresses", n)
+	}
+	return nil
 }
 
 // sameState checks that all members hold the same state at the same index.
@@ -162,6 +181,7 @@ func (d *drill) sameState(ctx context.Context) error {
 // comparison is what happened to the clients between two snapshots.
 type comparison struct {
 	lost       int64
+	foreign    int64         // replies that came from another address than the VIP's
 	lostOthers int64         // of clients that did not move
 	losers     int           // clients that did not move and lost something
 	longest    time.Duration // without an echo, of a client that did not move
@@ -179,6 +199,7 @@ func (s snapshot) compare(after snapshot, permits permits) (c comparison) {
 		was, now := s.Clients[a], after.Clients[a]
 		lost := now.Lost - was.Lost
 		c.lost += lost
+		c.foreign += now.Foreign - was.Foreign
 		moved, rehomed := false, false
 		server := was.Server
 		for _, x := range now.Sessions {

@@ -242,3 +242,37 @@ func TestStandInScatterSeesOneServerForEachClient(t *testing.T) {
 		t.Logf("odd node %t: %+v", odd, r)
 	}
 }
+
+// A node that forwards replies as servers sent them serves nobody: whatever is
+// before a client drops such packets. Clients must count them as lost, and the
+// drill must say what they are.
+func TestStandInSeesRepliesOfAnotherAddress(t *testing.T) {
+	l := standInLab(t, Options{Name: "tbare", Nodes: 2, Clients: 30})
+	if err := l.peers.startClients(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d := &drill{l: l, permits: permits{}}
+	var err error
+	if d.before, err = l.peers.snapshot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.judgeSources(d.before.compare(d.before, nil)); err != nil || len(d.res.Details) > 0 {
+		t.Fatal(err, d.res.Details)
+	}
+	if err := l.forgetReturn(nodeName(2)); err != nil {
+		t.Fatal(err)
+	}
+	pause(t, 2500*time.Millisecond)
+	s, err := l.peers.snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := d.before.compare(s, nil)
+	// Gateway 2 is node 2, and server 2 uses it; one second of packets is not judged yet.
+	if on := len(d.before.on(2)); on == 0 || v.losers != on || v.lost < int64(10*on) || v.foreign < v.lost {
+		t.Errorf("%d clients of server 2, %d lost %d packets and got %d from another address", on, v.losers, v.lost, v.foreign)
+	}
+	if err := d.judgeSources(v); err != nil || len(d.res.Details) != 2 {
+		t.Errorf("%v, want two reasons to fail: %v", err, d.res.Details)
+	}
+}

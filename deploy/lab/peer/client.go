@@ -27,6 +27,7 @@ type client struct {
 	lastEcho time.Time
 	judged   time.Time
 	paused   *atomic.Bool
+	foreign  foreign
 }
 
 var errNoAnswer = errors.New("no answer")
@@ -45,7 +46,7 @@ func (c *client) run(ctx context.Context) {
 		if c.moves {
 			from = anotherOf(from)
 		}
-		t, err := login(ctx, from, c.vip, kind)
+		t, err := login(ctx, from, c.vip, kind, &c.foreign)
 		if err != nil {
 			wait(ctx, retryPause+rand.N(retryPause))
 			continue
@@ -185,11 +186,11 @@ func (c *client) read(t *tunnel, conn *net.UDPConn) {
 	to := netip.AddrPortFrom(t.vip, 4500)
 	buf := make([]byte, 4096)
 	for {
-		n, _, err := conn.ReadFromUDPAddrPort(buf)
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil || n < 4 {
+		if err != nil || !c.foreign.heard(from, to) || n < 4 {
 			continue
 		}
 		if [4]byte(buf) == marker {
@@ -245,6 +246,6 @@ func (c *client) snapshot() ClientStats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	st := c.st
-	st.Sessions, st.Windows = slices.Clone(st.Sessions), slices.Clone(st.Windows)
+	st.Sessions, st.Windows, st.Foreign = slices.Clone(st.Sessions), slices.Clone(st.Windows), c.foreign.n.Load()
 	return st
 }
