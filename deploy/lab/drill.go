@@ -183,8 +183,8 @@ type comparison struct {
 	lost       int64
 	foreign    int64         // replies that came from another address than the VIP's
 	lostOthers int64         // of clients that did not move
-	losers     int           // clients that did not move and lost something
-	longest    time.Duration // without an echo, of a client that did not move
+	losers     []loss        // clients that did not move and lost something
+	longest    time.Duration // of those
 	rehomed    []netip.Addr
 	moved      []netip.Addr
 	relogins   int
@@ -201,13 +201,14 @@ func (s snapshot) compare(after snapshot, permits permits) (c comparison) {
 		c.lost += lost
 		c.foreign += now.Foreign - was.Foreign
 		moved, rehomed := false, false
+		out := span(now.Windows, s.At)
 		server := was.Server
 		for _, x := range now.Sessions {
 			if !x.From.After(s.At) {
 				continue
 			}
 			if server == x.Server && x.Cause == peer.CauseLoss {
-				c.longest = max(c.longest, x.Gap)
+				out = max(out, x.Gap)
 			}
 			if server != 0 && x.Server != server {
 				since, permitted := permits[server]
@@ -237,18 +238,39 @@ func (s snapshot) compare(after snapshot, permits permits) (c comparison) {
 		}
 		if !moved && lost > 0 {
 			c.lostOthers += lost
-			c.losers++
 		}
-		for _, w := range now.Windows {
-			if w.From.After(s.At) && !moved {
-				c.longest = max(c.longest, w.To.Sub(w.From))
-			}
+		if !moved && (lost > 0 || out > 0) {
+			c.losers = append(c.losers, loss{client: a, span: out})
+			c.longest = max(c.longest, out)
 		}
 	}
 	if len(c.details) > maxDetails {
 		c.details = append(c.details[:maxDetails], fmt.Sprintf("and %d more", len(c.details)-maxDetails))
 	}
 	return c
+}
+
+// loss is what an event cost one client.
+type loss struct {
+	client netip.Addr
+	span   time.Duration // from the first packet that was lost to the last one, or without any echo
+}
+
+// span is the time from the first packet that was lost after a moment to the last
+// one, whatever came through in between: an event that costs a client two times three
+// seconds has not cost it three. 0: none, or one.
+func span(windows []window, after time.Time) time.Duration {
+	var first, last time.Time
+	for _, w := range windows {
+		if !w.From.After(after) {
+			continue
+		}
+		if first.IsZero() {
+			first = w.From
+		}
+		last = w.To
+	}
+	return last.Sub(first)
 }
 
 const maxDetails = 10

@@ -269,8 +269,8 @@ func TestStandInSeesRepliesOfAnotherAddress(t *testing.T) {
 	}
 	v := d.before.compare(s, nil)
 	// Gateway 2 is node 2, and server 2 uses it; one second of packets is not judged yet.
-	if on := len(d.before.on(2)); on == 0 || v.losers != on || v.lost < int64(10*on) || v.foreign < v.lost {
-		t.Errorf("%d clients of server 2, %d lost %d packets and got %d from another address", on, v.losers, v.lost, v.foreign)
+	if on := len(d.before.on(2)); on == 0 || len(v.losers) != on || v.lost < int64(10*on) || v.foreign < v.lost {
+		t.Errorf("%d clients of server 2, %d lost %d packets and got %d from another address", on, len(v.losers), v.lost, v.foreign)
 	}
 	if err := d.judgeSources(v); err != nil || len(d.res.Details) != 2 {
 		t.Errorf("%v, want two reasons to fail: %v", err, d.res.Details)

@@ -231,15 +231,21 @@ func (c *client) echo(d data) {
 // lost notes one lost packet that was sent at that time.
 func (c *client) lost(at time.Time) {
 	c.st.Lost++
-	if n := len(c.st.Windows); n > 0 && at.Sub(c.st.Windows[n-1].To) < lostAfter {
-		c.st.Windows[n-1].To = at
-		c.st.Windows[n-1].Lost++
-		return
+	c.st.Windows = lose(c.st.Windows, at)
+}
+
+// lose puts a packet that was sent at that time and lost into the windows.
+func lose(windows []Window, at time.Time) []Window {
+	if n := len(windows); n > 0 && at.Sub(windows[n-1].To) < lostAfter {
+		windows[n-1].To = at
+		windows[n-1].Lost++
+		return windows
 	}
-	c.st.Windows = append(c.st.Windows, Window{From: at, To: at, Lost: 1})
-	if len(c.st.Windows) > maxWindows {
-		c.st.Windows = slices.Delete(c.st.Windows, 0, 1)
+	windows = append(windows, Window{From: at, To: at, Lost: 1})
+	if len(windows) > maxWindows {
+		windows = slices.Delete(windows, 0, 1)
 	}
+	return windows
 }
 
 func (c *client) snapshot() ClientStats {
