@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/vpnlb/vpnlb/deploy/lab/peer"
-	"github.com/vpnlb/vpnlb/node/admin"
 )
 
 // Result is what a drill found out.
@@ -27,7 +26,6 @@ type Result struct {
 const (
 	calmBound   = 30 * time.Second // until the lab is fit for a drill
 	settleTime  = 1500 * time.Millisecond
-	hashBound   = 10 * time.Second
 	healBound   = 45 * time.Second // until all is as before
 	servedBound = 30 * time.Second
 )
@@ -136,7 +134,10 @@ func (d *drill) judge(ctx context.Context, kind drillKind) error {
 			return err
 		}
 	}
-	return d.sameState(ctx)
+	if err := d.sameState(ctx); err != nil {
+		return err
+	}
+	return d.sameRecords(ctx)
 }
 
 // judgeSources checks that whatever came back from servers came in the VIP's name.
@@ -152,30 +153,6 @@ func (d *drill) judgeSources(v comparison) error {
 		d.failf("the router got %d packets to clients from servers' own addresses", n)
 	}
 	return nil
-}
-
-// sameState checks that all members hold the same state at the same index.
-func (d *drill) sameState(ctx context.Context) error {
-	var last string
-	err := until(ctx, hashBound, "equal state on all members", func() (bool, error) {
-		seen := map[string]bool{}
-		last = ""
-		for _, n := range d.l.members() {
-			var st admin.Status
-			if err := admin.NewClient(d.l.socket(n)).Get(ctx, admin.PathStatus+"?hash=1", &st); err != nil {
-				return false, nil
-			}
-			key := fmt.Sprintf("%d:%s", st.Index, st.StateHash)
-			last += fmt.Sprintf(" %s=%.24s", n, key)
-			seen[key] = true
-		}
-		return len(seen) == 1, nil
-	})
-	if err != nil && ctx.Err() == nil {
-		d.failf("%v:%s", err, last)
-		return nil
-	}
-	return err
 }
 
 // comparison is what happened to the clients between two snapshots.
