@@ -302,5 +302,12 @@ func (d *drill) leave(ctx context.Context, node string) error {
 	if err := d.l.stop(ctx, node); err != nil {
 		return err
 	}
+	left, err := d.l.leftovers(node)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		d.failf("%s has left, and of it are left: %v", node, left)
+	}
 	return d.l.clearPins(node)
 }
