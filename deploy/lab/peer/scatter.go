@@ -33,6 +33,9 @@ type ScatterResult struct {
 	Answers  int `json:"answers"`
 	Split    int `json:"split"` // clients that were answered by more than one server
 	Servers  int `json:"servers"`
+
+	Began time.Time `json:"began"` // to send
+	Ended time.Time `json:"ended"`
 }
 
 const scatterWait = time.Second // for the last answers
@@ -79,6 +82,7 @@ func Scatter(ctx context.Context, cfg ScatterConfig, out io.Writer) error {
 			}
 		}
 	}
+	end := time.Now()
 	wait(ctx, scatterWait)
 	for _, c := range conns {
 		c.Close()
@@ -86,7 +90,9 @@ func Scatter(ctx context.Context, cfg ScatterConfig, out io.Writer) error {
 	if err := sc.elsewhere.err(); err != nil {
 		return err
 	}
-	return json.NewEncoder(out).Encode(sc.result(cfg.Clients))
+	r := sc.result(cfg.Clients)
+	r.Began, r.Ended = start, end
+	return json.NewEncoder(out).Encode(r)
 }
 
 func (sc *scatter) read(p *ipv4.PacketConn, vip netip.AddrPort) {
