@@ -30,7 +30,7 @@ func (d *drill) unharmed(ctx context.Context) error {
 		return err
 	}
 	if v := d.before.compare(s, d.permits); v.lost > 0 {
-		d.failf("%d packets of %d clients lost, longest window %s", v.lost, len(v.losers), v.longest.Round(time.Millisecond))
+		d.failf("%d packets of %d clients lost, for up to %s", v.lost, len(v.losers), v.longest.Round(time.Millisecond))
 	}
 	return nil
 }
@@ -170,11 +170,7 @@ func (d *drill) insideDeath(ctx context.Context) error {
 
 // cut cuts links of a node that owns a gateway, judges, and heals them.
 func (d *drill) cut(ctx context.Context, what string, outside, inside bool) error {
-	node, err := d.l.gatewayOwner(ctx)
-	if err != nil {
-		return err
-	}
-	owned, err := d.l.gatewaysOf(ctx, node)
+	node, owned, err := d.l.gatewayOwner(ctx)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/vpnlb/vpnlb/deploy/lab/peer"
-	"github.com/vpnlb/vpnlb/node/admin"
 )
 
 // What a node's death may cost. Two kinds of clients lose something: those whose
@@ -81,20 +80,6 @@ func (o Options) gatewayFor(client netip.Addr, i int) netip.Addr {
 		return family6.gatewayOf(i, o.Nodes)
 	}
 	return family4.gatewayOf(i, o.Nodes)
-}
-
-// gatewaysOf lists the gateways that a node owns.
-func (l *Lab) gatewaysOf(ctx context.Context, node string) (out []netip.Addr, err error) {
-	var gws []admin.Gateway
-	if err := l.cli(ctx, cliBound, node, &gws, "gateway", "list"); err != nil {
-		return nil, err
-	}
-	for _, g := range gws {
-		if g.Owner == node {
-			out = append(out, g.Addr)
-		}
-	}
-	return out, nil
 }
 
 const (
