@@ -306,6 +306,7 @@ func (m *member) attach() error {
 	}
 	m.pinned = pinned
 	m.metrics.MustRegister(planeCollector{m.plane, m.spec})
+	m.guardForwarding()
 	m.mendKernel()
 	m.log.Info("data plane attached", "taken_over", pinned.TakenOver, "attached", pinned.Attached, "pinned_index", pinned.Index)
 	return nil
