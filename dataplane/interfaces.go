@@ -25,6 +25,7 @@ const (
 	flagTransmit = 2
 	flagXDPTX    = 4
 	flagSeveral  = 8
+	flagGeneric  = 16
 	flagDirect   = 128 // of a next hop
 )
 
@@ -195,6 +196,9 @@ func (p *Plane) renderInterface(d netlink.Link, own map[int]*attachment, generic
 	driver := p.driver(lower, attrs.Name)
 	if partialDrivers[driver] {
 		v.Flags |= flagPartial
+	}
+	if a != nil && a.mode == Generic {
+		v.Flags |= flagGeneric
 	}
 	// On veth XDP_TX needs a program at the peer, a redirect only GRO.
 	if a != nil && a.mode == Native && driver != "veth" {

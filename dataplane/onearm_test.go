@@ -11,21 +11,37 @@ import (
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
-// newArm is a node with one arm: client (behind the router, which is its own host) and
-// server are on one bridge with it. Nothing of ours is at the arm's peer, so that the
-// kernel has to send what the program has rewritten.
-func newArm(t testing.TB) *lane {
+// plainNode makes the test's namespace a node's.
+func plainNode(t testing.TB) {
 	newNamespace(t)
 	for _, s := range []string{"all", "default"} {
 		sysctl(t, "net/ipv4/conf/"+s+"/accept_local", "1")
 		sysctl(t, "net/ipv4/conf/"+s+"/rp_filter", "0")
 		sysctl(t, "net/ipv4/conf/"+s+"/send_redirects", "0")
 	}
-	site := space(t)
-	wire(t, site, nil, "arm", "198.51.100.1/24")
-	l := &lane{client: space(t), server: space(t)}
-	wire(t, site, l.client, "router", "198.51.100.254/24", laneClient+"/32")
-	wire(t, site, l.server, "server", laneServer+"/24")
+}
+
+// newArm is a node with one arm: client (behind the router, which is its own host) and
+// server are on one bridge with it. Nothing of ours is at the arm's peer, so that the
+// kernel has to send what the program has rewritten.
+func newArm(t testing.TB) *lane {
+	plainNode(t)
+	site, l := space(t), &lane{client: space(t), server: space(t)}
+	join(t, end{name: "arm", addrs: []string{"198.51.100.1/24"}}, end{ns: site, name: "p0"})
+	join(t, end{l.client, "router", []string{"198.51.100.254/24", laneClient + "/32"}}, end{ns: site, name: "p1"})
+	join(t, end{l.server, "server", []string{laneServer + "/24"}}, end{ns: site, name: "p2"})
+	inside(t, site, func() {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "site"
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			t.Fatal(err)
+		}
+		for _, port := range []string{"p0", "p1", "p2"} {
+			if err := netlink.LinkSetMaster(up(t, port), up(t, "site")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 	defaultRoute(t, "arm", "198.51.100.254", 0)
 	for ns, name := range map[*namespace]string{l.client: "router", l.server: "server"} {
 		inside(t, ns, func() { defaultRoute(t, name, "198.51.100.1", 0) })
@@ -58,39 +74,38 @@ func space(t testing.TB) *namespace {
 	return n
 }
 
-// wire lays a veth from a namespace (nil: the test's) to the site's bridge.
-func wire(t testing.TB, site, ns *namespace, name string, addrs ...string) {
+// end is one end of a veth; a nil namespace is the test's own.
+type end struct {
+	ns    *namespace
+	name  string
+	addrs []string
+}
+
+// join lays a veth. Nothing is attached to its ends.
+func join(t testing.TB, a, b end) {
 	t.Helper()
-	lay := func() {
+	at := func(e end, f func()) {
+		if e.ns == nil {
+			f()
+		} else {
+			inside(t, e.ns, f)
+		}
+	}
+	at(a, func() {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name = name
-		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "p-" + name, PeerNamespace: netlink.NsFd(site.handle)}); err != nil {
-			t.Fatal(err)
-		}
-		l := up(t, name)
-		for _, a := range addrs {
-			setAddr(t, l, a)
-		}
-	}
-	if ns == nil {
-		lay()
-	} else {
-		inside(t, ns, lay)
-	}
-	inside(t, site, func() {
-		bridge, err := netlink.LinkByName("site")
-		if err != nil {
-			attrs := netlink.NewLinkAttrs()
-			attrs.Name = "site"
-			if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-				t.Fatal(err)
-			}
-			bridge = up(t, "site")
-		}
-		if err := netlink.LinkSetMaster(up(t, "p-"+name), bridge); err != nil {
+		attrs.Name = a.name
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: b.name, PeerNamespace: netlink.NsFd(b.ns.handle)}); err != nil {
 			t.Fatal(err)
 		}
 	})
+	for _, e := range []end{a, b} {
+		at(e, func() {
+			l := up(t, e.name)
+			for _, addr := range e.addrs {
+				setAddr(t, l, addr)
+			}
+		})
+	}
 }
 
 // With one arm a reply that the kernel has to send comes from outside as well, and

@@ -119,9 +119,9 @@ static __always_inline __u32 obstacle(int rc, int dsr)
 }
 
 /* transport_sum mends the UDP or TCP sum. A frame that is passed to the kernel
- * keeps its mark, so a partial sum is completed there and must stay the
- * pseudo-header's; one that is redirected loses the mark. False: a partial sum
- * that cannot be repaired. */
+ * keeps its mark, and so does any in generic mode: a partial sum is completed later
+ * and must stay the pseudo-header's. One that a driver redirects loses the mark.
+ * False: a partial sum that cannot be repaired. */
 static __always_inline int transport_sum(struct flow *f, const struct way *w, int passed, const int six)
 {
 	struct packet *p = &f->packet;
@@ -152,7 +152,7 @@ static __always_inline int transport_sum(struct flow *f, const struct way *w, in
 	if (partial && !is_fragment(p) && (!udp || bpf_ntohs(*length) == p->l4_bytes) &&
 	    sum_right(f->ctx, p->l4, p->l4_bytes, was))
 		partial = 0;
-	if (partial && !passed) {
+	if (partial && !passed && !(f->in->flags & INTERFACE_GENERIC)) {
 		struct events *e = events_here();
 
 		if (six || !udp)
