@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -89,6 +90,7 @@ func (p *Plane) readInterfaces() error {
 func (p *Plane) checkAttachments(byName map[string]netlink.Link, devices []netlink.Link) {
 	p.status.Lock()
 	defer p.status.Unlock()
+	pinAlarm := p.mendPins(time.Now())
 	for _, a := range p.attachments {
 		dev := byName[a.name]
 		was := a.alarm
@@ -120,6 +122,9 @@ func (p *Plane) checkAttachments(byName map[string]netlink.Link, devices []netli
 		}
 		if a.alarm == "" {
 			a.alarm = p.frameAlarm(a, onVLAN(devices, a.index))
+		}
+		if a.alarm == "" {
+			a.alarm = pinAlarm
 		}
 		if a.alarm != was {
 			p.log.Warn("interface state changed", "interface", a.name, "alarm", a.alarm)
