@@ -48,9 +48,11 @@ func TestRemovedPinsComeBack(t *testing.T) {
 	if n := allCounts(t, p).Events.PinsMended; int(n) < 1+2*len(before) {
 		t.Errorf("%d pins counted", n)
 	}
-	if text := func() string { p.status.Lock(); defer p.status.Unlock(); return p.mendPins(time.Now().Add(pinAlarmTime)) }(); text != "" {
+	p.status.Lock()
+	if text := p.mendPins(time.Now().Add(pinAlarmTime)); text != "" {
 		t.Errorf("the alarm stays: %s", text)
 	}
+	p.status.Unlock()
 	// They are of the objects in use.
 	program := p.Status().Interfaces[0].ProgramID
 	q := newPlane(t, dir, "leg")

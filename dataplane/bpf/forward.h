@@ -287,6 +287,17 @@ static __always_inline __u32 too_big(struct flow *f, const struct way *w, __u32 
 	return answer(f, mtu, w, six);
 }
 
+/* count_way counts what goes to a backend or comes from it. */
+static __always_inline void count_way(const struct flow *f, const struct way *w)
+{
+	struct count *c = w->source ? &w->state->out : &w->state->in;
+
+	if (f->dry)
+		return;
+	c->packets++;
+	c->bytes += f->bytes;
+}
+
 /* leave takes a packet whose fate is decided to its next hop. */
 static __always_inline __u32 leave(struct flow *f, const struct way *w, __u32 reason, const int six)
 {
@@ -320,10 +331,13 @@ static __always_inline __u32 leave(struct flow *f, const struct way *w, __u32 re
 		return done(f, XDP_DROP, DROP_PARTIAL_SUM);
 	if (blocked && w->dsr)
 		return done(f, XDP_DROP, DROP_NO_ROUTE);
-	if (blocked)
+	if (blocked) {
+		count_way(f, w);
 		return done(f, XDP_PASS, blocked);
+	}
 	if (!transmit(f, w, six))
 		return done(f, XDP_DROP, DROP_TABLE);
+	count_way(f, w);
 	return reason;
 }
 
@@ -332,7 +346,6 @@ static __always_inline __u32 leave(struct flow *f, const struct way *w, __u32 re
 static __always_inline __u32 forward(struct flow *f, const struct way *w, __u32 reason, const int six)
 {
 	struct packet *p = &f->packet;
-	struct count *c;
 
 	if (!w->hop || !w->state)
 		return done(f, XDP_DROP, DROP_TABLE);
@@ -347,11 +360,5 @@ static __always_inline __u32 forward(struct flow *f, const struct way *w, __u32 
 		if (!p->ip)
 			return done(f, XDP_DROP, DROP_TABLE);
 	}
-	reason = leave(f, w, reason, six);
-	if (!f->dry && f->action != XDP_DROP) {
-		c = w->source ? &w->state->out : &w->state->in;
-		c->packets++;
-		c->bytes += f->bytes;
-	}
-	return reason;
+	return leave(f, w, reason, six);
 }
