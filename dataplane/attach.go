@@ -142,7 +142,7 @@ func (p *Plane) attach(a *attachment) error {
 	}
 	var failed error
 	for _, f := range flags {
-		if err := p.introduce(a); err != nil {
+		if err := p.introduce(a, f == link.XDPGenericMode); err != nil {
 			return err
 		}
 		l, err := link.AttachXDP(link.XDPOptions{Program: p.coll.Programs["vpnlb"], Interface: a.index, Flags: f})
@@ -180,9 +180,10 @@ func (p *Plane) physical(dev netlink.Link) (netlink.Link, error) {
 	return parent, nil
 }
 
-// introduce tells the program the interface's MAC before it gets its packets: else
-// it would pass the first ones to the kernel as somebody else's.
-func (p *Plane) introduce(a *attachment) error {
+// introduce tells the program the interface's MAC, and how it will be attached, before
+// it gets its packets: else it would pass the first ones to the kernel as somebody
+// else's.
+func (p *Plane) introduce(a *attachment, generic bool) error {
 	dev, err := p.ns.netlink.LinkByIndex(a.index)
 	if err != nil {
 		return fmt.Errorf("find interface %s: %w", a.name, err)
@@ -192,13 +193,20 @@ func (p *Plane) introduce(a *attachment) error {
 	if err := p.coll.Maps["interfaces"].Lookup(place, &have); err != nil {
 		return fmt.Errorf("read interface: %w", err)
 	}
-	if have.Ifindex == uint32(a.index) {
-		return nil
+	v := have
+	if v.Ifindex != uint32(a.index) {
+		v = bpf.PlaneInterface{Ifindex: uint32(a.index), Mtu: uint32(dev.Attrs().MTU), Lower: uint32(a.index)}
+		copy(v.Mac[:], dev.Attrs().HardwareAddr)
+		if partialDrivers[p.ns.driver(a.name)] {
+			v.Flags = flagPartial // and not "transmit": the kernel forwards until more is known
+		}
 	}
-	v := bpf.PlaneInterface{Ifindex: uint32(a.index), Mtu: uint32(dev.Attrs().MTU), Lower: uint32(a.index)}
-	copy(v.Mac[:], dev.Attrs().HardwareAddr)
-	if partialDrivers[p.ns.driver(a.name)] {
-		v.Flags = flagPartial // and not "transmit": the kernel forwards until more is known
+	v.Flags &^= flagGeneric
+	if generic {
+		v.Flags |= flagGeneric
+	}
+	if v == have {
+		return nil
 	}
 	if err := p.coll.Maps["interfaces"].Put(place, &v); err != nil {
 		return fmt.Errorf("write interface: %w", err)

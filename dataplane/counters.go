@@ -44,6 +44,7 @@ func (p *Plane) Counters() (Counters, error) {
 		c.Events.TraceLost += v.TraceLost
 	}
 	c.Events.TablesMended = p.mended.Load()
+	c.Events.PinsMended = p.repinned.Load()
 	c.Events.AffinityFull = p.affinities.full()
 	return c, nil
 }

@@ -215,8 +215,8 @@ func (d *dump) interfaces(uint32, uint64) error {
 			return err
 		}
 		if v.Ifindex != 0 {
-			fmt.Fprintf(d.w, "interface %d mac=%s mtu=%d transmit=%t xdp_tx=%t partial=%t several=%t lower=%d vlan=%d\n", v.Ifindex, net.HardwareAddr(v.Mac[:]), v.Mtu,
-				v.Flags&flagTransmit != 0, v.Flags&flagXDPTX != 0, v.Flags&flagPartial != 0, v.Flags&flagSeveral != 0, v.Lower, v.Vlan)
+			fmt.Fprintf(d.w, "interface %d mac=%s mtu=%d transmit=%t xdp_tx=%t partial=%t several=%t generic=%t lower=%d vlan=%d\n", v.Ifindex, net.HardwareAddr(v.Mac[:]), v.Mtu,
+				v.Flags&flagTransmit != 0, v.Flags&flagXDPTX != 0, v.Flags&flagPartial != 0, v.Flags&flagSeveral != 0, v.Flags&flagGeneric != 0, v.Lower, v.Vlan)
 		}
 	}
 	return nil

@@ -83,6 +83,9 @@ func (b *bench) flags(i model.Interface) uint8 {
 	if i.CanTransmit {
 		flags |= flagTransmit
 	}
+	if i.Generic {
+		flags |= flagGeneric
+	}
 	return flags
 }
 

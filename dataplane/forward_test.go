@@ -300,29 +300,6 @@ func TestForwardingSurvivesTheDaemon(t *testing.T) {
 	t.Logf("%d datagrams, %d FIB questions, %d without neighbour", sent, c.Events.NextHopMiss, c.Reasons[table.PassNoNeighbour].Packets)
 }
 
-// Where a driver has no native XDP the same program forwards, slower.
-func TestGenericModeForwards(t *testing.T) {
-	l := newLane(t)
-	go echo(listen(t, l.server, laneServer+":4500"))
-	ping := newPinger(t, l)
-	p, err := New(Config{PinDir: newBPFFS(t), Interfaces: []InterfaceConfig{{"outside"}, {"inside"}}, Mode: Generic}, Deps{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	attachPlane(t, p)
-	mustResync(t, p, laneSet(100), nil)
-	for n := range uint32(20) {
-		ping.send(t, n)
-		eventually(t, "answer", func() bool { got, _ := ping.got(); return got == int(n)+1 })
-	}
-	if s := p.Status().Interfaces[0]; s.Mode != Generic || s.Alarm != "" || !s.Transmit {
-		t.Errorf("interface %+v", s)
-	}
-	if c := allCounts(t, p); c.Reasons[table.ForwardReturn].Packets < 10 {
-		t.Errorf("counted %+v", c.Reasons)
-	}
-}
-
 // A change of a neighbour reaches the program at once, not only when its cached
 // next hop is too old.
 func TestNeighbourChangeIsFollowed(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -25,6 +26,7 @@ const (
 	flagTransmit = 2
 	flagXDPTX    = 4
 	flagSeveral  = 8
+	flagGeneric  = 16
 	flagDirect   = 128 // of a next hop
 )
 
@@ -88,6 +90,7 @@ func (p *Plane) readInterfaces() error {
 func (p *Plane) checkAttachments(byName map[string]netlink.Link, devices []netlink.Link) {
 	p.status.Lock()
 	defer p.status.Unlock()
+	pinAlarm := p.mendPins(time.Now())
 	for _, a := range p.attachments {
 		dev := byName[a.name]
 		was := a.alarm
@@ -119,6 +122,9 @@ func (p *Plane) checkAttachments(byName map[string]netlink.Link, devices []netli
 		}
 		if a.alarm == "" {
 			a.alarm = p.frameAlarm(a, onVLAN(devices, a.index))
+		}
+		if a.alarm == "" {
+			a.alarm = pinAlarm
 		}
 		if a.alarm != was {
 			p.log.Warn("interface state changed", "interface", a.name, "alarm", a.alarm)
@@ -195,6 +201,9 @@ func (p *Plane) renderInterface(d netlink.Link, own map[int]*attachment, generic
 	driver := p.driver(lower, attrs.Name)
 	if partialDrivers[driver] {
 		v.Flags |= flagPartial
+	}
+	if a != nil && a.mode == Generic {
+		v.Flags |= flagGeneric
 	}
 	// On veth XDP_TX needs a program at the peer, a redirect only GRO.
 	if a != nil && a.mode == Native && driver != "veth" {

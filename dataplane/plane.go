@@ -62,6 +62,7 @@ type Plane struct {
 	synced   atomic.Bool
 	tracing  atomic.Bool
 	mended   atomic.Uint64
+	repinned atomic.Uint64
 	checked  atomic.Pointer[checkResult]
 
 	writer     sync.Mutex // one writer of tables, entries and meta
@@ -69,8 +70,9 @@ type Plane struct {
 	affinities *affinities // set by Attach; its writing is the writer's
 	meta       bpf.PlaneMeta
 
-	status      sync.Mutex // the fields of attachments
+	status      sync.Mutex // the fields of attachments, and pins
 	attachments []*attachment
+	pins        pinKeeper
 	interfaces  map[uint32]bpf.PlaneInterface // what the map holds
 	drivers     map[int]string
 

@@ -71,20 +71,52 @@ func TestSelfCheckMendsTables(t *testing.T) {
 	}
 }
 
-// A Maglev table that sends the synthetic client elsewhere, or nowhere, is noticed.
-func TestSelfCheckFails(t *testing.T) {
+// Tables that nobody compares are written again when a packet comes out wrong; once
+// only where that does not help.
+func TestSelfCheckWritesTablesAgain(t *testing.T) {
 	p := newCheckedPlane(t)
 	var c checker
 	if err := p.selfCheck(&c); err != nil {
 		t.Fatal(err)
 	}
-	empty := make([]bpf.PlaneMaglevChunk, pools*chunks)
-	if err := putAll(p.coll.Maps["maglev"], p.control.selector()*pools*chunks, empty); err != nil {
+	mended := func() uint64 { return allCounts(t, p).Events.TablesMended }
+	spoil := func() {
+		half := p.control.selector()
+		empty := make([]bpf.PlaneMaglevChunk, pools*chunks)
+		if err := putAll(p.coll.Maps["maglev"], half*pools*chunks, empty); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range uint64(2) {
+		spoil()
+		if err := p.selfCheck(&c); err != nil || mended() != n+1 {
+			t.Errorf("an empty Maglev table: %v, mended %d times", err, mended())
+		}
+	}
+	noServers := make([]bpf.PlaneServer6Bucket, serverBuckets)
+	if err := putAll(p.coll.Maps["servers6"], p.control.selector()*serverBuckets, noServers); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.selfCheck(&c); err == nil || !strings.Contains(err.Error(), "drop_no_backend") {
-		t.Errorf("an empty table: %v", err)
+	if err := p.selfCheck(&c); err != nil || mended() != 3 {
+		t.Errorf("no servers by address: %v, mended %d times", err, mended())
 	}
+	for vip := range c.slots { // what no writing mends: nobody is wanted
+		c.slots[vip] = 0
+	}
+	for range 3 {
+		if err := p.selfCheck(&c); err == nil {
+			t.Error("a server was accepted where none is wanted")
+		}
+	}
+	if mended() != 4 {
+		t.Errorf("mended %d times, want one more", mended())
+	}
+}
+
+// A program that is not this binary's is noticed.
+func TestSelfCheckFails(t *testing.T) {
+	p := newCheckedPlane(t)
+	var c checker
 	if err := p.attachments[0].link.Update(p.coll.Programs["vpnlb_check"]); err != nil {
 		t.Fatal(err)
 	}

@@ -75,5 +75,6 @@ type Events struct {
 	AffinityFull    uint64 // entries that Apply could not store
 	AnswersWithheld uint64 // ICMP errors of our own beyond the rate
 	TablesMended    uint64 // times that the self-check found tables changed by somebody else
+	PinsMended      uint64 // pins that somebody removed and that were made again
 	TraceLost       uint64 // traced packets that nobody fetched in time
 }

@@ -123,25 +123,53 @@ func (t *tables) write(s *table.Set) error {
 	return nil
 }
 
+// servers is what the maps hold of a set beside the Maglev tables and prefixes.
+type servers struct {
+	rules     bpf.PlaneRules // without the serial
+	backends  []bpf.PlaneBackend
+	backends6 []bpf.PlaneBackend6
+	servers   []bpf.PlaneServerBucket // backends by address
+	servers6  []bpf.PlaneServer6Bucket
+}
+
+// renderServers is deterministic.
+func renderServers(s *table.Set) (r servers, err error) {
+	var vips map[uint8]table.VIP
+	r.rules, vips = renderRules(s)
+	r.backends, r.backends6 = renderBackends(s.Backends, vips)
+	var multiplier uint64
+	if r.servers, multiplier, err = spread(func(m uint64) ([]bpf.PlaneServerBucket, bool) {
+		return fillServers(r.backends, uint32(m))
+	}); err != nil {
+		return r, err
+	}
+	r.rules.ServerMultiplier = uint32(multiplier)
+	r.servers6, r.rules.Server6Multiplier, err = spread(func(m uint64) ([]bpf.PlaneServer6Bucket, bool) {
+		return fillServers6(r.backends6, m)
+	})
+	return r, err
+}
+
 // writeServers writes rules, backends and the tables of backends by address.
 func (t *tables) writeServers(s *table.Set, half uint32) error {
 	var current bpf.PlaneRules
 	if err := t.coll.Maps["plane_rules"].Lookup(half^1, &current); err != nil {
 		return fmt.Errorf("read rules in force: %w", err)
 	}
-	rules, vips := renderRules(s)
-	rules.Serial = current.Serial + 1
-	backends, backends6 := renderBackends(s.Backends, vips)
-	if err := t.writeServerTables(&rules, backends, backends6, half); err != nil {
+	r, err := renderServers(s)
+	if err != nil {
 		return err
 	}
-	if err := putAll(t.coll.Maps["backends"], half*slots, backends); err != nil {
+	r.rules.Serial = current.Serial + 1
+	if err := errors.Join(
+		putAll(t.coll.Maps["servers"], half*serverBuckets, r.servers),
+		putAll(t.coll.Maps["servers6"], half*serverBuckets, r.servers6),
+		putAll(t.coll.Maps["backends"], half*slots, r.backends),
+		putAll(t.coll.Maps["backends6"], half*slots, r.backends6),
+	); err != nil {
 		return err
 	}
-	if err := putAll(t.coll.Maps["backends6"], half*slots, backends6); err != nil {
-		return err
-	}
-	if err := t.coll.Maps["plane_rules"].Put(half, &rules); err != nil {
+	if err := t.coll.Maps["plane_rules"].Put(half, &r.rules); err != nil {
 		return fmt.Errorf("write rules: %w", err)
 	}
 	return nil
@@ -212,27 +240,6 @@ func checksumDelta(from, to netip.Addr) uint32 {
 	}
 	sum = sum&0xffff + sum>>16
 	return sum&0xffff + sum>>16
-}
-
-// writeServerTables writes the backends by address, and the multipliers.
-func (t *tables) writeServerTables(rules *bpf.PlaneRules, v4 []bpf.PlaneBackend, v6 []bpf.PlaneBackend6, half uint32) error {
-	buckets, multiplier, err := spread(func(multiplier uint64) ([]bpf.PlaneServerBucket, bool) {
-		return fillServers(v4, uint32(multiplier))
-	})
-	if err != nil {
-		return err
-	}
-	buckets6, multiplier6, err := spread(func(multiplier uint64) ([]bpf.PlaneServer6Bucket, bool) {
-		return fillServers6(v6, multiplier)
-	})
-	if err != nil {
-		return err
-	}
-	rules.ServerMultiplier, rules.Server6Multiplier = uint32(multiplier), multiplier6
-	if err := putAll(t.coll.Maps["servers"], half*serverBuckets, buckets); err != nil {
-		return err
-	}
-	return putAll(t.coll.Maps["servers6"], half*serverBuckets, buckets6)
 }
 
 // spread looks for a multiplier for which no bucket overflows. 255 addresses in

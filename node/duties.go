@@ -9,7 +9,6 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/health"
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/cluster/transport"
-	"github.com/vpnlb/vpnlb/dataplane/forward"
 	"github.com/vpnlb/vpnlb/raft"
 )
 
@@ -40,37 +39,6 @@ func (m *member) runProber(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// policyInterval is how often the forward policy is looked at: somebody who
-// flushes the rules of the host opens this node for that long at most.
-const policyInterval = 2 * time.Second
-
-// runForwardPolicy keeps the kernel from forwarding what the cluster does not
-// want. It begins when the agreed state is known.
-func (m *member) runForwardPolicy(ctx context.Context) error {
-	var keeper forward.Keeper
-	for pause(ctx, policyInterval) {
-		if !m.caughtUp.Load() && !m.cold.Load() {
-			continue
-		}
-		spec := m.spec()
-		policy := forward.Policy{Outside: m.cfg.Dataplane.Outside, Inside: m.cfg.Dataplane.Inside, Prefixes: spec.Settings.ForwardPrefixes}
-		for i := range spec.Backends {
-			policy.Servers = append(policy.Servers, spec.Backends[i].Addr)
-		}
-		for i := range spec.VIPs {
-			policy.TCP = policy.TCP || spec.VIPs[i].SSTP == state.SSTPPassthrough
-		}
-		changed, err := keeper.Mend(policy)
-		if changed {
-			m.log.Info("forward policy written", "servers", len(policy.Servers), "prefixes", len(policy.Prefixes))
-		}
-		if m.policyFault.set(err) {
-			m.log.Warn("forward policy", "error", err.Error())
-		}
-	}
-	return nil
 }
 
 // observation is what this node's own probes and counters say now. It goes to

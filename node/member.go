@@ -278,7 +278,7 @@ func (m *member) run(ctx context.Context) error {
 	parts.Wait()
 	closeErr := m.plane.Close()
 	if errors.Is(err, errLeft) {
-		closeErr = errors.Join(closeErr, dataplane.Detach(PlaneConfig(m.cfg)), m.dropAddresses(), forward.Remove(), transparent.Remove(), m.kernel.Restore())
+		closeErr = errors.Join(closeErr, gateway.DropAddresses(m.cfg.Dataplane.Inside), dataplane.Detach(PlaneConfig(m.cfg)), forward.Remove(), transparent.Remove(), m.kernel.Restore())
 	}
 	var quarantine *raft.QuarantineError
 	if errors.As(err, &quarantine) {
@@ -301,6 +301,7 @@ func (m *member) attach() error {
 	}
 	m.pinned = pinned
 	m.metrics.MustRegister(planeCollector{m.plane, m.spec})
+	m.guardForwarding()
 	m.mendKernel()
 	m.log.Info("data plane attached", "taken_over", pinned.TakenOver, "attached", pinned.Attached, "pinned_index", pinned.Index)
 	return nil
@@ -423,25 +424,6 @@ func (m *member) runKeeper(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// dropAddresses removes the VIPs and gateways of the cluster that was left: a
-// host that is no node must not answer for them.
-func (m *member) dropAddresses() error {
-	addrs, err := gateway.OpenAddresses(m.cfg.Dataplane.Inside)
-	if err != nil {
-		return err
-	}
-	defer addrs.Close()
-	gateways, vips, err := addrs.Ours()
-	errs := []error{err}
-	for _, a := range gateways {
-		errs = append(errs, addrs.Remove(a, false))
-	}
-	for _, a := range vips {
-		errs = append(errs, addrs.Remove(a, true))
-	}
-	return errors.Join(errs...)
 }
 
 // depart ends the membership; everything but the stop is done.

@@ -52,7 +52,7 @@ func (c planeCollector) Collect(out chan<- prometheus.Metric) {
 	e := counters.Events
 	for name, n := range map[string]uint64{"next_hop_miss": e.NextHopMiss, "pending_written": e.PendingWritten, "pending_full": e.PendingFull,
 		"partial_repaired": e.PartialRepaired, "affinity_full": e.AffinityFull, "answers_withheld": e.AnswersWithheld,
-		"trace_lost": e.TraceLost, "tables_mended": e.TablesMended} {
+		"trace_lost": e.TraceLost, "tables_mended": e.TablesMended, "pins_mended": e.PinsMended} {
 		out <- prometheus.MustNewConstMetric(eventsDesc, prometheus.CounterValue, float64(n), name)
 	}
 	c.collectBackends(out, &counters)

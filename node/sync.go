@@ -58,9 +58,10 @@ const resyncBackoff = 500 * time.Millisecond
 // an entry that had no room is in no later delta, and room comes by expiry.
 const fullRetry = time.Minute
 
-// auditInterval is how often everything is compared with the kernel's tables, and
+// auditInterval is how often all records are compared with the kernel's, and
 // mended, although no write failed: somebody else may have changed them. A million
-// records take 0.1 s. It is looked at when a change comes, as one does every few seconds.
+// take 0.1 s. It is looked at when a change comes, as one does every few seconds. Servers
+// and Maglev tables are not compared here: the data plane's self-check does so.
 const auditInterval = 5 * time.Minute
 
 // run writes until ctx ends. Whatever fails, the answer is the same: take the

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vpnlb/vpnlb/dataplane"
 	"github.com/vpnlb/vpnlb/dataplane/forward"
+	"github.com/vpnlb/vpnlb/dataplane/gateway"
 	"github.com/vpnlb/vpnlb/dataplane/transparent"
 	"github.com/vpnlb/vpnlb/node"
 	"github.com/vpnlb/vpnlb/node/admin"
@@ -25,7 +26,9 @@ func (c *cli) plane() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := dataplane.Detach(node.PlaneConfig(cfg)); err != nil {
+			// Addresses first: nobody may be asked to send here what nobody rewrites any more.
+			dropped := gateway.DropAddresses(cfg.Dataplane.Inside)
+			if err := errors.Join(dropped, dataplane.Detach(node.PlaneConfig(cfg))); err != nil {
 				return err
 			}
 			if err := errors.Join(forward.Remove(), transparent.Remove()); err != nil {

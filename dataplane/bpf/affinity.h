@@ -173,10 +173,10 @@ static __always_inline __u64 near4(__be32 client, __u32 class, __u64 *more)
 		return 0;
 	for (int i = 1; i < WAYS4; i++)
 		way += is_way(&b->word[i], want) * i;
+	*more = b->overflow | way;
 	if (way >= WAYS4)
 		way = 0;
 	word = *(volatile __u64 *)&b->word[way];
-	*more = b->overflow | way;
 	return is_record(word, client, class) ? word : 0;
 }
 
@@ -198,10 +198,10 @@ static __always_inline __u64 near6(__u64 hi, __u64 lo, __u32 class, __u64 *more)
 		return 0;
 	for (int i = 1; i < WAYS6; i++)
 		way += is_way(&b->word[i], want) * i;
+	*more = b->overflow | way; /* two clients' tags may be the same: then the sum is of no use */
 	if (way >= WAYS6)
 		way = 0;
 	word = *(volatile __u64 *)&b->word[way];
-	*more = b->overflow | way; /* two clients' tags may be the same: then the sum is of no use */
 	if (!is_record(word, tag, class))
 		return 0;
 	if (b->key[way].hi == hi && b->key[way].lo == lo)

@@ -106,6 +106,7 @@
 #define INTERFACE_TRANSMIT 2    /* transmits XDP frames */
 #define INTERFACE_XDP_TX 4      /* XDP_TX is safe here; else redirect to itself */
 #define INTERFACE_TRANSMIT_SG 8 /* transmits frames of several buffers */
+#define INTERFACE_GENERIC 16    /* generic mode: a frame keeps the kernel's mark of a partial checksum */
 /* Flag of struct next_hop beside those: no router between. */
 #define HOP_DIRECT 128
 #define HOP_NARROW 64 /* a smaller MTU than the exit's own: of a route, or learned for one destination */

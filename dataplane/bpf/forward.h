@@ -119,9 +119,9 @@ static __always_inline __u32 obstacle(int rc, int dsr)
 }
 
 /* transport_sum mends the UDP or TCP sum. A frame that is passed to the kernel
- * keeps its mark, so a partial sum is completed there and must stay the
- * pseudo-header's; one that is redirected loses the mark. False: a partial sum
- * that cannot be repaired. */
+ * keeps its mark, and so does any in generic mode: a partial sum is completed later
+ * and must stay the pseudo-header's. One that a driver redirects loses the mark.
+ * False: a partial sum that cannot be repaired. */
 static __always_inline int transport_sum(struct flow *f, const struct way *w, int passed, const int six)
 {
 	struct packet *p = &f->packet;
@@ -152,7 +152,7 @@ static __always_inline int transport_sum(struct flow *f, const struct way *w, in
 	if (partial && !is_fragment(p) && (!udp || bpf_ntohs(*length) == p->l4_bytes) &&
 	    sum_right(f->ctx, p->l4, p->l4_bytes, was))
 		partial = 0;
-	if (partial && !passed) {
+	if (partial && !passed && !(f->in->flags & INTERFACE_GENERIC)) {
 		struct events *e = events_here();
 
 		if (six || !udp)
@@ -287,6 +287,17 @@ static __always_inline __u32 too_big(struct flow *f, const struct way *w, __u32 
 	return answer(f, mtu, w, six);
 }
 
+/* count_way counts what goes to a backend or comes from it. */
+static __always_inline void count_way(const struct flow *f, const struct way *w)
+{
+	struct count *c = w->source ? &w->state->out : &w->state->in;
+
+	if (f->dry)
+		return;
+	c->packets++;
+	c->bytes += f->bytes;
+}
+
 /* leave takes a packet whose fate is decided to its next hop. */
 static __always_inline __u32 leave(struct flow *f, const struct way *w, __u32 reason, const int six)
 {
@@ -320,10 +331,13 @@ static __always_inline __u32 leave(struct flow *f, const struct way *w, __u32 re
 		return done(f, XDP_DROP, DROP_PARTIAL_SUM);
 	if (blocked && w->dsr)
 		return done(f, XDP_DROP, DROP_NO_ROUTE);
-	if (blocked)
+	if (blocked) {
+		count_way(f, w);
 		return done(f, XDP_PASS, blocked);
+	}
 	if (!transmit(f, w, six))
 		return done(f, XDP_DROP, DROP_TABLE);
+	count_way(f, w);
 	return reason;
 }
 
@@ -332,7 +346,6 @@ static __always_inline __u32 leave(struct flow *f, const struct way *w, __u32 re
 static __always_inline __u32 forward(struct flow *f, const struct way *w, __u32 reason, const int six)
 {
 	struct packet *p = &f->packet;
-	struct count *c;
 
 	if (!w->hop || !w->state)
 		return done(f, XDP_DROP, DROP_TABLE);
@@ -347,11 +360,5 @@ static __always_inline __u32 forward(struct flow *f, const struct way *w, __u32 
 		if (!p->ip)
 			return done(f, XDP_DROP, DROP_TABLE);
 	}
-	reason = leave(f, w, reason, six);
-	if (!f->dry && f->action != XDP_DROP) {
-		c = w->source ? &w->state->out : &w->state->in;
-		c->packets++;
-		c->bytes += f->bytes;
-	}
-	return reason;
+	return leave(f, w, reason, six);
 }

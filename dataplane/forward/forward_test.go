@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
@@ -158,6 +159,90 @@ func TestFormerTableGoes(t *testing.T) {
 	}
 }
 
+// A table of ours that somebody flushed, or a part of it, is written again.
+func TestFlushedTableIsWrittenAgain(t *testing.T) {
+	l := newLane(t)
+	inside := l.ear(l.server, serverArm)
+	var k Keeper
+	p := strict()
+	for _, flush := range []struct {
+		name string
+		do   func(*nftables.Conn)
+		open bool // what that leaves lets everything through
+	}{
+		{"table", func(c *nftables.Conn) { c.FlushTable(ownTable) }, true},
+		{"chain", func(c *nftables.Conn) { c.FlushChain(forwardChain) }, true},
+		{"output chain", func(c *nftables.Conn) { c.FlushChain(outputChain) }, false},
+		{"set", func(c *nftables.Conn) { c.FlushSet(&nftables.Set{Table: ownTable, Name: serverSetNames[0]}) }, false},
+	} {
+		l.mend(&k, p)
+		l.in(l.node, func() error {
+			c, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			flush.do(c)
+			return c.Flush()
+		})
+		toServer := func() packet {
+			return datagram(six.family, six.client, six.server, unix.IPPROTO_UDP, udp(500), false)
+		}
+		other := func() packet {
+			return datagram(four.family, four.client, four.server, unix.IPPROTO_UDP, udp(53), false)
+		}
+		l.expect("flushed "+flush.name, l.client, inside, toServer(), []probe{{"DNS to a server", other(), flush.open}})
+		if !l.mend(&k, p) {
+			t.Errorf("%s: flushed and not written again", flush.name)
+		}
+		l.expect("mended "+flush.name, l.client, inside, toServer(), []probe{{"DNS to a server", other(), false}})
+		if l.mend(&k, p) {
+			t.Errorf("%s: written twice", flush.name)
+		}
+	}
+}
+
+// A node that does not know what was agreed lets nothing through from outside, and
+// leaves alone what it finds.
+func TestGuard(t *testing.T) {
+	l := newLane(t)
+	inside := l.ear(l.server, serverArm)
+	closed := Policy{Outside: "out0", Inside: "in0"}
+	guard := func(want bool) {
+		t.Helper()
+		l.in(l.node, func() error {
+			written, err := Guard(closed)
+			if err == nil && written != want {
+				err = fmt.Errorf("written: %t, want %t", written, want)
+			}
+			return err
+		})
+	}
+	guard(true)
+	for _, p := range plans {
+		for _, x := range append(p.toServer(false, false, false), p.toOther(false)...) {
+			l.send(l.client, x.packet)
+		}
+	}
+	// Packets do not overtake each other on a veth: this one, of the node itself, is the last.
+	last := datagram(four.family, "198.51.100.1", four.server, unix.IPPROTO_UDP, udp(1), false)
+	l.send(l.node, last)
+	for _, h := range inside.until(last.mark) {
+		if bytes.Contains(h, []byte("vpnlb:")) && !bytes.Contains(h, last.mark) {
+			t.Errorf("came through a closed node: %x", h)
+		}
+	}
+	guard(false)
+
+	// What was agreed stays, also when a new process does not know it yet.
+	var k Keeper
+	l.mend(&k, strict())
+	guard(false)
+	for _, p := range plans {
+		last := datagram(p.family, p.client, p.server, unix.IPPROTO_UDP, udp(4500), false)
+		l.expect("agreed, "+p.name, l.client, inside, last, append(p.toServer(true, false, false), p.toOther(true)...))
+	}
+}
+
 // A family without a server or prefix gets nothing.
 func TestOneFamily(t *testing.T) {
 	l := newLane(t)
@@ -173,19 +258,37 @@ func TestOneFamily(t *testing.T) {
 	}
 }
 
-// With one arm for both, a server is known by its address; and no redirect
-// teaches it a way around the cluster.
+// With one arm for both, a server is known by its address, a reply that the program
+// has rewritten by the VIP and what it is; and no redirect teaches a server a way
+// around the cluster.
 func TestOneArmed(t *testing.T) {
 	l := newLane(t)
 	outside, inside := l.ear(l.client, clientArm), l.ear(l.server, serverArm)
 	var k Keeper
-	l.mend(&k, Policy{Outside: "in0", Inside: "in0", Servers: servers()})
-	for _, p := range plans {
-		last := datagram(p.family, p.server, p.client, unix.IPPROTO_UDP, udp(4500), false)
-		l.expect("one arm, "+p.name, l.server, outside, last, []probe{
-			{"DNS of a server", datagram(p.family, p.server, p.client, unix.IPPROTO_UDP, udp(53), false), true},
-			{"of another host", datagram(p.family, p.other, p.client, unix.IPPROTO_UDP, udp(53), false), false},
-		})
+	vips := []netip.Addr{netip.MustParseAddr(four.vip), netip.MustParseAddr(six.vip)}
+	for _, tcp443 := range []bool{false, true} {
+		l.mend(&k, Policy{Outside: "in0", Inside: "in0", VIPs: vips, Servers: servers(), TCP: tcp443})
+		for _, p := range plans {
+			last := datagram(p.family, p.server, p.client, unix.IPPROTO_UDP, udp(4500), false)
+			from := func(name, source string, proto byte, head []byte, later, want bool) probe {
+				return probe{name, datagram(p.family, source, p.client, proto, head, later), want}
+			}
+			l.expect(fmt.Sprintf("one arm, %s, TCP %t", p.name, tcp443), l.server, outside, last, []probe{
+				from("DNS of a server", p.server, unix.IPPROTO_UDP, udp(53), false, true),
+				from("of another host", p.other, unix.IPPROTO_UDP, udp(53), false, false),
+				from("IKE of another host", p.other, unix.IPPROTO_UDP, fromPort(500), false, false),
+				from("reply of IKE", p.vip, unix.IPPROTO_UDP, fromPort(500), false, true),
+				from("reply of IKE behind NAT", p.vip, unix.IPPROTO_UDP, fromPort(4500), false, true),
+				from("reply of ESP", p.vip, unix.IPPROTO_ESP, []byte{0, 0, 0, 1, 0, 0, 0, 1}, false, true),
+				from("later fragment of a reply", p.vip, unix.IPPROTO_UDP, udp(1), true, true),
+				from("ICMP error of a reply", p.vip, p.icmp, icmp(p.icmpErrors[0], 0), false, true),
+				from("SSTP", p.vip, unix.IPPROTO_TCP, tcpFrom(443), false, tcp443),
+				from("later fragment of TCP", p.vip, unix.IPPROTO_TCP, tcp(1), true, tcp443),
+				from("to IKE, not from it", p.vip, unix.IPPROTO_UDP, udp(500), false, false),
+				from("DNS as the VIP", p.vip, unix.IPPROTO_UDP, fromPort(53), false, false),
+				from("echo as the VIP", p.vip, p.icmp, icmp(echo(p.family), 0), false, false),
+			})
+		}
 	}
 	// A router on the servers' segment knows the way to two clients.
 	l.in(l.node, func() error {

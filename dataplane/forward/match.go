@@ -92,10 +92,13 @@ func protocol(p byte) []expr.Any {
 	}
 }
 
-// port is the destination port. A later fragment has none and does not match.
-func port(n uint16) []expr.Any {
+// Offsets of the ports in UDP and TCP (RFC 768, RFC 9293 section 3.1).
+const sourcePort, destinationPort = 0, 2
+
+// port is that of one side. A later fragment has none and does not match.
+func port(side uint32, n uint16) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: side, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(n >> 8), byte(n)}},
 	}
 }

@@ -59,6 +59,15 @@ func offset(later bool, n uint16) uint16 {
 
 func udp(port uint16) []byte { return []byte{0x30, 0x39, byte(port >> 8), byte(port), 0, 22, 0, 0} }
 
+// fromPort and tcpFrom are what a server sends.
+func fromPort(port uint16) []byte {
+	return []byte{byte(port >> 8), byte(port), 0x30, 0x39, 0, 22, 0, 0}
+}
+
+func tcpFrom(port uint16) []byte {
+	return append([]byte{byte(port >> 8), byte(port)}, tcp(12345)[2:]...)
+}
+
 // tcp is an opening one.
 func tcp(port uint16) []byte {
 	return []byte{0x30, 0x39, byte(port >> 8), byte(port), 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0}

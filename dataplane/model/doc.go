@@ -167,11 +167,12 @@
 // with the length of the IP payload after extension headers, only for a whole packet) is
 // partial, unless it is right: one complete sum in 65536 looks so by chance. Of a whole packet
 // of at most 10240 bytes after all headers (UDP: whose length field says so) the payload is added up;
-// where that comes out as 0xffff the sum is complete. Where the packet is passed by 3 or 5 it stays the pseudo-header's sum, of the
-// new address, because the kernel completes it; else IPv4 UDP is written as 0 (RFC 768
-// allows that), and all others are DropPartialSum. With DSR, which passes nothing, a
-// partial sum is treated the same: IPv4 UDP written as 0, others dropped, before the exit
-// is judged.
+// where that comes out as 0xffff the sum is complete. Where the packet is passed by 3 or 5, or came in on
+// an interface in generic mode (its frames keep the kernel's mark wherever they go), it stays the
+// pseudo-header's sum, of the new address (DSR: as it is), because somebody completes it;
+// else IPv4 UDP is written as 0 (RFC 768 allows that), and all others are DropPartialSum.
+// With DSR, which passes nothing, a partial sum is treated the same: IPv4 UDP written as 0,
+// others dropped, before the exit is judged.
 //
 // # Answers
 //

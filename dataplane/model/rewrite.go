@@ -44,15 +44,17 @@ func (p *packet) rewriteTransport(ip []byte, w *way, passed bool) bool {
 	}
 	now := w.addr.AsSlice()
 	old := ip[addressPlace(p.v6, w.source):][:len(now)]
-	switch partial := p.partial(sum.value); {
-	case partial && passed: // the kernel completes it, and must find the new pseudo-header's sum
-		sum.value = ^change(^sum.value, old, now)
-	case partial && !p.v6 && p.protocol == protoUDP:
+	partial := p.partial(sum.value)
+	marked := passed || p.link.in.Generic // somebody will complete a partial sum
+	switch {
+	case partial && !marked && !p.v6 && p.protocol == protoUDP:
 		sum.value = 0
-	case partial:
+	case partial && !marked:
 		return false
 	case w.dsr:
 		return true
+	case partial: // who completes it must find the new pseudo-header's sum
+		sum.value = ^change(^sum.value, old, now)
 	default:
 		sum.change(old, now)
 		if sum.value == 0 && p.protocol == protoUDP {

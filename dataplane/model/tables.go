@@ -14,6 +14,7 @@ type Interface struct {
 	Index       uint32
 	MAC         [6]byte
 	Partial     bool // its driver may hand over partial checksums
+	Generic     bool // the program is there in generic mode: partial sums keep their mark
 	CanTransmit bool // XDP frames may be sent out of it
 	// Parent is the index of the interface below a VLAN device; 0: a physical one.
 	// Frames of a VLAN device come in and go out on its parent's index, with a tag.
