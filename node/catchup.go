@@ -18,7 +18,7 @@ const catchUpPoll = 50 * time.Millisecond
 //
 // Without any leader for ColdStartWait, a node with a stored spec forwards from
 // that spec; it is announced demoted then, and what is pinned is touched only
-// where it is not newer than the store.
+// where it is not newer than the store (coldstart.go).
 func (m *member) runCatchUp(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -52,6 +52,10 @@ func (m *member) runCatchUp(ctx context.Context) error {
 			}
 		case m.mayColdStart():
 			m.cold.Store(true)
+			if m.pinsAreNewer() {
+				m.progress(StageStarting, "cold start: no leader found, forwarding by the pinned tables, which are newer than the store")
+				break
+			}
 			open()
 			m.progress(StageStarting, "cold start: no leader found, forwarding from the stored state")
 		}
@@ -82,18 +86,4 @@ func (m *member) leaderIndex(ctx context.Context) (uint64, error) {
 	var out indexAnswer
 	err := m.callLeader(ctx, pathIndex, struct{}{}, &out)
 	return out.Index, err
-}
-
-// mayColdStart reports whether the stored state may be forwarded from without
-// a leader's word.
-func (m *member) mayColdStart() bool {
-	return m.quorumLost() >= m.limits.ColdStartWait && m.specStored() &&
-		m.removed.Load() == nil && m.view().Index() >= m.pinned.Index && !m.cold.Load() &&
-		(m.stateAge() <= m.limits.StateAge || m.node.deps.ForceCold)
-}
-
-// specStored: the store held a spec with a VIP when it was opened.
-func (m *member) specStored() bool {
-	st := m.replica.Status()
-	return !st.Restored.ClusterID.IsZero() && len(m.spec().VIPs) > 0
 }

@@ -153,7 +153,7 @@ func (m *member) nodeFacts() bgp.NodeFacts {
 		Stage:          m.stage(),
 		Removed:        m.removed.Load() != nil,
 		Parked:         st.Parked != "" && m.parkedForGood(),
-		PlaneAttached:  m.planeMode() != cluster.PlaneNone && (m.sync.index.Load() > 0),
+		PlaneAttached:  m.planeMode() != cluster.PlaneNone && m.holdsTables(),
 		PlaneSelfCheck: m.sync.failure.Load() == nil && !m.fit.insideDead.Load() && m.plane.SelfCheck() == nil,
 		CaughtUp:       m.caughtUp.Load(),
 		QuorumLost:     lost,

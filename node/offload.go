@@ -58,7 +58,7 @@ func (m *member) makeOffload(inherited map[string]*net.TCPListener) error {
 	o := &offload{
 		book:     m.newBook(),
 		evidence: newEvidenceBook(m.learner.Offer),
-		chooser:  &chooser{dump: m.plane.Dump, entry: m.plane.LookupEntry},
+		chooser:  &chooser{dump: m.tablesInForce(), entry: m.plane.LookupEntry},
 		handover: newHandover(m.node.notify, inherited),
 		passed:   make(map[string]int),
 	}
@@ -100,7 +100,7 @@ func (m *member) runOffload(ctx context.Context) error {
 	parts.Go(func() { m.touchSSTP(ctx, o) })
 	parts.Go(func() {
 		for pause(ctx, offloadTick) {
-			if m.sync.index.Load() > 0 {
+			if m.holdsTables() {
 				m.offer(o)
 			}
 		}

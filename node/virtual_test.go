@@ -19,6 +19,7 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/memnet"
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/dataplane"
 	"github.com/vpnlb/vpnlb/dataplane/ike"
 	"github.com/vpnlb/vpnlb/dataplane/model"
 	"github.com/vpnlb/vpnlb/dataplane/table"
@@ -49,6 +50,7 @@ type vnode struct {
 	host  string
 	m     *member
 	wire  *wire
+	pins  dataplane.Pinned // that the next process finds, on the wire as it is
 	stop  context.CancelFunc
 	ended chan struct{} // closed when the membership has ended; nil: none began
 }
@@ -164,7 +166,9 @@ func (v *vnode) start(ad admission) {
 	if err := errors.Join(err, m.makePlane(), m.makeHealth()); err != nil {
 		t.Fatal(err)
 	}
-	v.wire = &wire{}
+	if m.pinned = v.pins; !v.pins.Found {
+		v.wire = &wire{}
+	}
 	m.sync = newSyncer(v.wire, m.view, m.log, func() { v.town.witness(m.view()) })
 	if v.town.prepare != nil {
 		v.town.prepare(m)

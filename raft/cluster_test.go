@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	hraft "github.com/hashicorp/raft"
+
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/raft/memnet"
 )
@@ -47,6 +49,7 @@ type disk struct {
 	mu    sync.Mutex
 	hang  chan struct{} // not nil: writes wait for it
 	fault error         // not nil: writes fail
+	noop  chan struct{} // not nil: the first entry of a leader waits for it
 }
 
 func (d *disk) write() error {
@@ -327,6 +330,12 @@ func bubble(t *testing.T, f func(t *testing.T, c *cluster)) {
 type faulty struct{ *disk }
 
 func (f faulty) StoreLogs(ls []*hraftLog) error {
+	f.mu.Lock()
+	noop := f.noop
+	f.mu.Unlock()
+	if noop != nil && len(ls) == 1 && ls[0].Type == hraft.LogNoop {
+		<-noop
+	}
 	if err := f.write(); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}

@@ -11,7 +11,7 @@ import (
 
 const (
 	compactEvery = 5 * time.Second
-	minTrailing  = 1 << 10 // entries behind a snapshot, at least
+	minTrailing  = 16      // entries behind a snapshot, at least: of the largest, some 5 MB
 	maxTrailing  = 1 << 16 // and at most
 )
 
@@ -57,26 +57,44 @@ func (r *Replica) compact() {
 
 func (r *Replica) snapshot(ctx context.Context, rt *hraft.Raft) error {
 	g := r.guard.Load()
-	first, _ := g.FirstIndex()
-	last, _ := g.LastIndex()
-	if err := rt.ReloadConfig(r.reloadable(trailing(r.cfg.TrailingBytes, g.logBytes(), first, last))); err != nil {
+	n, err := trailing(g, r.cfg.TrailingBytes)
+	if err != nil {
+		return fmt.Errorf("measure the log: %w", err)
+	}
+	if err := rt.ReloadConfig(r.reloadable(n)); err != nil {
 		return fmt.Errorf("set trailing logs: %w", err)
 	}
-	err := r.await(ctx, func() error { return rt.Snapshot().Error() })
+	err = r.await(ctx, func() error { return rt.Snapshot().Error() })
 	if errors.Is(err, hraft.ErrNothingNewToSnapshot) {
 		return nil
 	}
 	return err
 }
 
-// trailing gives the entries to keep behind a snapshot: as many as keep bytes
-// hold at the mean size of those in the store.
-func trailing(keep, size int64, first, last uint64) uint64 {
-	if size <= 0 || last < first {
-		return minTrailing
+// trailing gives the entries to keep behind a snapshot: as many of the last ones
+// as keep bytes hold. Sizes differ a thousandfold, so a mean would not do.
+func trailing(g *guard, keep int64) (n uint64, err error) {
+	first, err := g.store.FirstIndex()
+	if err != nil {
+		return 0, err
 	}
-	mean := max(size/int64(last-first+1), 1)
-	return min(max(uint64(keep/mean), minTrailing), maxTrailing)
+	last, err := g.store.LastIndex()
+	if err != nil {
+		return 0, err
+	}
+	for i := last; n < maxTrailing && i >= max(first, 1); i-- {
+		var l hraft.Log
+		if err := g.own(func() error { return g.store.GetLog(i, &l) }); errors.Is(err, hraft.ErrLogNotFound) {
+			break // cut meanwhile
+		} else if err != nil {
+			return 0, fmt.Errorf("entry %d: %w", i, err)
+		}
+		if keep -= int64(len(l.Data)); keep < 0 && n >= minTrailing {
+			break
+		}
+		n++
+	}
+	return max(n, minTrailing), nil
 }
 
 func (r *Replica) reloadable(trailing uint64) hraft.ReloadableConfig {

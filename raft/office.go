@@ -63,10 +63,18 @@ func (r *Replica) beginOffice() {
 	r.office = o
 	rt := r.raft
 	r.mu.Unlock()
+	// Raft writes an entry of its own first; a disk that hangs there is found by
+	// the watchdog too. endOffice clears what is not done.
+	id := r.watchdog.begin()
 	go func() {
 		for o.ctx.Err() == nil {
-			err := r.await(o.ctx, func() error { return rt.Barrier(0).Error() })
+			err := r.await(o.ctx, func() error {
+				f := rt.Barrier(0)
+				r.watchdog.accepted(id)
+				return f.Error()
+			})
 			if err == nil {
+				r.watchdog.done(id, true)
 				r.openOffice(o)
 				return
 			}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	hraft "github.com/hashicorp/raft"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
 )
 
 // errLost: the store is in order but not all there, or older than it was.
@@ -23,6 +25,11 @@ func (r *Replica) replay(g *guard, snaps hraft.SnapshotStore) (own Mark, err err
 	list, err := snaps.List()
 	if err != nil {
 		return own, err
+	}
+	if own.Term == 0 && len(list) > 0 {
+		// No node has a snapshot before it has a term: raft.db is gone, and with it
+		// the votes that this ID has given.
+		return own, fmt.Errorf("%w: there is a snapshot of entry %d, but no term", errLost, list[0].Index)
 	}
 	restored, err := r.restoreNewest(snaps, list)
 	if err != nil {
@@ -65,7 +72,8 @@ func (r *Replica) replay(g *guard, snaps hraft.SnapshotStore) (own Mark, err err
 }
 
 // restoreNewest restores the newest snapshot that can be read, and gives its
-// index; 0 without any.
+// index; 0 without any. One that is whole, but written by a newer version, is no
+// loss: it ends the start, and whoever puts that version back has everything.
 func (r *Replica) restoreNewest(snaps hraft.SnapshotStore, list []*hraft.SnapshotMeta) (uint64, error) {
 	var errs []error
 	for _, m := range list {
@@ -75,7 +83,11 @@ func (r *Replica) restoreNewest(snaps hraft.SnapshotStore, list []*hraft.Snapsho
 				return m.Index, nil
 			}
 		}
-		errs = append(errs, fmt.Errorf("snapshot %s: %w", m.ID, err))
+		err = fmt.Errorf("snapshot %s: %w", m.ID, err)
+		if errors.Is(err, state.ErrUnknown) {
+			return 0, fmt.Errorf("%w: nothing was changed; start that version of vpnlb again", err)
+		}
+		errs = append(errs, err)
 		r.log.Warn("snapshot unreadable", "snapshot", m.ID, "error", err)
 	}
 	if len(errs) > 0 {

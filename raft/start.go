@@ -158,14 +158,16 @@ func (r *Replica) raftConfig(hlog *logger, notify chan<- bool) *hraft.Config {
 	}
 }
 
-// quarantine moves the store away, snapshots too: they belong to the old ID.
+// quarantine moves the store away, snapshots too: they belong to the old ID. The
+// snapshots go first: after a crash in between the store that stays is short of
+// them and is found out again, while snapshots alone would look like a store.
 func (r *Replica) quarantine(cause error) error {
 	now := time.Now()
-	at, err := boltstore.Quarantine(filepath.Join(r.cfg.Dir, storeName), now)
-	if err != nil {
+	if _, err := boltstore.Quarantine(filepath.Join(r.cfg.Dir, snapshotsDir), now); err != nil {
 		return errors.Join(cause, err)
 	}
-	if _, err := boltstore.Quarantine(filepath.Join(r.cfg.Dir, snapshotsDir), now); err != nil {
+	at, err := boltstore.Quarantine(filepath.Join(r.cfg.Dir, storeName), now)
+	if err != nil {
 		return errors.Join(cause, err)
 	}
 	r.log.Error("raft store quarantined", "path", at, "cause", cause)

@@ -71,7 +71,7 @@ func onBridge(key expr.MetaKey, port string, f family, match []expr.Any) []expr.
 // must give up its gateways and its routes, although nothing that it sees of itself
 // is wrong but that no server answers.
 func (d *drill) insidePath(ctx context.Context) error {
-	node, err := d.l.gatewayOwner(ctx)
+	node, _, err := d.l.gatewayOwner(ctx)
 	if err != nil {
 		return err
 	}
@@ -100,9 +100,9 @@ func (d *drill) insidePath(ctx context.Context) error {
 		return err
 	}
 	v := d.before.compare(s, d.permits)
-	d.notef("%d of %d clients lost %d packets", v.losers, len(s.Clients), v.lost)
+	d.notef("%d of %d clients lost %d packets", len(v.losers), len(s.Clients), v.lost)
 	d.within("longest window of losses", v.longest, reachLimit)
-	if v.losers == 0 {
+	if len(v.losers) == 0 {
 		d.failf("nobody lost a packet: the way was not broken")
 	}
 	d.l.say("  mending it")
