@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/vpnlb/vpnlb/raft"
@@ -54,6 +55,10 @@ func (m *member) runCatchUp(ctx context.Context) error {
 			m.cold.Store(true)
 			open()
 			m.progress(StageStarting, "cold start: no leader found, forwarding from the stored state")
+			m.readyWithoutRoutes()
+		case m.tooOld():
+			m.progress(StageStarting, fmt.Sprintf("no leader found, and the stored state was last known good %s ago: it is not trusted; start the other nodes", ago(m.stateAge())))
+			m.readyWithoutRoutes()
 		}
 		if !pause(ctx, catchUpPoll) {
 			return nil
@@ -67,6 +72,11 @@ func (m *member) becomeCaughtUp(index uint64) {
 	m.keeper.Kick()
 	m.log.Info("caught up", "index", index, "after", time.Since(m.started).Round(time.Millisecond).String())
 	m.progress(StageRunning, "")
+	m.readyWithoutRoutes()
+}
+
+// readyWithoutRoutes says READY where there are no routes that would say it.
+func (m *member) readyWithoutRoutes() {
 	if m.announcer == nil {
 		m.node.notify.ready()
 	}
@@ -90,6 +100,12 @@ func (m *member) mayColdStart() bool {
 	return m.quorumLost() >= m.limits.ColdStartWait && m.specStored() &&
 		m.removed.Load() == nil && m.view().Index() >= m.pinned.Index && !m.cold.Load() &&
 		m.stateAge() <= m.limits.StateAge
+}
+
+// tooOld reports whether nothing but the age of the stored state stands in the
+// way of a cold start.
+func (m *member) tooOld() bool {
+	return m.quorumLost() >= m.limits.ColdStartWait && m.specStored() && m.stateAge() > m.limits.StateAge && !m.cold.Load()
 }
 
 // specStored: the store held a spec with a VIP when it was opened.
