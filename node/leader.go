@@ -25,6 +25,7 @@ func (m *member) runLeader(ctx context.Context) error {
 		defer m.tookOffice.Store(nil)
 		for pause(office, dutyInterval) {
 			m.judge(office, time.Since(began))
+			m.rotateGossipKey(office)
 			m.tidyGossipKeys(office)
 			m.rotateTickets(office)
 			m.assignGateways(office)

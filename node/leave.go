@@ -11,7 +11,6 @@ import (
 	"github.com/vpnlb/vpnlb/bgp"
 	"github.com/vpnlb/vpnlb/cluster"
 	"github.com/vpnlb/vpnlb/cluster/state"
-	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 	"github.com/vpnlb/vpnlb/node/admin"
 	"github.com/vpnlb/vpnlb/raft"
@@ -284,34 +283,5 @@ func (m *member) removeMember(ctx context.Context, in admin.RemoveRequest) (any,
 			return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("of the %d voters that would remain only %d are live, and %d are needed: start the others first, or add --force", voters, live, voters/2+1)}
 		}
 	}
-	out, err := m.change(ctx, state.RemoveMember{ID: target.ID})
-	if err != nil {
-		return nil, err
-	}
-	notes := out.(admin.Changed)
-	if err := m.rotateGossipKey(ctx); err != nil {
-		notes.Notes = append(notes.Notes, "the gossip key was not changed: "+err.Error())
-	}
-	return notes, nil
-}
-
-// rotateGossipKey puts a new key first and keeps the old one readable for the
-// members that have not heard of it yet: the log brings it to all of them, a
-// removed node gets no log.
-func (m *member) rotateGossipKey(ctx context.Context) error {
-	raw, err := m.openSecret(secretGossip)
-	if err != nil {
-		return err
-	}
-	old, ok := m.spec().SecretByName(secretGossip)
-	if !ok {
-		return errors.New("no gossip key in the agreed state")
-	}
-	keys := append(append([]byte(nil), cluster.NewKey()...), raw[:gossipKeyBytes]...)
-	sealed, err := transport.Seal(m.ids.Identity().Secret, secretGossip, keys)
-	if err != nil {
-		return err
-	}
-	_, err = m.change(ctx, state.PutSecret{Name: secretGossip, Sealed: sealed, Expect: old.Version})
-	return err
+	return m.change(ctx, state.RemoveMember{ID: target.ID})
 }

@@ -96,6 +96,7 @@ type member struct {
 	policyFault             fault                     // of the last mending of the forward policy
 	repliesFault            fault                     // of the last mending of rules for transparent connections
 	kernelFault             fault                     // of the last mending of sysctls
+	gossipFault             fault                     // of the last change of the gossip key
 	generation              chan struct{}             // holds a token while one change of tables is on its way, on the leader
 	tookOffice              atomic.Pointer[time.Time] // of the present leadership
 	keysSeen                uint64                    // the leader duty's: version of the gossip keys, and since when
