@@ -78,7 +78,8 @@ type member struct {
 	lastQuorum  atomic.Pointer[time.Time]
 	unwell      *unwell
 	left        chan struct{} // closed when leave has done everything but stop
-	leaving     sync.Mutex
+	leaving     atomic.Bool
+	ownEntry    chan struct{}         // holds a token while this node's entry in the member list is being changed here
 	storedAt    time.Time             // when the stored state was last known good, before this start
 	goodWritten time.Time             // the peers goroutine's: when that was written last
 	remembers   atomic.Bool           // what the peers told is read from the store
@@ -87,8 +88,9 @@ type member struct {
 
 	// What virtual tests have another network and no kernel for.
 	newCaller func() (*transport.Transport, error)
-	dropAddrs func() error // VIPs and gateways from this host's interfaces
-	cleanUp   func() error // everything that a membership puts into the kernel
+	dropAddrs func() error                     // VIPs and gateways from this host's interfaces
+	cleanUp   func() error                     // everything that a membership puts into the kernel
+	passed    func() (packets uint64, ok bool) // how many this node has sent on
 
 	lastMembers             []state.NodeID // the contacts goroutine's
 	outsideDead, insideDead atomic.Bool
@@ -97,6 +99,7 @@ type member struct {
 	repliesFault            fault                     // of the last mending of rules for transparent connections
 	kernelFault             fault                     // of the last mending of sysctls
 	gossipFault             fault                     // of the last change of the gossip key
+	movedFault              fault                     // of the last try to tell this node's new address
 	generation              chan struct{}             // holds a token while one change of tables is on its way, on the leader
 	tookOffice              atomic.Pointer[time.Time] // of the present leadership
 	keysSeen                uint64                    // the leader duty's: version of the gossip keys, and since when
@@ -122,12 +125,13 @@ func newMember(n *Node, ad admission) (*member, error) {
 		faults:     make(faultWatch),
 		left:       make(chan struct{}),
 		generation: make(chan struct{}, 1),
+		ownEntry:   make(chan struct{}, 1),
 		unwell:     newUnwell(),
 		storedAt:   n.readLastGood(),
 		distrusted: n.distrust,
 		vetted:     make(map[state.NodeID]bool),
 	}
-	m.newCaller, m.dropAddrs, m.cleanUp = m.makeCaller, m.dropAddresses, m.clean
+	m.newCaller, m.dropAddrs, m.cleanUp, m.passed = m.makeCaller, m.dropAddresses, m.clean, m.forwarded
 	m.raftOff, m.stopRaft = context.WithCancel(context.Background())
 	if err := errors.Join(m.makeTransport(), m.makePlane(), m.makeHealth(), m.makeRoutes()); err != nil {
 		return nil, err
@@ -277,6 +281,7 @@ func (m *member) run(ctx context.Context) error {
 	start("replies", m.runReplies)
 	start("status", m.runStatus)
 	start("peers", m.rememberPeers)
+	start("own address", m.tellMoved)
 	if m.announcer != nil {
 		start("bgp", m.speaker.Run)
 		start("announcer", m.announcer.Run)

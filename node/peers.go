@@ -101,26 +101,28 @@ func (m *member) rememberPeers(ctx context.Context) error {
 //
 // It also takes back the mark of a leave that was given up.
 func (m *member) tellAddresses(ctx context.Context, spec *state.Spec) {
-	if !m.leaving.TryLock() {
+	select {
+	case m.ownEntry <- struct{}{}:
+		defer func() { <-m.ownEntry }()
+	default:
 		return
 	}
-	defer m.leaving.Unlock()
+	if m.leaving.Load() {
+		return // it waits for the lock, and writes the mark
+	}
 	self, ok := spec.MemberByID(m.self)
-	now, err := ownAddresses(func(a netip.Addr) bool {
-		_, gateway := spec.GatewayByAddr(a)
-		_, vip := spec.VIPByAddr(a)
-		return gateway || vip
-	})
+	now, err := m.presentAddresses(spec)
 	if !ok || err != nil || !m.caughtUp.Load() || len(now) == 0 {
 		return
 	}
 	slices.SortFunc(now, netip.Addr.Compare)
 	known := slices.Clone(self.Addrs)
 	slices.SortFunc(known, netip.Addr.Compare)
-	if slices.Equal(now, known) && !self.Draining && self.Format == state.Format {
+	if slices.Equal(now, known) && !self.Draining && self.Format == state.Format && !m.elsewhere(self) {
 		return
 	}
 	changed := *self
+	changed.Cluster, changed.Gossip = m.cfg.Cluster.Address.String(), m.cfg.Cluster.Gossip.String()
 	changed.Addrs, changed.Draining = now, false
 	changed.Format = state.Format // this binary may be newer than the one that joined
 	if m.propose(ctx, state.UpdateMember{Member: changed}) {

@@ -22,6 +22,7 @@ const (
 	pathReplace = "/v1/replace" // a member that lost its store asks for a new ID; leader only
 	pathMark    = "/v1/mark"    // how far the caller's log is; out: what the callee remembered
 	pathApplied = "/v1/applied" // the callee's own applied index
+	pathMoved   = "/v1/moved"   // the caller's cluster and gossip address changed
 )
 
 type indexAnswer struct {
@@ -65,6 +66,7 @@ func (m *member) serveRPC() {
 	m.transport.HandleRPC(pathApplied, transport.JSON(func(context.Context, transport.Peer, struct{}) (indexAnswer, error) {
 		return indexAnswer{Index: m.view().Index()}, nil
 	}))
+	m.transport.HandleRPC(pathMoved, transport.JSON(m.serveMoved))
 	m.transport.HandleRPC(pathJoin, transport.JSON(func(ctx context.Context, _ transport.Peer, in joinRequest) (joinAnswer, error) {
 		return m.admit(ctx, in)
 	}))

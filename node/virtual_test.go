@@ -46,6 +46,7 @@ type vnode struct {
 	*Node
 	town  *town
 	host  string
+	name  string
 	m     *member
 	wire  *wire
 	stop  context.CancelFunc
@@ -70,7 +71,11 @@ func (tw *town) node(i int) *vnode {
 
 func (v *vnode) boot() {
 	t, addr := v.town.t, netip.MustParseAddr(v.host)
-	name := fmt.Sprintf("n%d", addr.As4()[3])
+	name := v.name
+	if name == "" {
+		name = fmt.Sprintf("n%d", addr.As4()[3])
+	}
+	v.name = name // it stays when the address changes
 	dir := filepath.Join(v.town.dir, name)
 	n, err := New(config.Config{
 		Name: name, DataDir: dir, AdminSocket: filepath.Join(dir, "admin.sock"),
@@ -190,7 +195,7 @@ func (v *vnode) run(ctx context.Context, cancel context.CancelFunc) {
 	var parts sync.WaitGroup
 	for name, run := range map[string]func(context.Context) error{
 		"transport": m.transport.Run, "raft": m.runRaft, "gossip": v.gossip, "contacts": m.runContacts,
-		"catch up": m.runCatchUp, "learning": m.runLearning, "duties": m.runLeader, "status": m.runStatus, "peers": m.rememberPeers,
+		"catch up": m.runCatchUp, "learning": m.runLearning, "duties": m.runLeader, "status": m.runStatus, "peers": m.rememberPeers, "own address": m.tellMoved,
 		"sync": func(ctx context.Context) error {
 			w := m.replica.Watch()
 			defer w.Close()
