@@ -9,9 +9,9 @@ import (
 	"fmt"
 )
 
-// Rotation of the gossip key: AddKey everywhere, all confirm (KeyIDs), UseKey
-// everywhere, all confirm, RemoveKey. A key is never both added and used in one
-// step: nodes that do not know it yet would be cut off.
+// Rotation of the gossip key: AddKey everywhere, UseKey everywhere, RemoveKey. A
+// node never adds and uses a key in one step: nodes that do not know it yet would
+// be cut off. The caller says when; what it goes by is in DESIGN.md, Keys.
 
 // keySize selects AES-256.
 const keySize = 32
@@ -23,8 +23,7 @@ func NewKey() []byte {
 	return k
 }
 
-// KeyID names a key without telling it: for status and for confirming a
-// rotation.
+// KeyID names a key without telling it.
 func KeyID(key []byte) string {
 	sum := sha256.Sum256(append([]byte("vpnlb-gossip-key\x00"), key...))
 	return hex.EncodeToString(sum[:6])

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/vpnlb/vpnlb/raft"
@@ -58,6 +59,10 @@ func (m *member) runCatchUp(ctx context.Context) error {
 			}
 			open()
 			m.progress(StageStarting, "cold start: no leader found, forwarding from the stored state")
+			m.readyWithoutRoutes()
+		case m.tooOld():
+			m.progress(StageStarting, fmt.Sprintf("no leader found, and the stored state was last known good %s ago: it is not trusted; start the other nodes", ago(m.stateAge())))
+			m.readyWithoutRoutes()
 		}
 		if !pause(ctx, catchUpPoll) {
 			return nil
@@ -71,6 +76,11 @@ func (m *member) becomeCaughtUp(index uint64) {
 	m.keeper.Kick()
 	m.log.Info("caught up", "index", index, "after", time.Since(m.started).Round(time.Millisecond).String())
 	m.progress(StageRunning, "")
+	m.readyWithoutRoutes()
+}
+
+// readyWithoutRoutes says READY where there are no routes that would say it.
+func (m *member) readyWithoutRoutes() {
 	if m.announcer == nil {
 		m.node.notify.ready()
 	}

@@ -15,6 +15,13 @@ func (m *member) mayColdStart() bool {
 		(m.stateAge() <= m.limits.StateAge || m.node.deps.ForceCold)
 }
 
+// tooOld reports whether nothing but the age of the stored state stands in the
+// way of a cold start.
+func (m *member) tooOld() bool {
+	return m.quorumLost() >= m.limits.ColdStartWait && m.specStored() && !m.cold.Load() &&
+		m.stateAge() > m.limits.StateAge && !m.node.deps.ForceCold
+}
+
 // specStored: the store held a spec with a VIP when it was opened.
 func (m *member) specStored() bool {
 	st := m.replica.Status()

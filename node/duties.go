@@ -2,9 +2,12 @@ package node
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/vpnlb/vpnlb/cluster"
 	"github.com/vpnlb/vpnlb/cluster/affinity"
 	"github.com/vpnlb/vpnlb/cluster/health"
 	"github.com/vpnlb/vpnlb/cluster/state"
@@ -112,8 +115,8 @@ func (m *member) office() affinity.Office {
 // which travels on the other port.
 const oldKeyKept = 2 * time.Minute
 
-// tidyGossipKeys ends a key change: when every live member has followed, the
-// old key goes.
+// tidyGossipKeys ends a key change: the old key goes when every member that is
+// alive has long followed.
 func (m *member) tidyGossipKeys(ctx context.Context) {
 	s, ok := m.spec().SecretByName(secretGossip)
 	if !ok {
@@ -122,13 +125,46 @@ func (m *member) tidyGossipKeys(ctx context.Context) {
 	if s.Version != m.keysSeen {
 		m.keysSeen, m.keysSince = s.Version, time.Now()
 	}
+	if time.Since(m.keysSince) < oldKeyKept {
+		return
+	}
+	if raw, err := m.openSecret(secretGossip); err == nil && len(raw) > gossipKeyBytes {
+		m.putGossipKeys(ctx, s, raw[:gossipKeyBytes])
+	}
+}
+
+// rotateGossipKey draws a new key once somebody was removed: it knows the old
+// one. That is seen in the log, so nothing that interrupts a command prevents
+// it. The old key stays readable for the members that have not heard of the new
+// one yet. The log brings that to all of them, and to nobody else: raft's
+// configuration has followed the member list before.
+func (m *member) rotateGossipKey(ctx context.Context) {
+	spec := m.spec()
+	s, ok := spec.SecretByName(secretGossip)
+	if !ok || !slices.ContainsFunc(spec.Removed, func(r state.RemovedMember) bool { return r.Index > s.Version }) {
+		return
+	}
+	for _, server := range m.replica.Status().Servers {
+		if _, ok := spec.MemberByID(server.ID); !ok {
+			return // soon
+		}
+	}
 	raw, err := m.openSecret(secretGossip)
-	if err != nil || len(raw) <= gossipKeyBytes || time.Since(m.keysSince) < oldKeyKept {
-		return
+	if err == nil && len(raw) < gossipKeyBytes {
+		err = errors.New("the gossip keys in the agreed state are malformed")
 	}
-	sealed, err := transport.Seal(m.ids.Identity().Secret, secretGossip, raw[:gossipKeyBytes])
+	if m.gossipFault.set(err) {
+		m.log.Warn("change the gossip key", "error", err.Error())
+	}
+	if err == nil && m.putGossipKeys(ctx, s, append(cluster.NewKey(), raw[:gossipKeyBytes]...)) {
+		m.log.Info("gossip key changed: a member was removed")
+	}
+}
+
+func (m *member) putGossipKeys(ctx context.Context, old *state.Secret, keys []byte) bool {
+	sealed, err := transport.Seal(m.ids.Identity().Secret, secretGossip, keys)
 	if err != nil {
-		return
+		return false // the system is out of random numbers
 	}
-	m.propose(ctx, state.PutSecret{Name: secretGossip, Sealed: sealed, Expect: s.Version})
+	return m.propose(ctx, state.PutSecret{Name: secretGossip, Sealed: sealed, Expect: old.Version})
 }

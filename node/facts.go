@@ -85,15 +85,12 @@ const factsInterval = 100 * time.Millisecond
 // runFacts feeds the announcer: the durations in the facts only move when it
 // is told.
 func (m *member) runFacts(ctx context.Context) error {
-	announced := false
 	for {
-		if err := m.announcer.Update(m.routeFacts()); err != nil {
+		facts := m.routeFacts()
+		if err := m.announcer.Update(facts); err != nil {
 			return err
 		}
-		if !announced && m.anyAnnounced() {
-			announced = true
-			m.node.notify.ready()
-		}
+		m.tellReady(facts)
 		if !pause(ctx, factsInterval) {
 			return nil
 		}

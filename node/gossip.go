@@ -1,10 +1,12 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/vpnlb/vpnlb/bgp"
@@ -96,45 +98,69 @@ func (m *member) gossipPeers() []string {
 	return out
 }
 
+// useAfter is how long a new key is only understood before it is used: the log
+// brings it to every live member within a second. Who is further behind hears
+// nothing by gossip until its log is there, and hints by the other port.
+const useAfter = 3 * time.Second
+
 // followKeys makes the keyring what the agreement says: every key of the list
-// is understood, the first one encrypts.
+// is understood at once, and later the first one encrypts and the rest goes.
 func (m *member) followKeys(ctx context.Context, g *cluster.Membership) {
 	var seen uint64
 	if s, ok := m.spec().SecretByName(secretGossip); ok {
 		seen = s.Version
 	}
+	var next [][]byte // understood, not used yet
+	var due time.Time
 	for pause(ctx, time.Second) {
+		if next != nil && time.Now().After(due) {
+			if err := m.useKeys(g, next); err != nil {
+				m.log.Warn("follow the gossip keys", "error", err.Error())
+			} else {
+				next = nil
+				m.log.Info("gossip keys follow the agreement", "index", seen)
+			}
+		}
 		s, ok := m.spec().SecretByName(secretGossip)
 		if !ok || s.Version == seen {
 			continue
 		}
-		if err := m.applyKeys(g); err != nil {
-			m.log.Warn("follow the gossip keys", "error", err.Error())
+		keys, err := m.learnKeys(g)
+		if err != nil {
+			m.log.Warn("learn the gossip keys", "error", err.Error())
 			continue
 		}
-		seen = s.Version
-		m.log.Info("gossip keys follow the agreement", "index", s.Version)
+		next, due, seen = keys, time.Now().Add(useAfter), s.Version
 	}
 }
 
-func (m *member) applyKeys(g *cluster.Membership) error {
+func (m *member) learnKeys(g *cluster.Membership) ([][]byte, error) {
 	raw, err := m.openSecret(secretGossip)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	keys, err := splitKeys(raw)
 	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		if err := g.AddKey(k); err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(m.ring, func(o []byte) bool { return bytes.Equal(o, k) }) {
+			m.ring = append(m.ring, k)
+		}
+	}
+	return keys, nil
+}
+
+func (m *member) useKeys(g *cluster.Membership, keys [][]byte) error {
+	if err := g.UseKey(keys[0]); err != nil {
 		return err
 	}
 	known := make(map[string]bool, len(keys))
 	for _, k := range keys {
 		known[cluster.KeyID(k)] = true
-		if err := g.AddKey(k); err != nil {
-			return err
-		}
-	}
-	if err := g.UseKey(keys[0]); err != nil {
-		return err
 	}
 	for _, k := range m.ring {
 		if !known[cluster.KeyID(k)] {

@@ -26,6 +26,7 @@ func (m *member) runLeader(ctx context.Context) error {
 		defer m.tookOffice.Store(nil)
 		for pause(office, dutyInterval) {
 			m.judge(office, time.Since(began))
+			m.rotateGossipKey(office)
 			m.tidyGossipKeys(office)
 			m.rotateTickets(office)
 			m.assignGateways(office)
@@ -192,7 +193,8 @@ func (m *member) deathConfirmed(ctx context.Context, spec *state.Spec, suspect s
 }
 
 // keepServers makes raft's configuration what the member list says: joiners
-// come in as non-voters, one at a time become voters, removed ones go.
+// come in as non-voters, one at a time become voters, removed ones go. At most
+// one becomes a voter in a pass: the next pass counts the voters anew.
 func (m *member) keepServers(office context.Context) {
 	for pause(office, 500*time.Millisecond) {
 		spec := m.spec()
@@ -203,14 +205,17 @@ func (m *member) keepServers(office context.Context) {
 				m.replica.ForgetPeer(s.ID)
 			}
 		}
+		promoted := false
 		for i := range spec.Members {
 			other := &spec.Members[i]
 			at := slices.IndexFunc(st.Servers, func(s raft.Server) bool { return s.ID == other.ID })
 			switch {
 			case at < 0 || st.Servers[at].Addr != other.Cluster:
 				m.server(office, "add", other.ID, m.replica.AddNonvoter(office, other.ID, other.Cluster))
-			case !st.Servers[at].Voter && !other.Draining && mayVote(&st):
-				m.server(office, "promote", other.ID, m.replica.Promote(office, other.ID, m.appliedBy(other)))
+			case !st.Servers[at].Voter && !other.Draining && !promoted && mayVote(&st):
+				err := m.replica.Promote(office, other.ID, m.appliedBy(other))
+				m.server(office, "promote", other.ID, err)
+				promoted = !errors.Is(err, raft.ErrNotReady) // also where the outcome is not known
 			}
 		}
 	}

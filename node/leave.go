@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vpnlb/vpnlb/bgp"
 	"github.com/vpnlb/vpnlb/cluster"
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/dataplane/gateway"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 	"github.com/vpnlb/vpnlb/node/admin"
 	"github.com/vpnlb/vpnlb/raft"
@@ -29,10 +31,12 @@ const (
 // leave takes this node out, step by step; each step does nothing where it was
 // done before, so running it again resumes.
 func (m *member) leave(in admin.LeaveRequest, step func(string)) (err error) {
-	if !m.leaving.TryLock() {
+	if !m.leaving.CompareAndSwap(false, true) {
 		return &admin.Error{Status: http.StatusConflict, Message: "this node is leaving already"}
 	}
-	defer m.leaving.Unlock()
+	defer m.leaving.Store(false)
+	m.ownEntry <- struct{}{} // a change of this node's entry that is on its way ends in two seconds
+	defer func() { <-m.ownEntry }()
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	if m.removed.Load() != nil || m.quarantined.Load() {
@@ -50,12 +54,20 @@ func (m *member) leave(in admin.LeaveRequest, step func(string)) (err error) {
 			m.node.setStage(StageRunning, "the last leave failed: "+err.Error())
 		}
 	}()
+	// What goes wrong stops a leave, or is said by a forced one.
+	stops := func(err error) bool {
+		if err != nil && in.Force {
+			step("forced on: " + err.Error())
+		}
+		return err != nil && !in.Force
+	}
+	mine := m.ownGateways()
 	step("marking the node as leaving")
-	if err := m.markDraining(ctx); err != nil && !in.Force {
+	if err := m.markDraining(ctx); stops(err) {
 		return err
 	}
 	step("handing its gateways over")
-	if err := m.waitGateways(ctx); err != nil && !in.Force {
+	if err := m.waitGateways(ctx, mine); stops(err) {
 		return err
 	}
 	if m.speaker != nil {
@@ -68,12 +80,14 @@ func (m *member) leave(in admin.LeaveRequest, step func(string)) (err error) {
 	}
 	step("waiting until no packets come any more")
 	m.waitQuiet(ctx)
-	if err := m.handOver(ctx, step); err != nil && !in.Force {
+	if err := m.handOver(ctx, step); stops(err) {
 		return err
 	}
 	step("leaving the member list")
-	if err := m.removeSelf(ctx); err != nil && !in.Force {
+	if err := m.removeSelf(ctx); stops(err) {
 		return err
+	} else if err != nil {
+		step("the others may still count this node as a member: run 'vpnlb cluster remove " + m.cfg.Name + "' on one of them")
 	}
 	if g := m.gossip.Load(); g != nil {
 		if err := g.Leave(time.Second); err != nil {
@@ -144,44 +158,57 @@ func (m *member) markDraining(ctx context.Context) error {
 	return err
 }
 
-// waitGateways waits until the log gives no gateway to this node and their new
-// owners have announced them. Where nobody else could own one there is
-// nothing to wait for.
-func (m *member) waitGateways(ctx context.Context) error {
+// ownGateways are those that the log gives to this node, or that it holds still.
+func (m *member) ownGateways() []state.GatewayID {
+	var out []state.GatewayID
+	steps := m.keeper.Status().Plan.Gateways
+	for _, g := range m.spec().Gateways {
+		held := slices.ContainsFunc(steps, func(s gateway.Step) bool { return s.Gateway == g.ID && s.Hold })
+		if g.Owner == m.self || held {
+			out = append(out, g.ID)
+		}
+	}
+	return out
+}
+
+// waitGateways waits until none of these gateways is this node's, and their new
+// owners have announced them. Where nobody else could own one there is nothing
+// to wait for.
+func (m *member) waitGateways(ctx context.Context, mine []state.GatewayID) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveGateways)
 	defer cancel()
 	for {
 		spec := m.spec()
-		owned, candidates := 0, 0
-		for i := range spec.Gateways {
-			if spec.Gateways[i].Owner == m.self {
-				owned++
-			}
-		}
-		for i := range spec.Members {
-			if other := &spec.Members[i]; other.ID != m.self && other.Role == state.RoleNode && !other.Draining {
-				candidates++
-			}
-		}
-		if candidates == 0 || owned == 0 && m.heldElsewhere(spec) {
+		left := notTaken(spec, m.self, mine, m.hints())
+		if len(left) == 0 {
 			return nil
 		}
 		if !pause(ctx, 50*time.Millisecond) {
-			return fmt.Errorf("%d gateways are still owned by this node, or their new owners have not taken them, after %s; nothing was withdrawn, run the command again", owned, leaveGateways)
+			return fmt.Errorf("no other node has taken %s of this node's gateways within %s; nothing was withdrawn, run the command again", strings.Join(left, ", "), leaveGateways)
 		}
 	}
 }
 
-// heldElsewhere reports whether every gateway's owner says that it holds it.
-func (m *member) heldElsewhere(spec *state.Spec) bool {
-	hints := m.hints()
-	for i := range spec.Gateways {
-		g := &spec.Gateways[i]
-		if !slices.ContainsFunc(hints, func(h cluster.Hints) bool { return slices.Contains(h.Status.Gateways, g.ID) }) {
-			return false
+// notTaken lists those of a leaving node's gateways that are its own still, or
+// that their new owner does not hold yet. Whether other gateways have a good
+// owner is no reason to stay.
+func notTaken(spec *state.Spec, self state.NodeID, mine []state.GatewayID, hints []cluster.Hints) (left []string) {
+	if !slices.ContainsFunc(spec.Members, func(o state.Member) bool {
+		return o.ID != self && o.Role == state.RoleNode && !o.Draining
+	}) {
+		return nil
+	}
+	for _, id := range mine {
+		g, ok := spec.GatewayByID(id)
+		if !ok {
+			continue // taken out of the cluster meanwhile
+		}
+		elsewhere := slices.ContainsFunc(hints, func(h cluster.Hints) bool { return slices.Contains(h.Status.Gateways, id) })
+		if g.Owner == self || !elsewhere {
+			left = append(left, g.Addr.String())
 		}
 	}
-	return true
+	return left
 }
 
 func (m *member) waitWithdrawn(ctx context.Context) {
@@ -195,10 +222,10 @@ func (m *member) waitWithdrawn(ctx context.Context) {
 func (m *member) waitQuiet(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leaveQuiet)
 	defer cancel()
-	last, _ := m.forwarded()
+	last, _ := m.passed()
 	since := time.Now()
 	for pause(ctx, 50*time.Millisecond) {
-		if n, ok := m.forwarded(); n != last || !ok {
+		if n, ok := m.passed(); n != last || !ok {
 			last, since = n, time.Now()
 		} else if time.Since(since) > 500*time.Millisecond {
 			return
@@ -275,43 +302,67 @@ func (m *member) removeMember(ctx context.Context, in admin.RemoveRequest) (any,
 	if target.ID == m.self {
 		return nil, refuse("%s is this node: use 'vpnlb cluster leave' here", target.Name)
 	}
-	if !in.Force {
-		if m.contacts.silence(target.ID) < silentAfter {
-			return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("%s is alive: run 'vpnlb cluster leave' on it, which loses no packet, or add --force", target.Name)}
-		}
-		voters, live := m.votersWithout(target.ID)
-		if live < voters/2+1 {
-			return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("of the %d voters that would remain only %d are live, and %d are needed: start the others first, or add --force", voters, live, voters/2+1)}
-		}
-	}
-	out, err := m.change(ctx, state.RemoveMember{ID: target.ID})
-	if err != nil {
+	if err := m.awaitQuorum(ctx); err != nil {
 		return nil, err
 	}
-	notes := out.(admin.Changed)
-	if err := m.rotateGossipKey(ctx); err != nil {
-		notes.Notes = append(notes.Notes, "the gossip key was not changed: "+err.Error())
+	if !in.Force {
+		if voters, live := m.votersWithout(target.ID); live < voters/2+1 {
+			return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("of the %d voters that would remain only %d are live, and %d are needed: start the others first, or add --force", voters, live, voters/2+1)}
+		}
+		if by := m.heardBy(ctx, spec, target.ID); by != "" {
+			return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("%s is alive, %s hears it: run 'vpnlb cluster leave' on it, which loses no packet, or add --force", target.Name, by)}
+		}
 	}
-	return notes, nil
+	return m.change(ctx, state.RemoveMember{ID: target.ID})
 }
 
-// rotateGossipKey puts a new key first and keeps the old one readable for the
-// members that have not heard of it yet: the log brings it to all of them, a
-// removed node gets no log.
-func (m *member) rotateGossipKey(ctx context.Context) error {
-	raw, err := m.openSecret(secretGossip)
-	if err != nil {
-		return err
+// quorumPatience is how long a command waits for a leader: an election takes less.
+const quorumPatience = 3 * time.Second
+
+// awaitQuorum refuses what cannot be agreed at once, instead of a long wait: of
+// two nodes the one that is left cannot remove the other, forced or not.
+func (m *member) awaitQuorum(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, quorumPatience)
+	defer cancel()
+	for m.quorumLost() > 0 {
+		if pause(ctx, 50*time.Millisecond) {
+			continue
+		}
+		voters, live := m.votersWithout(state.NodeID{})
+		return &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("nothing can be agreed now: of %d voters %d are live, and a removal needs %d of them, with --force, too. Start one of the others; where they are lost for good, 'vpnlb cluster leave --force' here and 'vpnlb cluster init' make a new cluster (forwarding stops meanwhile, and what was agreed is lost)", voters, live, voters/2+1)}
 	}
-	old, ok := m.spec().SecretByName(secretGossip)
-	if !ok {
-		return errors.New("no gossip key in the agreed state")
+	return nil
+}
+
+// heardBy names a member that hears another one, this node first; "": nobody
+// does. What one node alone does not hear may only be a broken link.
+func (m *member) heardBy(ctx context.Context, spec *state.Spec, target state.NodeID) string {
+	if m.contacts.silence(target) < silentAfter {
+		return "this node"
 	}
-	keys := append(append([]byte(nil), cluster.NewKey()...), raw[:gossipKeyBytes]...)
-	sealed, err := transport.Seal(m.ids.Identity().Secret, secretGossip, keys)
-	if err != nil {
-		return err
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	answers := make(chan string, len(spec.Members))
+	asked := 0
+	for i := range spec.Members {
+		other := spec.Members[i]
+		if other.ID == m.self || other.ID == target {
+			continue
+		}
+		asked++
+		go func() {
+			var out silenceAnswer
+			err := m.transport.Call(ctx, transport.Target{Addr: other.Cluster, Node: other.ID}, pathSilence, silenceRequest{Node: target}, &out)
+			if err != nil || time.Duration(out.Millis)*time.Millisecond >= silentAfter {
+				other.Name = ""
+			}
+			answers <- other.Name
+		}()
 	}
-	_, err = m.change(ctx, state.PutSecret{Name: secretGossip, Sealed: sealed, Expect: old.Version})
-	return err
+	for range asked {
+		if name := <-answers; name != "" {
+			return name
+		}
+	}
+	return ""
 }

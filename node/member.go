@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,17 +20,16 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/dataplane"
-	"github.com/vpnlb/vpnlb/dataplane/forward"
 	"github.com/vpnlb/vpnlb/dataplane/gateway"
 	"github.com/vpnlb/vpnlb/dataplane/sysctl"
-	"github.com/vpnlb/vpnlb/dataplane/transparent"
 	"github.com/vpnlb/vpnlb/node/config"
 	"github.com/vpnlb/vpnlb/raft"
 )
 
 var (
-	errLeft   = errors.New("left the cluster")
-	errRejoin = errors.New("store was set aside")
+	errLeft     = errors.New("left the cluster")
+	errRejoin   = errors.New("store was set aside")
+	errReverted = errors.New("the store went back in time")
 )
 
 // member is one membership of this node in a cluster, from admission (or
@@ -82,8 +80,19 @@ type member struct {
 	lastQuorum  atomic.Pointer[time.Time]
 	unwell      *unwell
 	left        chan struct{} // closed when leave has done everything but stop
-	leaving     sync.Mutex
-	storedAt    time.Time // when the store was last written before this start
+	leaving     atomic.Bool
+	ownEntry    chan struct{}         // holds a token while this node's entry in the member list is being changed here
+	storedAt    time.Time             // when the stored state was last known good, before this start
+	goodWritten time.Time             // the peers goroutine's: when that was written last
+	remembers   atomic.Bool           // what the peers told is read from the store
+	distrusted  bool                  // a peer found the store to be an old copy when it was in use
+	vetted      map[state.NodeID]bool // the peers goroutine's: who was asked about the store as it was at the start
+
+	// What virtual tests have another network and no kernel for.
+	newCaller func() (*transport.Transport, error)
+	dropAddrs func() error                     // VIPs and gateways from this host's interfaces
+	cleanUp   func() error                     // everything that a membership puts into the kernel
+	passed    func() (packets uint64, ok bool) // how many this node has sent on
 
 	lastMembers  []state.NodeID            // the contacts goroutine's
 	fit          fitness                   // for gateways, and as far as routers go
@@ -98,6 +107,8 @@ type member struct {
 	keysSince    time.Time
 	ticketsSeen  uint64  // the leader duty's: version of the ticket keys,
 	ticketsHeld  tickets // and what they are
+	gossipFault  fault   // of the last change of the gossip key
+	movedFault   fault   // of the last try to tell this node's new address
 
 	offload atomic.Pointer[offload] // the TLS of SSTP; nil: this member has no such part
 }
@@ -117,9 +128,13 @@ func newMember(n *Node, ad admission) (*member, error) {
 		faults:     make(faultWatch),
 		left:       make(chan struct{}),
 		generation: make(chan struct{}, 1),
+		ownEntry:   make(chan struct{}, 1),
 		unwell:     newUnwell(),
-		storedAt:   lastWrite(n.storeDir()),
+		storedAt:   n.readLastGood(),
+		distrusted: n.distrust,
+		vetted:     make(map[state.NodeID]bool),
 	}
+	m.newCaller, m.dropAddrs, m.cleanUp, m.passed = m.makeCaller, m.dropAddresses, m.clean, m.forwarded
 	m.raftOff, m.stopRaft = context.WithCancel(context.Background())
 	var err error
 	if m.admitted, err = n.readMemberList(m.self); err != nil {
@@ -261,6 +276,7 @@ func (m *member) run(ctx context.Context) error {
 	start("status", m.runStatus)
 	start("peers", m.rememberPeers)
 	start("strangers", m.runStrangers)
+	start("own address", m.tellMoved)
 	if m.announcer != nil {
 		start("bgp", m.speaker.Run)
 		start("announcer", m.announcer.Run)
@@ -276,18 +292,7 @@ func (m *member) run(ctx context.Context) error {
 	}
 	cancel(nil)
 	parts.Wait()
-	closeErr := m.plane.Close()
-	if errors.Is(err, errLeft) {
-		closeErr = errors.Join(closeErr, gateway.DropAddresses(m.cfg.Dataplane.Inside), dataplane.Detach(PlaneConfig(m.cfg)), forward.Remove(), transparent.Remove(), m.kernel.Restore())
-	}
-	var quarantine *raft.QuarantineError
-	if errors.As(err, &quarantine) {
-		return m.afterQuarantine(ctx, quarantine)
-	}
-	if err == nil || errors.Is(err, errLeft) {
-		return errors.Join(err, closeErr)
-	}
-	return err
+	return m.finish(ctx, err, m.plane.Close())
 }
 
 // attach takes over what is pinned, or attaches. It changes nothing agreed.
@@ -388,31 +393,6 @@ func (m *member) bootstrap(ctx context.Context) {
 	}
 }
 
-// stop withdraws the routes first and takes the rest down after them; the data
-// plane stays attached and forwards what still comes.
-func (m *member) stop() {
-	m.node.setStage(StageStopping, "withdrawing routes")
-	m.node.notify.stopping()
-	if m.speaker == nil {
-		m.drainSSTP()
-		return
-	}
-	m.waitOthers()
-	others := m.othersAnnounce()
-	if !others {
-		m.drainSSTP() // who is sent away now finds nobody else
-	}
-	m.draining.Store(int32(bgp.StageStopping))
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	if err := m.speaker.Stop(ctx); err != nil {
-		m.log.Warn("withdraw routes", "error", err.Error())
-	}
-	if others {
-		m.drainSSTP() // what still comes here goes on; the rest ends at the servers, too, bit by bit
-	}
-}
-
 // runKeeper keeps the addresses, and begins anew when its interface or its
 // packet socket fails: packets are forwarded meanwhile.
 func (m *member) runKeeper(ctx context.Context) error {
@@ -424,30 +404,4 @@ func (m *member) runKeeper(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// depart ends the membership; everything but the stop is done.
-func (m *member) depart() { m.leftOnce.Do(func() { close(m.left) }) }
-
-// stopPatience bounds the wait for another node to announce: in a rolling
-// restart the one before this may still be on its way up.
-const stopPatience = 5 * time.Second
-
-// waitOthers keeps the routes until another node announces, where there is
-// another one at all.
-func (m *member) waitOthers() {
-	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
-	defer cancel()
-	for len(m.hints()) > 0 && m.anyAnnounced() {
-		if m.othersAnnounce() {
-			return
-		}
-		if !pause(ctx, 50*time.Millisecond) {
-			return
-		}
-	}
-}
-
-func (m *member) othersAnnounce() bool {
-	return slices.ContainsFunc(m.hints(), func(h cluster.Hints) bool { return len(h.Status.Announced) > 0 && !h.Status.Draining })
 }

@@ -58,6 +58,8 @@ type Node struct {
 	dial func(ctx context.Context, addr string) (net.Conn, error) // of init and join; nil: TCP
 
 	inherited map[string]*net.TCPListener // of the process before this one, until a member takes them
+	leftover  string                      // live's: what the last membership could not take back
+	distrust  bool                        // live's: the store went back in time; the next membership sets it aside
 
 	mu     sync.Mutex
 	stage  Stage
@@ -168,12 +170,13 @@ func (n *Node) live(ctx context.Context) error {
 			for _, ln := range n.takeInherited() {
 				ln.Close() // of a membership that is over: nobody would serve it
 			}
-			n.setStage(StageWaiting, "run 'vpnlb cluster init' here, or 'vpnlb cluster join'")
+			n.setStage(StageWaiting, n.waiting())
 			n.notify.ready()
 			select {
 			case <-ctx.Done():
 				return nil
 			case ad = <-n.admitted:
+				n.leftover = ""
 			}
 		}
 		if ad.first == nil {
@@ -190,23 +193,40 @@ func (n *Node) live(ctx context.Context) error {
 		n.member.Store(m)
 		err = m.run(ctx)
 		n.member.Store(nil)
-		if o := m.offload.Load(); o != nil && (errors.Is(err, errLeft) || errors.Is(err, errRejoin)) {
-			o.handover.update(nil) // this process goes on, and nobody accepts there
-		}
-		switch {
-		case errors.Is(err, errLeft):
-			if err := n.reset("left"); err != nil {
-				return err
-			}
-		case errors.Is(err, errRejoin):
-			n.log.Warn("starting again under a new node ID", "reason", err.Error())
-		case err != nil:
+		if err := n.ended(m, err); err != nil {
 			return err
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 	}
+}
+
+// ended draws the consequences of a membership's end; nil: live goes on, with the
+// next one or waiting for it.
+func (n *Node) ended(m *member, err error) error {
+	left, again := errors.Is(err, errLeft), errors.Is(err, errRejoin) || errors.Is(err, errReverted)
+	if o := m.offload.Load(); o != nil && (left || again) {
+		o.handover.update(nil) // this process goes on, and nobody accepts there
+	}
+	n.distrust = errors.Is(err, errReverted)
+	switch {
+	case left:
+		return n.reset("left")
+	case again:
+		n.log.Warn("starting again", "reason", err.Error())
+		return nil
+	}
+	return err
+}
+
+// waiting is what to do now, and what the last membership could not take back.
+func (n *Node) waiting() string {
+	text := "run 'vpnlb cluster init' here, or 'vpnlb cluster join'"
+	if n.leftover != "" {
+		text += "; the node left its cluster, but not everything could be taken back from this host: " + n.leftover + " ('vpnlb plane detach' tries again)"
+	}
+	return text
 }
 
 // reset puts identity and store of a membership that ended aside, so that the

@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// notifier speaks sd_notify(3): READY means announced, or waiting for init or
-// join, or parked, so that a rolling restart waits for the right moment. It also
+// notifier speaks sd_notify(3): READY means announced, or that there is nothing
+// to announce (see settled), or waiting for init or join, or parked, so that a
+// rolling restart waits for the right moment. It also
 // gives listening sockets to the service manager to keep (FDSTORE), who hands
 // them to the next process: connections wait meanwhile and none is refused.
 type notifier struct {

@@ -23,6 +23,7 @@ const (
 	pathMark    = "/v1/mark"    // how far the caller's log is; out: what the callee remembered
 	pathApplied = "/v1/applied" // the callee's own applied index
 	pathVouch   = "/v1/vouch"   // whether the callee's member list has a node; older versions do not know it
+	pathMoved   = "/v1/moved"   // the caller's cluster and gossip address changed
 )
 
 type indexAnswer struct {
@@ -60,10 +61,8 @@ func (m *member) serveRPC() {
 	m.transport.HandleRPC(pathSilence, transport.JSON(func(_ context.Context, _ transport.Peer, in silenceRequest) (silenceAnswer, error) {
 		return silenceAnswer{Millis: m.contacts.silence(in.Node).Milliseconds()}, nil
 	}))
-	m.transport.HandleRPC(pathMark, transport.JSON(func(_ context.Context, p transport.Peer, in raft.Mark) (raft.Mark, error) {
-		known := m.replica.PeerMemory()[p.Node]
-		m.replica.RememberPeer(p.Node, in)
-		return known, nil
+	m.transport.HandleRPC(pathMark, transport.JSON(func(_ context.Context, p transport.Peer, in raft.Mark) (markAnswer, error) {
+		return m.serveMark(p, in)
 	}))
 	m.transport.HandleRPC(pathApplied, transport.JSON(func(context.Context, transport.Peer, struct{}) (indexAnswer, error) {
 		return indexAnswer{Index: m.view().Index()}, nil
@@ -71,11 +70,16 @@ func (m *member) serveRPC() {
 	m.transport.HandleRPC(pathVouch, transport.JSON(func(_ context.Context, _ transport.Peer, in vouchRequest) (vouchAnswer, error) {
 		return m.vouch(in)
 	}))
+	m.transport.HandleRPC(pathMoved, transport.JSON(m.serveMoved))
 	m.transport.HandleRPC(pathJoin, transport.JSON(func(ctx context.Context, _ transport.Peer, in joinRequest) (joinAnswer, error) {
 		return m.admit(ctx, in)
 	}))
 	m.transport.HandleRPC(pathReplace, transport.JSON(func(ctx context.Context, p transport.Peer, in joinRequest) (joinAnswer, error) {
-		return m.admitAgain(ctx, p.Node, in)
+		old, err := m.replacedBy(p, in)
+		if err != nil {
+			return joinAnswer{}, err
+		}
+		return m.admitAgain(ctx, old, in)
 	}))
 	m.transport.HandleJoin(transport.JSON(func(ctx context.Context, _ transport.Peer, in joinRequest) (joinAnswer, error) {
 		return m.join(ctx, in)

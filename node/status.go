@@ -216,6 +216,12 @@ func (m *member) warnings(st *admin.Status) []string {
 	if f := m.kernelFault.get(); f != "" {
 		add("kernel settings: %s", f)
 	}
+	if f := m.movedFault.get(); f != "" {
+		add("%s", f)
+	}
+	if f := m.gossipFault.get(); f != "" {
+		add("the gossip key was not changed after a removal: %s", f)
+	}
 	if f := m.policyFault.get(); f != "" {
 		add("the node forwards whatever reaches it: %s", f)
 	}
@@ -228,7 +234,7 @@ func (m *member) warnings(st *admin.Status) []string {
 		add("no leader is heard: forwarding goes on, nothing new is agreed")
 	}
 	if st.Voters == 2 {
-		add("two voters: the loss of either ends agreement (not forwarding); add a third node or a witness")
+		add("two voters: the loss of either ends agreement (not forwarding); add a third node")
 	}
 	if st.Voters == 1 {
 		add("one voter: this node alone holds the cluster's state and keys")

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,11 +49,15 @@ type vnode struct {
 	*Node
 	town  *town
 	host  string
+	name  string
 	m     *member
 	wire  *wire
 	pins  dataplane.Pinned // that the next process finds, on the wire as it is
 	stop  context.CancelFunc
 	ended chan struct{} // closed when the membership has ended; nil: none began
+	err   error         // how it ended
+	drops atomic.Int32  // how often its addresses were dropped
+	clean atomic.Int32  // how often the host was cleaned up
 }
 
 func newTown(t *testing.T, dir string) *town {
@@ -70,7 +75,11 @@ func (tw *town) node(i int) *vnode {
 
 func (v *vnode) boot() {
 	t, addr := v.town.t, netip.MustParseAddr(v.host)
-	name := fmt.Sprintf("n%d", addr.As4()[3])
+	name := v.name
+	if name == "" {
+		name = fmt.Sprintf("n%d", addr.As4()[3])
+	}
+	v.name = name // it stays when the address changes
 	dir := filepath.Join(v.town.dir, name)
 	n, err := New(config.Config{
 		Name: name, DataDir: dir, AdminSocket: filepath.Join(dir, "admin.sock"),
@@ -162,6 +171,14 @@ func (v *vnode) start(ad admission) {
 	}
 	m.replica, err = raft.New(raft.Config{ID: m.self, Addr: addr, Dir: v.storeDir(), Heartbeat: m.cfg.Cluster.Heartbeat},
 		raft.Deps{Stream: m.transport.Raft(), Forward: forwarder{m.transport}, Logger: m.log, Vet: m.vetStore})
+	m.newCaller = func() (*transport.Transport, error) {
+		return transport.New(transport.Config{Addr: addr}, transport.Deps{
+			Identity: m.ids.Identity, Authorize: func(state.NodeID, []byte) error { return nil }, Logger: m.log,
+			Listener: v.town.net.Listen(addr), Dial: v.town.net.Dialer(addr),
+		})
+	}
+	m.dropAddrs = func() error { v.drops.Add(1); return nil }
+	m.cleanUp = func() error { v.clean.Add(1); return nil }
 	m.metrics = prometheus.NewRegistry() // the parts below register again
 	if err := errors.Join(err, m.makePlane(), m.makeHealth()); err != nil {
 		t.Fatal(err)
@@ -184,10 +201,11 @@ func (v *vnode) start(ad admission) {
 func (v *vnode) run(ctx context.Context, cancel context.CancelFunc) {
 	m := v.m
 	m.serveRPC()
+	work, fail := context.WithCancelCause(context.WithoutCancel(ctx))
 	var parts sync.WaitGroup
 	for name, run := range map[string]func(context.Context) error{
 		"transport": m.transport.Run, "raft": m.runRaft, "gossip": v.gossip, "contacts": m.runContacts,
-		"catch up": m.runCatchUp, "learning": m.runLearning, "duties": m.runLeader, "status": m.runStatus, "peers": m.rememberPeers,
+		"catch up": m.runCatchUp, "learning": m.runLearning, "duties": m.runLeader, "status": m.runStatus, "peers": m.rememberPeers, "own address": m.tellMoved,
 		"strangers": m.runStrangers,
 		"sync": func(ctx context.Context) error {
 			w := m.replica.Watch()
@@ -196,19 +214,39 @@ func (v *vnode) run(ctx context.Context, cancel context.CancelFunc) {
 		},
 	} {
 		parts.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				v.town.t.Errorf("%s: %s: %v", v.host, name, err)
+			if err := run(work); err != nil && work.Err() == nil {
+				fail(fmt.Errorf("%s: %w", name, err))
 			}
 		})
 	}
+	var err error
 	select {
 	case <-ctx.Done():
 	case <-m.left:
+		err = errLeft
+	case <-work.Done():
+		err = context.Cause(work)
+	}
+	fail(nil)
+	parts.Wait()
+	v.err = m.finish(ctx, err, nil)
+	if v.err != nil && !errors.Is(v.err, errLeft) && !errors.Is(v.err, errRejoin) && !errors.Is(v.err, errReverted) {
+		v.town.t.Errorf("%s: %v", v.host, v.err)
 	}
 	cancel()
-	parts.Wait()
 	v.Node.member.Store(nil)
 	close(v.ended)
+}
+
+// again does what Node.live does when a membership has ended by itself: the next
+// one begins.
+func (v *vnode) again() {
+	v.town.t.Helper()
+	<-v.ended
+	if err := v.Node.ended(v.m, v.err); err != nil {
+		v.town.t.Fatalf("%s: %v", v.host, err)
+	}
+	v.start(admission{})
 }
 
 // gossip is runGossip with the network in memory.

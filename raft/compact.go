@@ -28,7 +28,7 @@ func (r *Replica) compact() {
 	}
 	g := r.guard.Load()
 	var mark int64                               // bytes in the store after the last snapshot
-	shot := statistic(rt, "last_snapshot_index") // index of it
+	shot := statistic(rt.Stats(), "last_snapshot_index") // index of it
 	if shot > 0 {                                // what trails it does not count
 		mark = min(g.logBytes(), r.cfg.TrailingBytes)
 	}

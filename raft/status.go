@@ -122,7 +122,7 @@ func (r *Replica) raftStatus(s *Status, rt *hraft.Raft, running bool) {
 		s.LeaderID, _ = state.ParseNodeID(string(id))
 	}
 	s.Term, s.LastIndex, s.CommitIndex = rt.CurrentTerm(), rt.LastIndex(), rt.CommitIndex()
-	s.Mark = Mark{Term: s.Term, LogTerm: lastLogTerm(rt), Index: s.LastIndex}
+	s.Mark = mark(rt)
 	if s.Role == RoleLeader {
 		s.LastContact = 0
 	} else if t := rt.LastContact(); !t.IsZero() {
@@ -146,13 +146,20 @@ func servers(rt *hraft.Raft) []Server {
 	return out
 }
 
-// lastLogTerm of the log or the snapshot.
-func lastLogTerm(rt *hraft.Raft) uint64 {
-	return max(statistic(rt, "last_log_term"), statistic(rt, "last_snapshot_term"))
+// mark takes term and index of the last entry together: a pair that never was
+// would be remembered by the peers, and pass for a store that went back. The
+// last entry is the log's unless the snapshot's has a higher index, as for raft.
+func mark(rt *hraft.Raft) Mark {
+	stats := rt.Stats()
+	m := Mark{Term: rt.CurrentTerm(), LogTerm: statistic(stats, "last_log_term"), Index: statistic(stats, "last_log_index")}
+	if at := statistic(stats, "last_snapshot_index"); at > m.Index {
+		m.LogTerm, m.Index = statistic(stats, "last_snapshot_term"), at
+	}
+	return m
 }
 
 // statistic reads what hraft has no method for.
-func statistic(rt *hraft.Raft, name string) uint64 {
-	n, _ := strconv.ParseUint(rt.Stats()[name], 10, 64)
+func statistic(stats map[string]string, name string) uint64 {
+	n, _ := strconv.ParseUint(stats[name], 10, 64)
 	return n
 }
