@@ -86,7 +86,8 @@ func TestVirtualLeaveWaits(t *testing.T) {
 		// A gateway that somebody else owns and nobody holds: on a segment with a
 		// foreign machine under that address it stays so.
 		leader.propose(state.PutGateway{Addr: netip.MustParseAddr("198.51.100.251")})
-		tw.eventually(5*time.Second, "the leader owns the gateway", func() bool { return leader.m.spec().Gateways[0].Owner == leader.m.self })
+		g := leader.m.spec().Gateways[0]
+		leader.propose(state.OwnGateway{ID: g.ID, Owner: leader.m.self, Previous: g.Index})
 		v := others(nodes, leader)[0]
 		tw.agree(nodes...)
 		began, until := time.Now(), time.Now().Add(2*time.Second)
