@@ -163,50 +163,40 @@ func TestVirtualUnsentRoutesReplaceNone(t *testing.T) {
 
 // A stopping node waits for another that announces, where that is worth it.
 func TestVirtualStopWaitsForOthers(t *testing.T) {
-	for name, c := range map[string]struct {
-		before func(tw *street, v *vnode, others []*vnode)
-		want   time.Duration
-	}{
-		"others announce": {nil, 0},
-		"no other one is heard": {func(tw *street, v *vnode, _ []*vnode) {
-			tw.isolate(v)
-			time.Sleep(hintFresh + time.Second)
-		}, 0},
-		"no router has a route of this node": {func(_ *street, v *vnode, others []*vnode) {
-			v.session()
-			for _, o := range others {
-				o.session()
+	inStreet(t, nil, func(t *testing.T, s *street, nodes []*vnode) {
+		v, rest := nodes[0], nodes[1:]
+		all := func(families ...string) {
+			for _, o := range rest {
+				o.session(families...)
 			}
-			time.Sleep(time.Second)
-		}, 0},
-		"no router has a route of another node": {func(_ *street, _ *vnode, others []*vnode) {
-			for _, o := range others {
-				o.session()
+		}
+		stage := func(to bgp.Stage) {
+			for _, o := range rest {
+				o.m.draining.Store(int32(to))
 			}
-			time.Sleep(time.Second)
-		}, stopPatience},
-		"the others are stopping too": {func(_ *street, _ *vnode, others []*vnode) {
-			for _, o := range others {
-				o.m.draining.Store(int32(bgp.StageDraining))
+		}
+		for _, c := range []struct {
+			name       string
+			harm, mend func()
+			want       time.Duration
+		}{
+			{"others announce", func() {}, func() {}, 0},
+			{"no router has a route of this node", func() { v.session(); all() }, func() { v.session("ipv4"); all("ipv4") }, 0},
+			{"no router has a route of another node", func() { all() }, func() { all("ipv4") }, stopPatience},
+			{"the others are stopping too", func() { stage(bgp.StageDraining) }, func() { stage(bgp.StageServing) }, stopPatience},
+			{"no other one is heard", func() { s.isolate(v); time.Sleep(hintFresh) }, func() { s.rejoin(v) }, 0},
+		} {
+			s.eventually(20*time.Second, "all announce", func() bool { _, a := s.seen(v); return a == 2 && v.m.anyAnnounced() && v.m.othersAnnounce() })
+			c.harm()
+			time.Sleep(time.Second) // until hints tell
+			began := time.Now()
+			v.m.waitOthers()
+			if took := time.Since(began); took < c.want || took > c.want+100*time.Millisecond {
+				t.Errorf("%s: it waited %v, want %v", c.name, took, c.want)
 			}
-			time.Sleep(time.Second)
-		}, stopPatience},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inStreet(t, nil, func(t *testing.T, tw *street, nodes []*vnode) {
-				v := nodes[0]
-				tw.eventually(10*time.Second, "all announce", func() bool { _, a := tw.seen(v); return a == 2 && v.m.anyAnnounced() })
-				if c.before != nil {
-					c.before(tw, v, nodes[1:])
-				}
-				began := time.Now()
-				v.m.waitOthers()
-				if took := time.Since(began); took < c.want || took > c.want+100*time.Millisecond {
-					t.Errorf("it waited %v, want %v", took, c.want)
-				}
-			})
-		})
-	}
+			c.mend()
+		}
+	})
 }
 
 // The facts of routes: each comes from where it should.
@@ -287,42 +277,39 @@ func sees(v *vnode, sequence uint64, s health.Seen) health.Observation {
 // A stored state that is too old is not forwarded from, unless somebody who knows
 // that nothing newer is to be had says so.
 func TestVirtualForcedColdStart(t *testing.T) {
-	for name, forced := range map[string]bool{"refused": false, "forced": true} {
-		t.Run(name, func(t *testing.T) {
-			inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
-				for _, v := range nodes {
-					tw.isolate(v)
-				}
-				for _, v := range nodes {
-					v.halt()
-				}
-				alone := nodes[1]
-				tw.prepare = func(m *member) {
-					m.storedAt = time.Now().Add(-m.limits.StateAge - time.Hour)
-					m.node.deps.ForceCold = forced
-				}
-				alone.restart()
-				time.Sleep(alone.m.limits.ColdStartWait - 2*time.Second)
-				if alone.m.cold.Load() {
-					t.Error("it does not look for a leader first")
-				}
-				time.Sleep(5 * time.Second)
-				if alone.m.cold.Load() != forced {
-					t.Errorf("cold start %v", alone.m.cold.Load())
-				}
-				facts := alone.m.nodeFacts()
-				facts.PlaneAttached, facts.PlaneSelfCheck = true, true
-				d := bgp.Decide(bgp.Facts{Node: facts, VIP: bgp.VIPFacts{Backends: 3, Usable: 3}}, alone.m.limits)
-				want := bgp.StateTooOld
-				if forced {
-					want = bgp.ColdStart
-				}
-				if d.Reason != want {
-					t.Errorf("decision %+v", d)
-				}
-			})
-		})
-	}
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		for _, v := range nodes {
+			tw.isolate(v)
+		}
+		for _, v := range nodes {
+			v.halt()
+		}
+		alone := nodes[1]
+		for _, forced := range []bool{false, true} {
+			tw.prepare = func(m *member) {
+				m.storedAt = time.Now().Add(-m.limits.StateAge - time.Hour)
+				m.node.deps.ForceCold = forced
+			}
+			alone.restart()
+			time.Sleep(alone.m.limits.ColdStartWait - 2*time.Second)
+			if alone.m.cold.Load() {
+				t.Error("it does not look for a leader first")
+			}
+			time.Sleep(5 * time.Second)
+			if alone.m.cold.Load() != forced {
+				t.Errorf("cold start %v, forced %v", alone.m.cold.Load(), forced)
+			}
+			facts := alone.m.nodeFacts()
+			facts.PlaneAttached, facts.PlaneSelfCheck = true, true
+			want := bgp.StateTooOld
+			if forced {
+				want = bgp.ColdStart
+			}
+			if d := bgp.Decide(bgp.Facts{Node: facts, VIP: bgp.VIPFacts{Backends: 3, Usable: 3}}, alone.m.limits); d.Reason != want {
+				t.Errorf("forced %v: decision %+v", forced, d)
+			}
+		}
+	})
 }
 
 // T1 has two defaults; who writes the wrong one is told.

@@ -38,52 +38,57 @@ func (v *vnode) setUnfit(why string) {
 }
 
 // Each cause that takes a gateway from its owner does so alone, and the gateway
-// goes to one that is fit.
+// goes to one that is fit; what is no cause does not.
 func TestVirtualGatewayLeavesItsOwner(t *testing.T) {
-	for name, c := range map[string]struct {
-		harm  func(t *testing.T, tw *town, v *vnode)
-		limit time.Duration // 0: it stays
-	}{
-		"says that it is unfit": {func(_ *testing.T, _ *town, v *vnode) { v.setUnfit("self-check") }, 1500 * time.Millisecond},
-		"outside arm dead":      {func(_ *testing.T, _ *town, v *vnode) { v.m.fit.outsideDead.Store(true) }, 1500 * time.Millisecond},
-		"inside arm dead":       {func(_ *testing.T, _ *town, v *vnode) { v.m.fit.insideDead.Store(true) }, 1500 * time.Millisecond},
-		"heard by nobody":       {func(_ *testing.T, tw *town, v *vnode) { tw.isolate(v) }, 2 * time.Second},
-		"marked as leaving": {func(t *testing.T, _ *town, v *vnode) {
-			if err := v.m.markDraining(t.Context()); err != nil {
-				t.Error(err)
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		leader := tw.leader(nodes...)
+		followers := others(nodes, leader)
+		gateways, of := owners(tw, leader, followers)
+		ill, well := followers[0], followers[1]
+		mark := func(draining bool) {
+			self, _ := leader.m.spec().MemberByID(ill.m.self)
+			marked := *self
+			marked.Draining = draining
+			leader.propose(state.UpdateMember{Member: marked})
+		}
+		for _, c := range []struct {
+			name       string
+			harm, mend func()
+			limit      time.Duration // 0: it stays
+		}{
+			{"says that it is unfit", func() { ill.setUnfit("self-check") }, func() { ill.setUnfit("") }, 1500 * time.Millisecond},
+			{"outside arm dead", func() { ill.m.fit.outsideDead.Store(true) }, func() { ill.m.fit.outsideDead.Store(false) }, 1500 * time.Millisecond},
+			{"inside arm dead", func() { ill.m.fit.insideDead.Store(true) }, func() { ill.m.fit.insideDead.Store(false) }, 1500 * time.Millisecond},
+			{"marked as leaving", func() { mark(true) }, func() { mark(false) }, time.Second},
+			{"stopping", func() { ill.m.draining.Store(int32(bgp.StageStopping)) }, func() { ill.m.draining.Store(int32(bgp.StageServing)) }, 0},
+			{"not heard by the leader alone", func() { tw.net.Cut(ill.host, leader.host) }, func() { tw.net.Heal(ill.host, leader.host) }, 0},
+			{"heard by nobody", func() { tw.isolate(ill) }, func() { tw.rejoin(ill) }, 2 * time.Second},
+		} {
+			time.Sleep(3 * time.Second)
+			if of(gateways[0]) != ill.m.self || of(gateways[1]) != well.m.self {
+				t.Fatalf("before %q: a gateway moved from a member that is well", c.name)
 			}
-		}, time.Second},
-		"not heard by the leader alone": {func(_ *testing.T, tw *town, v *vnode) {
-			for _, o := range tw.nodes {
-				if o.m.replica.Status().Role == raft.RoleLeader {
-					tw.net.Cut(v.host, o.host)
-				}
-			}
-		}, 0},
-		"stopping": {func(_ *testing.T, _ *town, v *vnode) { v.m.draining.Store(int32(bgp.StageStopping)) }, 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
-				leader := tw.leader(nodes...)
-				followers := others(nodes, leader)
-				gateways, of := owners(tw, leader, followers)
-				time.Sleep(3 * time.Second)
-				ill, well := followers[0].m.self, followers[1].m.self
-				if of(gateways[0]) != ill || of(gateways[1]) != well {
-					t.Fatal("a gateway moved from a member that is well")
-				}
-				c.harm(t, tw, followers[0])
-				if c.limit > 0 {
-					tw.eventually(c.limit, "the gateway moves", func() bool { return of(gateways[0]) == well })
-					return
-				}
+			c.harm()
+			if c.limit > 0 {
+				tw.eventually(c.limit, c.name+": the gateway moves", func() bool { return of(gateways[0]) == well.m.self })
+			} else {
 				time.Sleep(2500 * time.Millisecond) // the hint is there, and old ones still count
-				if of(gateways[0]) != ill {
-					t.Error("the gateway moved")
+				if of(gateways[0]) != ill.m.self {
+					t.Errorf("%s: the gateway moved", c.name)
 				}
+			}
+			c.mend()
+			tw.eventually(10*time.Second, "the leader hears that it is well", func() bool {
+				return leader.m.contacts.silence(ill.m.self) < silentAfter &&
+					slices.ContainsFunc(leader.m.hints(), func(h cluster.Hints) bool {
+						return h.Node == ill.m.self && !h.Status.ArmDead && !h.Status.Unfit && !h.Status.Draining
+					})
 			})
-		})
-	}
+			if g, _ := leader.m.spec().GatewayByID(gateways[0]); g.Owner != ill.m.self {
+				leader.propose(state.OwnGateway{ID: g.ID, Owner: ill.m.self, Previous: g.Index})
+			}
+		}
+	})
 }
 
 // Where nobody is fit nothing is gained by a move, and after a standstill of the
