@@ -293,6 +293,9 @@ func (p *Plane) dropLeftovers() error {
 		if !pinName.MatchString(n.Name()) || !pinOfMap(n.Name()) || strings.HasSuffix(n.Name(), p.cfg.schemaSuffix()) {
 			continue
 		}
+		if strings.HasPrefix(n.Name(), "pending_proofs_") {
+			p.inheritProofs(n.Name())
+		}
 		if err := os.Remove(filepath.Join(p.cfg.PinDir, n.Name())); err != nil {
 			return fmt.Errorf("remove a map of another schema: %w", err)
 		}

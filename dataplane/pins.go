@@ -156,7 +156,7 @@ func (p *Plane) pinnedMaps(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, err
 			return nil, fmt.Errorf("open pinned map %s: %w", name, err)
 		}
 		if keepsSize[name] && s.MaxEntries != m.MaxEntries() {
-			p.log.Warn("pinned affinity table keeps its size", "map", name, "pinned", m.MaxEntries(), "configured", s.MaxEntries)
+			p.log.Warn("pinned affinity table keeps its size until 'vpnlb plane detach' has run", "map", name, "pinned", m.MaxEntries(), "configured", s.MaxEntries)
 			s.MaxEntries = m.MaxEntries()
 		}
 		maps[name] = m

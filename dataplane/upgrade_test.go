@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vpnlb/vpnlb/dataplane/bpf"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
@@ -57,4 +58,40 @@ func TestAnotherSchemaTakesOverAndBack(t *testing.T) {
 		t.Error("the last program counted nothing")
 	}
 	t.Logf("%d datagrams over three take-overs, 0 lost", sent)
+}
+
+// What a server proved after the new binary had attached, and before its program ran,
+// is in the old maps: it is told none the less, once for all.
+func TestProofsOutliveAChangeOfSchema(t *testing.T) {
+	p, dir := newSmallPlane(t)
+	mustResync(t, p, farm(t, 100), nil)
+	q := newPlane(t, dir, "leg")
+	q.cfg.schema = 77
+	attachPlane(t, q)
+	runPlane(t, q)
+	leg := p.InterfaceIndex("leg")
+	auth := "eth s1 > outside | ip s1 > client | udp 4500 > 4500 | marker | ike auth response next=46 id=1 | fill 80"
+	run(t, p.coll.Programs["vpnlb"], buildFrame(t, auth), leg) // the one that is attached still
+	mustResync(t, q, farm(t, 101), nil)
+	e := takeBatch(t, q.Evidence())[0]
+	if e.Slot != 1 || e.Level != table.EarnedSK || !e.Opening {
+		t.Fatalf("evidence %+v", e)
+	}
+	q.Answer(e.Key, e, table.Stored)
+	if n := len(pending(t, q)); n != 0 {
+		t.Errorf("%d proofs are left after the answer", n)
+	}
+}
+
+func pending(t *testing.T, p *Plane) (out []table.Evidence) {
+	t.Helper()
+	for b := range mapBatches[bpf.PlaneClientKey, bpf.PlanePending](p.proofs.pending) {
+		if b.err != nil {
+			t.Fatal(b.err)
+		}
+		for i, k := range b.keys {
+			out = append(out, evidenceOf(k, b.values[i]))
+		}
+	}
+	return out
 }

@@ -226,9 +226,9 @@ func (m *member) warnings(st *admin.Status) []string {
 		add("the node forwards whatever reaches it: %s", f)
 	}
 	if m.sync.full.Load() {
-		add("the affinity table is full (%d entries): clients without a record are forwarded by Maglev; raise dataplane.max_clients", st.MaxClients)
+		add("the affinity table is full (%d entries): clients without a record are forwarded by Maglev; %s", st.MaxClients, raiseMaxClients)
 	} else if plane := m.plane.Status(); max(plane.Entries4, plane.Entries6)*10 > plane.Capacity*8 {
-		add("the affinity table holds %d records of one family, above 80 %% of the %d it is meant for: raise dataplane.max_clients", max(plane.Entries4, plane.Entries6), plane.Capacity)
+		add("the affinity table holds %d records of one family, above 80 %% of the %d it is meant for: %s", max(plane.Entries4, plane.Entries6), plane.Capacity, raiseMaxClients)
 	}
 	if !st.Quorum {
 		add("no leader is heard: forwarding goes on, nothing new is agreed")

@@ -58,6 +58,9 @@ const resyncBackoff = 500 * time.Millisecond
 // an entry that had no room is in no later delta, and room comes by expiry.
 const fullRetry = time.Minute
 
+// raiseMaxClients is what helps against a full table: one that is pinned keeps its size.
+const raiseMaxClients = "raise dataplane.max_clients in the node file, then stop the service, run 'vpnlb plane detach' and start it again"
+
 // auditInterval is how often all records are compared with the kernel's, and
 // mended, although no write failed: somebody else may have changed them. A million
 // take 0.1 s. It is looked at when a change comes, as one does every few seconds. Servers

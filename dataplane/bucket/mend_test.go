@@ -2,6 +2,7 @@ package bucket
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -69,8 +70,8 @@ func TestOtherSeedIsRefused(t *testing.T) {
 			}
 		}
 		good := slices.Clone(b.words)
-		if _, err := New(b.mem, f, testSeed+1, b.stash, b.clock.now); err == nil {
-			t.Error("another seed is taken")
+		if _, err := New(b.mem, f, testSeed+1, b.stash, b.clock.now); err == nil || !strings.Contains(err.Error(), "run 'vpnlb plane detach'") {
+			t.Errorf("another seed is taken, or the fix is not named: %v", err)
 		}
 		if !slices.Equal(good, b.words) {
 			t.Error("records were changed")
