@@ -52,11 +52,7 @@ func (m *member) runCatchUp(ctx context.Context) error {
 			}
 		case m.mayColdStart():
 			m.cold.Store(true)
-			if m.pinsAreNewer() {
-				m.progress(StageStarting, "cold start: no leader found, forwarding by the pinned tables, which are newer than the store")
-				break
-			}
-			open()
+			m.openCold(open)
 			m.progress(StageStarting, "cold start: no leader found, forwarding from the stored state")
 		}
 		if !pause(ctx, catchUpPoll) {
@@ -86,4 +82,18 @@ func (m *member) leaderIndex(ctx context.Context) (uint64, error) {
 	var out indexAnswer
 	err := m.callLeader(ctx, pathIndex, struct{}{}, &out)
 	return out.Index, err
+}
+
+// mayColdStart reports whether the stored state may be forwarded from without
+// a leader's word.
+func (m *member) mayColdStart() bool {
+	return m.quorumLost() >= m.limits.ColdStartWait && m.specStored() &&
+		m.removed.Load() == nil && !m.cold.Load() &&
+		m.stateAge() <= m.limits.StateAge
+}
+
+// specStored: the store held a spec with a VIP when it was opened.
+func (m *member) specStored() bool {
+	st := m.replica.Status()
+	return !st.Restored.ClusterID.IsZero() && len(m.spec().VIPs) > 0
 }

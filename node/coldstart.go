@@ -7,18 +7,14 @@ import (
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
-// mayColdStart reports whether this node may forward, without a leader's word,
-// by what was agreed when it last ran.
-func (m *member) mayColdStart() bool {
-	return m.quorumLost() >= m.limits.ColdStartWait && m.specStored() &&
-		m.removed.Load() == nil && !m.cold.Load() &&
-		m.stateAge() <= m.limits.StateAge
-}
-
-// specStored: the store held a spec with a VIP when it was opened.
-func (m *member) specStored() bool {
-	st := m.replica.Status()
-	return !st.Restored.ClusterID.IsZero() && len(m.spec().VIPs) > 0
+// openCold opens the gate of the tables for a cold start, where they may be
+// written at all.
+func (m *member) openCold(open func()) {
+	if m.pinsAreNewer() {
+		m.log.Warn("cold start by the pinned tables, which are newer than the store", "pinned_index", m.pinned.Index, "index", m.view().Index())
+		return
+	}
+	open()
 }
 
 // pinsAreNewer: the pinned tables hold more than the store is known to. After a

@@ -80,6 +80,7 @@ type member struct {
 	lastQuorum  atomic.Pointer[time.Time]
 	unwell      *unwell
 	left        chan struct{} // closed when leave has done everything but stop
+	diskBack    chan struct{} // closed when the disk that raft went off for works again
 	leaving     sync.Mutex
 	storedAt    time.Time // when the store was last written before this start
 
@@ -113,6 +114,7 @@ func newMember(n *Node, ad admission) (*member, error) {
 		limits:     bgp.DefaultLimits(),
 		faults:     make(faultWatch),
 		left:       make(chan struct{}),
+		diskBack:   make(chan struct{}),
 		generation: make(chan struct{}, 1),
 		unwell:     newUnwell(),
 		storedAt:   lastWrite(n.storeDir()),
@@ -274,6 +276,9 @@ func (m *member) run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		m.stop()
+	case <-m.diskBack:
+		m.stop()
+		err = errDiskBack
 	case <-m.left:
 		err = errLeft
 	case <-work.Done():
@@ -349,8 +354,9 @@ func (m *member) progress(s Stage, why string) {
 }
 
 // runRaft runs consensus. When it has to go off (a hung disk, an entry of a
-// newer version), forwarding goes on; a restart of the process, by an
-// administrator or the service manager, is the way back.
+// newer version), forwarding goes on; a restart of the process is the way back:
+// the node ends by itself when its disk works again (parked.go), the rest is for
+// an administrator.
 func (m *member) runRaft(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -361,7 +367,8 @@ func (m *member) runRaft(ctx context.Context) error {
 		select {
 		case <-watch.Done():
 		case <-m.replica.Parked():
-			m.park(m.replica.Status().Parked)
+			st := m.replica.Status()
+			m.sitOut(watch, st.Parked, st.StoreFailed, func() error { return probeDisk(m.node.storeDir()) })
 		}
 	}()
 	if m.first != nil {
