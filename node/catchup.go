@@ -53,11 +53,7 @@ func (m *member) runCatchUp(ctx context.Context) error {
 			}
 		case m.mayColdStart():
 			m.cold.Store(true)
-			if m.pinsAreNewer() {
-				m.progress(StageStarting, "cold start: no leader found, forwarding by the pinned tables, which are newer than the store")
-				break
-			}
-			open()
+			m.openCold(open)
 			m.progress(StageStarting, "cold start: no leader found, forwarding from the stored state")
 			m.readyWithoutRoutes()
 		case m.tooOld():

@@ -28,6 +28,16 @@ func (m *member) specStored() bool {
 	return !st.Restored.ClusterID.IsZero() && len(m.spec().VIPs) > 0
 }
 
+// openCold opens the gate of the tables for a cold start, where they may be
+// written at all.
+func (m *member) openCold(open func()) {
+	if m.pinsAreNewer() {
+		m.log.Warn("cold start by the pinned tables, which are newer than the store", "pinned_index", m.pinned.Index, "index", m.view().Index())
+		return
+	}
+	open()
+}
+
 // pinsAreNewer: the pinned tables hold more than the store is known to. After a
 // crash they always do: they are written with an entry at once, while that it was
 // committed reaches the disk only with the next one, and a lone node gets no next

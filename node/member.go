@@ -80,6 +80,7 @@ type member struct {
 	lastQuorum  atomic.Pointer[time.Time]
 	unwell      *unwell
 	left        chan struct{} // closed when leave has done everything but stop
+	diskBack    chan struct{} // closed when the disk that raft went off for works again
 	leaving     atomic.Bool
 	ownEntry    chan struct{}         // holds a token while this node's entry in the member list is being changed here
 	storedAt    time.Time             // when the stored state was last known good, before this start
@@ -127,6 +128,7 @@ func newMember(n *Node, ad admission) (*member, error) {
 		limits:     bgp.DefaultLimits(),
 		faults:     make(faultWatch),
 		left:       make(chan struct{}),
+		diskBack:   make(chan struct{}),
 		generation: make(chan struct{}, 1),
 		ownEntry:   make(chan struct{}, 1),
 		unwell:     newUnwell(),
@@ -285,6 +287,9 @@ func (m *member) run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		m.stop()
+	case <-m.diskBack:
+		m.stop()
+		err = errDiskBack
 	case <-m.left:
 		err = errLeft
 	case <-work.Done():
@@ -350,8 +355,9 @@ func (m *member) progress(s Stage, why string) {
 }
 
 // runRaft runs consensus. When it has to go off (a hung disk, an entry of a
-// newer version), forwarding goes on; a restart of the process, by an
-// administrator or the service manager, is the way back.
+// newer version), forwarding goes on; a restart of the process is the way back:
+// the node ends by itself when its disk works again (parked.go), the rest is for
+// an administrator.
 func (m *member) runRaft(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -362,7 +368,8 @@ func (m *member) runRaft(ctx context.Context) error {
 		select {
 		case <-watch.Done():
 		case <-m.replica.Parked():
-			m.park(m.replica.Status().Parked)
+			st := m.replica.Status()
+			m.sitOut(watch, st.Parked, st.StoreFailed, func() error { return probeDisk(m.node.storeDir()) })
 		}
 	}()
 	if m.first != nil {

@@ -241,7 +241,7 @@ func (m *member) warnings(st *admin.Status) []string {
 	}
 	rs := m.replica.Status()
 	if rs.Parked != "" {
-		add("consensus is off on this node: %s; restart the daemon", rs.Parked)
+		add("consensus is off on this node: %s; %s", rs.Parked, wayBack(rs.StoreFailed))
 	}
 	if rs.CommitStall > 0 {
 		add("a commit has been waiting for %s", rs.CommitStall.Round(time.Millisecond))

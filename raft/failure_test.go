@@ -31,7 +31,7 @@ func TestHungDiskOnLeader(t *testing.T) {
 			t.Errorf("next commit after %v", d)
 		}
 		s := old.Status()
-		if s.Role != RoleParked || !s.Fenced || !strings.Contains(s.Parked, "hung") {
+		if s.Role != RoleParked || !s.StoreFailed || !s.Fenced || !strings.Contains(s.Parked, "hung") {
 			t.Errorf("status %+v", s)
 		}
 		if v := old.View(); v.Index() == 0 || budget(old) != 1 {
@@ -93,7 +93,7 @@ func TestHungDiskOnNewLeader(t *testing.T) {
 		if d := time.Since(start); d > 5*time.Second {
 			t.Errorf("next commit after %v", d)
 		}
-		if s := stuck.Status(); s.Role != RoleParked || !s.Fenced || !strings.Contains(s.Parked, "hung") {
+		if s := stuck.Status(); s.Role != RoleParked || !s.StoreFailed || !s.Fenced || !strings.Contains(s.Parked, "hung") {
 			t.Errorf("status %+v", s)
 		}
 		release()
@@ -143,7 +143,7 @@ func TestWriteErrorParks(t *testing.T) {
 				c.until("own view", time.Second, func() bool { return !rest[0].View().Spec().ClusterID.IsZero() })
 				c.bump(rest[0])
 				c.until("parked", 5*time.Second, func() bool { return n.Status().Role == RoleParked })
-				if s := n.Status(); !s.Fenced || !strings.Contains(s.Parked, "no space left") {
+				if s := n.Status(); !s.Fenced || !s.StoreFailed || !strings.Contains(s.Parked, "no space left") {
 					t.Errorf("%+v", s)
 				}
 				n.stop()
@@ -181,6 +181,9 @@ func TestUnknownEntryParks(t *testing.T) {
 		// The last one need not hear that it is committed.
 		c.until("two parked", 5*time.Second, func() bool { return c.parked() >= 2 })
 		for _, n := range c.nodes {
+			if n.Status().StoreFailed {
+				t.Errorf("%s: the disk is blamed: %s", n.name, n.Status().Parked)
+			}
 			if n.View().Spec().Settings.NodeBudget == state.DefaultSettings().NodeBudget || n.View().Index() < index {
 				t.Errorf("%s lost its view", n.name)
 			}

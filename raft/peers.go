@@ -151,7 +151,7 @@ func (r *Replica) keepPeers() {
 			return
 		case <-t.C:
 			if err := r.peers.save(g); err != nil {
-				r.park("store failed: " + err.Error())
+				r.parkStore("store failed: " + err.Error())
 				return
 			}
 		}

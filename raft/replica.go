@@ -51,6 +51,7 @@ type Replica struct {
 	own      Mark
 	restored Restored
 	parked   string
+	failed   bool // parked because of the store
 	fenced   bool
 	office   *office
 	bell     chan struct{} // closed and replaced when leadership changes
@@ -127,13 +128,18 @@ func (r *Replica) Run(ctx context.Context) error {
 
 // park turns raft off for good: first nobody hears this node any more, then it
 // stops, and nobody waits for that because its disk may hang. It never blocks.
-func (r *Replica) park(reason string) {
+func (r *Replica) park(reason string) { r.parkBy(reason, false) }
+
+// parkStore is park where the store, not what is in it, is the cause.
+func (r *Replica) parkStore(reason string) { r.parkBy(reason, true) }
+
+func (r *Replica) parkBy(reason string, store bool) {
 	r.mu.Lock()
 	if r.parked != "" || r.stopping {
 		r.mu.Unlock()
 		return
 	}
-	r.parked = reason
+	r.parked, r.failed = reason, store
 	r.running = false
 	rt := r.raft
 	r.mu.Unlock()

@@ -47,7 +47,7 @@ func (r *Replica) start(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	g := newGuard(s, func(err error) { r.park("store failed: " + err.Error()) })
+	g := newGuard(s, func(err error) { r.parkStore("store failed: " + err.Error()) })
 	if err := r.startOn(ctx, g); err != nil {
 		_ = s.Close()
 		if errors.As(err, &corrupt) || errors.Is(err, errLost) {

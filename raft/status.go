@@ -67,6 +67,7 @@ type Status struct {
 	Restored Restored
 
 	Parked      string        // why raft is off; empty: it is not
+	StoreFailed bool          // the store is why: a new process may find it well again
 	Fenced      bool          // the stream layer was fenced
 	StoreStall  time.Duration // how long the operation in the store has hung; 0: none
 	CommitStall time.Duration // on the leader: how long a commit has been waited for, beyond FenceAfter
@@ -88,7 +89,7 @@ func (s *Status) Quorum(heartbeat time.Duration) bool {
 func (r *Replica) Status() Status {
 	s := Status{ID: r.cfg.ID, Role: RoleStopped, LastContact: -1, Applied: r.View().Index()}
 	r.mu.Lock()
-	s.Parked, s.Fenced, s.Restored = r.parked, r.fenced, r.restored
+	s.Parked, s.StoreFailed, s.Fenced, s.Restored = r.parked, r.failed, r.fenced, r.restored
 	rt, running := r.raft, r.running
 	r.mu.Unlock()
 	s.Queued = len(r.queue)

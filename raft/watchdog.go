@@ -122,7 +122,7 @@ func (r *Replica) watch() {
 		if age, accepted, ok := r.watchdog.oldest(); ok && age >= r.cfg.FenceAfter {
 			stall := r.guard.Load().stalled(r.cfg.FenceAfter / 2)
 			if !accepted || stall > 0 {
-				r.park(fmt.Sprintf("no commit for %v: the store has hung for %v", age.Round(time.Millisecond), stall.Round(time.Millisecond)))
+				r.parkStore(fmt.Sprintf("no commit for %v: the store has hung for %v", age.Round(time.Millisecond), stall.Round(time.Millisecond)))
 				return
 			}
 			if r.watchdog.firstAlarm(true) {

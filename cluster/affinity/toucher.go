@@ -54,8 +54,9 @@ type held struct {
 	urgent  bool      // is in Toucher.urgent
 	touched time.Time // when it was last proposed, zero: not yet
 	backend state.BackendID
-	seen    state.Time // record's Seen, to tell an expiry from a removal
-	heardAt state.Time // record's Heard
+	state   state.Confirmation // record's
+	seen    state.Time         // record's Seen, to tell an expiry from a removal
+	heardAt state.Time         // record's Heard
 }
 
 // NewToucher makes a toucher; Run starts it.
@@ -124,7 +125,7 @@ func (t *Toucher) hold(a table.Activity, r state.Affinity, now time.Time) {
 		h.at = at
 	}
 	h.slot, h.backend, h.heard = a.Slot, r.Backend, h.heard || a.Heard
-	h.seen, h.heardAt = r.Seen, r.Heard
+	h.state, h.seen, h.heardAt = r.State, r.Seen, r.Heard
 	s[a.Key] = h
 }
 
@@ -170,7 +171,7 @@ func (t *Toucher) consider(k table.Key, spec *state.Spec, r state.Affinity, now 
 		h.urgent = true
 		t.urgent = append(t.urgent, k)
 	}
-	h.seen, h.heardAt = r.Seen, r.Heard
+	h.state, h.seen, h.heardAt = r.State, r.Seen, r.Heard
 	s[k] = h
 	return true
 }
@@ -242,10 +243,11 @@ func (t *Toucher) drop(k table.Key) {
 }
 
 // again reports whether a removed record should be proposed again: it had
-// outlived its time, while activity known here alone would have kept it.
+// outlived its time, while activity known here alone would have kept it. An
+// unconfirmed one never: no touch extends it, and a client's packets can be forged.
 func again(s *state.Settings, h held, cluster state.Time, age time.Duration) bool {
 	at := cluster.Add(-age)
-	if at <= h.seen.Add(timeGrain) || age >= s.AffinityTimeout {
+	if h.state != state.Confirmed || at <= h.seen.Add(timeGrain) || age >= s.AffinityTimeout {
 		return false
 	}
 	if cluster.Sub(h.heardAt)+timeGrain >= s.UnheardTimeout {

@@ -179,6 +179,37 @@ func TestToucherLearnsAgain(t *testing.T) {
 	})
 }
 
+// TestToucherNeverConfirms: an unconfirmed record that expires is gone, although
+// its life was longer than the affinity timeout and packets of its client, which
+// anybody can forge, still come.
+func TestToucherNeverConfirms(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		touching(t, 0, func(a *agreement, x *Toucher) {
+			if !told {
+				a.set(func() { a.onDelta = nil })
+			}
+			s := a.View().Spec().Settings
+			s.AffinityTimeout, s.TouchInterval = 8*time.Minute, 2*time.Minute
+			a.must(state.SetSettings{Settings: s, Expect: s.Version})
+			a.learn(1, 1, state.EarnedAuth)
+			a.learn(2, 1, state.EarnedSK)
+			for range 65 {
+				traffic(x, 1, 1, false, 10*time.Second)
+				traffic(x, 2, 1, false, 10*time.Second)
+				if due := a.View().Expired(a.now(), 10); len(due) > 0 {
+					a.must(state.Expire{Records: due})
+				}
+			}
+			traffic(x, 1, 1, false, 2*time.Minute)
+			a.holds(1, 0)
+			a.holds(2, 0)
+			if n := len(commandsOf[state.Learn](a)); n != 0 {
+				t.Errorf("told %t: learnt again %d times", told, n)
+			}
+		})
+	}
+}
+
 // TestToucherLearnsAgainUntold: the same where Deleted is never called, because
 // a snapshot took the place of the deltas.
 func TestToucherLearnsAgainUntold(t *testing.T) {
