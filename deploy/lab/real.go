@@ -19,6 +19,9 @@ type realPeers struct {
 	logins  map[netip.Addr]string
 }
 
+// byEAP reports how client i logs in.
+func byEAP(i int) bool { return i%2 == 1 }
+
 const (
 	realLoginBound = 90 * time.Second
 	realPoll       = 400 * time.Millisecond // between two looks at all charons
@@ -81,7 +84,7 @@ func (r *realPeers) writeClients(n int) error {
 	var list []client
 	for i := range n {
 		a := r.l.st.Options.client(i)
-		list = append(list, client{i, a, r.l.vipFor(a), i%2 == 1})
+		list = append(list, client{i, a, r.l.vipFor(a), byEAP(i)})
 	}
 	return r.clients().render(swanClients, "swanctl/swanctl.conf", map[string]any{
 		"ServerID": serverID, "ClientID": clientID, "Inner": innerPrefix, "Clients": list,
