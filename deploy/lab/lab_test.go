@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"github.com/vpnlb/vpnlb/deploy/lab/peer"
+	"github.com/vpnlb/vpnlb/node/admin"
 )
 
 // binary builds vpnlb once for a test, or takes the one that the environment
@@ -283,6 +286,7 @@ func TestRealPeers(t *testing.T) {
 	needRealPeers(t)
 	l := up(t, Options{Name: "tpeers", Servers: 2, Clients: 300, Peers: Real, IPv6: DefaultIPv6})
 	wantFragments(t, l)
+	wantRecords(t, l)
 	before, err := l.peers.snapshot(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -326,6 +330,42 @@ func TestRealPeers(t *testing.T) {
 	wantPings(t, l, before, after)
 	if v.lost != lost {
 		t.Errorf("%d pings lost, %d of them in drills", v.lost, lost)
+	}
+}
+
+// wantRecords checks that the cluster knows for good which server each client has.
+func wantRecords(t *testing.T, l *Lab) {
+	t.Helper()
+	s, err := l.peers.snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var unknown []string
+	err = until(t.Context(), changeBound, "a confirmed record of every client", func() (bool, error) {
+		var list admin.Affinities
+		if err := l.cli(t.Context(), cliBound, nodeName(1), &list, "affinity", "list", "--limit", "0"); err != nil {
+			return false, err
+		}
+		known := map[netip.Addr]string{}
+		for _, r := range list.Records {
+			if r.Class == "ike" && r.State == "confirmed" {
+				known[r.Client] = strings.TrimSuffix(r.Backend, "-6")
+			}
+		}
+		unknown = nil
+		for a, c := range s.Clients {
+			key := a
+			if a.Is6() {
+				key = netip.PrefixFrom(a, keyBits6).Masked().Addr()
+			}
+			if known[key] != serverName(c.Server) {
+				unknown = append(unknown, fmt.Sprintf("%s on server %d: %q", a, c.Server, known[key]))
+			}
+		}
+		return len(unknown) == 0, nil
+	})
+	if err != nil {
+		t.Fatalf("%v: %d clients, %v", err, len(unknown), unknown[:min(len(unknown), maxDetails)])
 	}
 }
 
