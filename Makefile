@@ -30,7 +30,9 @@ lint: ## gofmt, vet, staticcheck, import lattice, tidiness
 	$(GO) tool staticcheck ./...
 	$(GO) test -count=1 ./deploy/checks/
 
-# Packages whose tests build namespaces or load BPF run apart, one at a time.
+# Packages whose tests measure real traffic or fill the kernel with maps run apart, one
+# at a time (as root). Tests elsewhere that want a namespace or load a program
+# (cmd/vpnlb, cluster/health, dataplane/bpf and so on) mind no neighbours.
 ROOT_PKGS := ./dataplane ./dataplane/forward ./dataplane/gateway ./dataplane/transparent ./deploy/lab ./deploy/lab/router ./bgp
 unit: ## Unit tests, virtual clusters and CLI scripts, with the race detector
 	$(GO) test -race -count=1 $$($(GO) list ./... | grep -vxF "$$($(GO) list $(ROOT_PKGS))")

@@ -48,10 +48,10 @@ func TestPlacesCoverTheirPrefixes(t *testing.T) {
 
 func TestPlacesLeaveOthersAlone(t *testing.T) {
 	var p placeBits
-	p.add(netip.MustParsePrefix("198.51.100.0/24"))
+	p.add(netip.MustParsePrefix("198.18.255.0/24"))
 	p.add(netip.MustParsePrefix("2001:db8:ff::/48"))
 	p.add(netip.MustParsePrefix("fd00::/8"))
-	for _, a := range []string{"198.52.0.1", "203.0.113.7", "2001:db9::1"} {
+	for _, a := range []string{"198.19.0.1", "203.0.113.7", "2001:db9::1"} {
 		if p.has(netip.MustParseAddr(a)) {
 			t.Errorf("%s must be looked at, for nothing", a)
 		}

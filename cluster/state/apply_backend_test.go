@@ -237,16 +237,16 @@ func TestSlots(t *testing.T) {
 			t.Fatalf("backend %d: %+v", n, o)
 		}
 	}
-	if o := r.do(PutBackend{Backend: Backend{VIP: 1, Name: "more", Addr: netip.MustParseAddr("203.0.114.1"), Weight: 1}}); o.Code != Full || o.Detail == "" {
+	if o := r.do(PutBackend{Backend: Backend{VIP: 1, Name: "more", Addr: netip.MustParseAddr("198.19.0.1"), Weight: 1}}); o.Code != Full || o.Detail == "" {
 		t.Errorf("%+v", o)
 	}
 	r.known(client4(1), 7)
 	r.ok(RemoveBackend{ID: 7})
-	if o := r.do(PutBackend{Backend: Backend{VIP: 1, Name: "more", Addr: netip.MustParseAddr("203.0.114.1"), Weight: 1}}); o.Code != Full {
+	if o := r.do(PutBackend{Backend: Backend{VIP: 1, Name: "more", Addr: netip.MustParseAddr("198.19.0.1"), Weight: 1}}); o.Code != Full {
 		t.Errorf("the slot of a removed but named backend is given out: %+v", o)
 	}
 	r.ok(RemoveBackend{ID: 9})
-	id := r.ok(PutBackend{Backend: Backend{VIP: 1, Name: "more", Addr: netip.MustParseAddr("203.0.114.1"), Weight: 1}})
+	id := r.ok(PutBackend{Backend: Backend{VIP: 1, Name: "more", Addr: netip.MustParseAddr("198.19.0.1"), Weight: 1}})
 	if b := r.backend(BackendID(id)); b.Slot != 9 || b.ID != MaxBackends+1 {
 		t.Errorf("%+v", b)
 	}

@@ -324,7 +324,7 @@ func TestBuildCorners(t *testing.T) {
 	if got := shares(empty); got[0] != 7 {
 		t.Errorf("backends of no weight or no slot: %v", got)
 	}
-	if Pick(empty, testKey(1), table.IKE, mapped(1, 2, 3, 4)) != 0 || Pick(nil, testKey(1), table.IKE, mapped(1, 2, 3, 4)) != 0 {
+	if Pick(empty, testKey(1), table.IKE, mapped(198, 18, 3, 4)) != 0 || Pick(nil, testKey(1), table.IKE, mapped(198, 18, 3, 4)) != 0 {
 		t.Error("an empty table gives a server")
 	}
 	for _, h := range []uint64{0, math.MaxUint64} {

@@ -2,6 +2,7 @@ package checks
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path"
@@ -15,19 +16,10 @@ const maxLines = 500
 var (
 	generated  = regexp.MustCompile(`(?m)^// Code generated .* DO NOT EDIT\.$`)
 	packageDoc = regexp.MustCompile(`(?m)^(//.*|.*\*/)\npackage `)
-	sleep      = regexp.MustCompile(`\btime\.Sleep\(`)
 	banned     = map[string]bool{"util": true, "utils": true, "common": true, "helper": true, "helpers": true, "manager": true, "base": true, "misc": true}
 )
 
 func TestTidy(t *testing.T) {
-	// In a synctest bubble sleeping is how virtual time passes; anywhere else it
-	// is a guess. Helpers of a package's bubbles may stand in a file of their own.
-	bubbles := map[string]bool{}
-	for _, f := range goFiles(t) {
-		if src, err := os.ReadFile(f.path); err == nil && f.test && bytes.Contains(src, []byte("synctest.Test(")) {
-			bubbles[f.pkg] = true
-		}
-	}
 	documented := map[string]bool{}
 	packages := map[string]bool{}
 	for _, f := range goFiles(t) {
@@ -38,16 +30,7 @@ func TestTidy(t *testing.T) {
 		if banned[path.Base(f.pkg)] {
 			t.Errorf("%s: the folder's name says nothing about what it holds", f.path)
 		}
-		if generated.Match(src) {
-			continue
-		}
-		if n := bytes.Count(src, []byte("\n")); n > maxLines {
-			t.Errorf("%s has %d lines, more than %d: look for the missing type", f.path, n, maxLines)
-		}
-		if f.test {
-			if sleep.Match(src) && !bubbles[f.pkg] {
-				t.Errorf("%s sleeps in a test outside a synctest bubble: poll with a bound", f.path)
-			}
+		if f.test || generated.Match(src) {
 			continue
 		}
 		packages[f.pkg] = true
@@ -75,14 +58,57 @@ func TestTopFoldersHaveDesign(t *testing.T) {
 	}
 }
 
-// Test and example traffic stays in the documentation and benchmark ranges.
-func TestNoPrivateAddresses(t *testing.T) {
-	out, err := exec.Command("git", "-C", "../..", "grep", "-nIE",
-		`\b(10\.[0-9]+\.[0-9]+\.[0-9]+|192\.168\.[0-9]+\.[0-9]+|172\.(1[6-9]|2[0-9]|3[01])\.[0-9]+\.[0-9]+)\b`,
-		"--", "*.go", "*.sh", "*.txtar", "*.yaml", "*.md").Output()
-	if err == nil {
-		t.Errorf("private addresses:\n%s", out)
-	} else if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 || strings.TrimSpace(string(exit.Stderr)) != "" {
-		t.Fatalf("git grep: %v", err)
+// Whatever people read and write is short: Go, C, scripts, documents.
+func TestFilesAreShort(t *testing.T) {
+	kinds := map[string]int{}
+	for _, f := range textFiles(t) {
+		if generated.Match(f.text) || path.Ext(f.path) == ".golden" { // written by tests
+			continue
+		}
+		kinds[path.Ext(f.path)]++
+		if n := bytes.Count(f.text, []byte("\n")); n > maxLines {
+			t.Errorf("%s has %d lines, more than %d: look for the missing type", f.path, n, maxLines)
+		}
 	}
+	for _, kind := range []string{".go", ".c", ".h", ".md", ".txtar", ""} {
+		if kinds[kind] == 0 {
+			t.Errorf("no file called *%s was looked at", kind)
+		}
+	}
+}
+
+// textFile is a file that people wrote; its path is relative to the module root.
+type textFile struct {
+	path string
+	text []byte
+}
+
+// textFiles are those of the repository and those that are about to be: not what
+// git ignores, binaries, sums, the licence's letter and recorded inputs.
+func textFiles(t *testing.T) []textFile {
+	t.Helper()
+	list, err := exec.Command("git", "-C", "../..", "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
+	if err != nil {
+		t.Fatalf("git ls-files: %v", err)
+	}
+	var out []textFile
+	for name := range strings.SplitSeq(strings.TrimRight(string(list), "\x00"), "\x00") {
+		if name == "go.sum" || name == "LICENSE" || strings.Contains(name, "testdata/fuzz/") {
+			continue
+		}
+		text, err := os.ReadFile("../../" + name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // deleted, and git does not know yet
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.IndexByte(text, 0) < 0 {
+			out = append(out, textFile{name, text})
+		}
+	}
+	if len(out) < 100 {
+		t.Fatalf("found only %d files", len(out))
+	}
+	return out
 }
