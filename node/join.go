@@ -302,6 +302,9 @@ func (m *member) admitAs(ctx context.Context, in joinRequest, csr transport.CSR,
 	if err := checkName("node", in.Name); err != nil {
 		return joinAnswer{}, badJoin("%v", err)
 	}
+	if fault := joinClash(m.spec(), &in); fault != "" {
+		return joinAnswer{}, badJoin("node %s: %s", in.Name, fault)
+	}
 	raw, err := m.openSecret(secretCA)
 	if err != nil {
 		return joinAnswer{}, err

@@ -94,6 +94,15 @@ func (m *member) addVIP(ctx context.Context, in admin.VIPRequest) (any, error) {
 	put := state.PutVIP{VIP: state.VIP{Name: in.Name, Addr: addr, ClientBits: 64}}
 	spec := m.spec()
 	old, found := spec.VIPByName(in.Name)
+	var notes []string
+	if !found || old.Addr != addr {
+		if err := m.refuseOwned(spec, "a VIP", addr); err != nil {
+			return nil, err
+		}
+		if notes, err = readdress(spec, old, addr, in.Readdress); err != nil {
+			return nil, err
+		}
+	}
 	if found {
 		put.VIP.ClientBits, put.VIP.SSTP, put.Expect = old.ClientBits, old.SSTP, old.Version
 		put.VIP.Certificates, put.VIP.Transparent = old.Certificates, old.Transparent
@@ -107,11 +116,34 @@ func (m *member) addVIP(ctx context.Context, in admin.VIPRequest) (any, error) {
 			return nil, err
 		}
 	}
-	notes, err := vipSSTP(spec, old, &put.VIP, in)
+	more, err := vipSSTP(spec, old, &put.VIP, in)
 	if err != nil {
 		return nil, err
 	}
-	return m.change(ctx, put, notes...)
+	return m.change(ctx, put, append(notes, more...)...)
+}
+
+// readdress judges another address for a VIP. What clients dial is an address,
+// so one that has servers moves only at an express word. old is nil for a new VIP.
+func readdress(spec *state.Spec, old *state.VIP, addr netip.Addr, wanted bool) ([]string, error) {
+	if old == nil {
+		return nil, nil
+	}
+	var servers []string
+	clients := uint32(0)
+	for i := range spec.Backends {
+		if b := &spec.Backends[i]; b.VIP == old.ID {
+			servers = append(servers, b.Name)
+			clients += b.Entries[0] + b.Entries[1]
+		}
+	}
+	switch {
+	case len(servers) == 0:
+		return nil, nil
+	case !wanted:
+		return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("VIP %s has address %s, and %d clients reach %s there: all tunnels would break. Write %[2]s to change something else, choose another name for another VIP, or add --readdress if that is meant", old.Name, old.Addr, clients, strings.Join(servers, ", "))}
+	}
+	return []string{fmt.Sprintf("VIP %s was %s: the tunnels of its %d clients break, and they find %s again when DNS and the routers' static routes name %s", old.Name, old.Addr, clients, strings.Join(servers, ", "), addr)}, nil
 }
 
 // checkBits judges the prefix length that is to key a VIP's clients. Under
@@ -154,6 +186,11 @@ func (m *member) addBackend(ctx context.Context, in admin.BackendRequest) (any, 
 		return nil, err
 	}
 	spec := m.spec()
+	if _, known := spec.BackendByAddr(addr); !known {
+		if err := m.refuseOwned(spec, "a server", addr); err != nil {
+			return nil, err
+		}
+	}
 	b := state.Backend{Name: in.Name, Addr: addr, Weight: 100, Admin: state.AdminEnabled}
 	var expect uint64
 	if old, ok := spec.BackendByName(in.Name); ok && old.Admin != state.AdminRemoved {
@@ -269,8 +306,12 @@ func (m *member) addGateway(ctx context.Context, in admin.GatewayRequest) (any, 
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := m.spec().GatewayByAddr(addr); ok {
+	spec := m.spec()
+	if _, ok := spec.GatewayByAddr(addr); ok {
 		return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("gateway %s is there already; 'vpnlb gateway list' shows its owner", addr)}
+	}
+	if err := m.refuseOwned(spec, "a gateway", addr); err != nil {
+		return nil, err
 	}
 	return m.change(ctx, state.PutGateway{Addr: addr})
 }

@@ -337,6 +337,7 @@ type VIPRequest struct {
 	// Names of certificates, the default first; nil: as it is.
 	Certificates *[]string `json:"sstp_certs,omitempty"`
 	Transparent  *bool     `json:"sstp_transparent,omitempty"`
+	Readdress    bool      `json:"readdress,omitempty"` // another address, although servers stand behind it
 }
 
 // BackendRequest adds a backend or changes the one of this name.
