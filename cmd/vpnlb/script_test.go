@@ -17,12 +17,15 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"github.com/vpnlb/vpnlb/cluster/transport"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"vpnlb": main}) }
@@ -158,6 +161,8 @@ func setupNode(e *testscript.Env) error {
 		}
 	}
 	e.Setenv("NETNS", ns)
+	e.Setenv("TOKEN", transport.NewToken().String())
+	e.Setenv("HASH", strings.Repeat("ab", 32))
 	e.Setenv("VPNLB_SOCKET", filepath.Join(e.WorkDir, "run", "admin.sock"))
 	file := fmt.Sprintf(`name: n1
 data_dir: %[1]s/data
