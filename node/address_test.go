@@ -27,6 +27,8 @@ func TestUnicast(t *testing.T) {
 		"255.255.255.255":     "for many",
 		"169.254.1.1":         "link-local",
 		"fe80::1":             "link-local",
+		"240.0.0.1":           "reserved",
+		"0.1.2.3":             "reserved",
 	} {
 		a, err := unicast("the VIP's address", "203.0.113.10", text)
 		if why == "" {
@@ -86,7 +88,6 @@ func TestRecordsOf(t *testing.T) {
 	r.record("2001:db8:8::9", "s64", state.ClassIKE)   // a /64 whose bytes are those of a /48
 	r.record("198.18.0.1", "s4", state.ClassIKE)
 	view := r.m.View()
-	m := &member{}
 	for client, want := range map[string]string{
 		"2001:db8:7:1::1": "2001:db8:7::/48 s48 ike, 2001:db8:7:1::/64 s64 tcp",
 		"2001:db8:7:2::1": "2001:db8:7::/48 s48 ike",
@@ -99,7 +100,7 @@ func TestRecordsOf(t *testing.T) {
 	} {
 		var got []string
 		for _, a := range recordsOf(view, netip.MustParseAddr(client)) {
-			x := m.affinityAnswer(view.Spec(), 0, a)
+			x := (&teller{spec: view.Spec()}).answer(a)
 			got = append(got, x.Key+" "+x.Backend+" "+x.Class)
 		}
 		if text := strings.Join(got, ", "); text != want {

@@ -105,6 +105,9 @@ func (n *Node) initCluster(ctx context.Context, in admin.InitRequest) (any, erro
 	if err != nil {
 		return nil, err
 	}
+	if err := n.mayBecomeMember(init.ClusterID); err != nil {
+		return nil, err
+	}
 	if err := n.keepFirst(init); err != nil {
 		return nil, err
 	}
@@ -215,6 +218,9 @@ func (n *Node) joinCluster(in admin.JoinRequest, step func(string)) error {
 }
 
 func (n *Node) askAdmission(ctx context.Context, in admin.JoinRequest, hash transport.CAHash, step func(string)) error {
+	if err := n.mayBecomeMember(state.ClusterID{}); err != nil {
+		return err
+	}
 	ids := n.ids.Load()
 	n.forgetFirst() // of an init that was cut short
 	if err := n.askAs(in.Token); err != nil {
@@ -227,7 +233,7 @@ func (n *Node) askAdmission(ctx context.Context, in admin.JoinRequest, hash tran
 	req.Token = in.Token
 	step("asking " + in.Addr + " for admission")
 	var out joinAnswer
-	server, ca, err := transport.Joiner{Addr: in.Addr, CAHash: hash, Dial: n.dial}.Join(ctx, req, &out)
+	server, ca, err := transport.Joiner{Addr: in.Addr, CAHash: hash, Dial: n.dial, Vet: n.vetCluster}.Join(ctx, req, &out)
 	if err != nil {
 		return fmt.Errorf("join at %s: %w", in.Addr, err)
 	}
@@ -360,6 +366,9 @@ func (m *member) admitAs(ctx context.Context, in joinRequest, csr transport.CSR,
 			return joinAnswer{}, badJoin("%v", err)
 		}
 	}
+	if fault := joinClash(m.spec(), &in); fault != "" {
+		return joinAnswer{}, badJoin("node %s: %s", in.Name, fault)
+	}
 	raw, err := m.openSecret(secretCA)
 	if err != nil {
 		return joinAnswer{}, err
@@ -400,7 +409,7 @@ func (m *member) makeToken(ctx context.Context, in admin.TokenRequest) (any, err
 	if _, err := m.change(ctx, state.AddToken{Hash: token.Hash(), Name: in.Name, Life: in.TTL}); err != nil {
 		return nil, err
 	}
-	out := admin.TokenAnswer{Token: token.String(), CAHash: transport.HashCA(m.ids.Identity().Roots()[0]).String(), Expires: "in " + in.TTL.String()}
+	out := admin.TokenAnswer{Token: token.String(), CAHash: transport.HashCA(m.ids.Identity().Roots()[0]).String(), Expires: "in " + in.TTL.String(), ExpiresSeconds: in.TTL.Seconds(), Name: in.Name}
 	out.Addrs = append(out.Addrs, m.cfg.Cluster.Address.String())
 	return out, nil
 }

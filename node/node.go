@@ -171,6 +171,7 @@ func (n *Node) live(ctx context.Context) error {
 				ln.Close() // of a membership that is over: nobody would serve it
 			}
 			n.setStage(StageWaiting, n.waiting())
+			n.warnWaiting(ctx)
 			n.notify.ready()
 			select {
 			case <-ctx.Done():
@@ -224,7 +225,7 @@ func (n *Node) ended(m *member, err error) error {
 func (n *Node) waiting() string {
 	text := "run 'vpnlb cluster init' here, or 'vpnlb cluster join'"
 	if n.leftover != "" {
-		text += "; the node left its cluster, but not everything could be taken back from this host: " + n.leftover + " ('vpnlb plane detach' tries again)"
+		text += "; the node left its cluster, but not everything could be taken back from this host: " + n.leftover + " (stop the service, run 'vpnlb plane detach', start it again)"
 	}
 	return text
 }

@@ -94,6 +94,15 @@ func (m *member) addVIP(ctx context.Context, in admin.VIPRequest) (any, error) {
 	put := state.PutVIP{VIP: state.VIP{Name: in.Name, Addr: addr, ClientBits: 64}}
 	spec := m.spec()
 	old, found := spec.VIPByName(in.Name)
+	var notes []string
+	if !found || old.Addr != addr {
+		if err := m.refuseOwned(spec, "a VIP", addr); err != nil {
+			return nil, err
+		}
+		if notes, err = readdress(spec, old, addr, in.Readdress); err != nil {
+			return nil, err
+		}
+	}
 	if found {
 		put.VIP.ClientBits, put.VIP.SSTP, put.Expect = old.ClientBits, old.SSTP, old.Version
 		put.VIP.Certificates, put.VIP.Transparent = old.Certificates, old.Transparent
@@ -107,11 +116,34 @@ func (m *member) addVIP(ctx context.Context, in admin.VIPRequest) (any, error) {
 			return nil, err
 		}
 	}
-	notes, err := vipSSTP(spec, old, &put.VIP, in)
+	more, err := vipSSTP(spec, old, &put.VIP, in)
 	if err != nil {
 		return nil, err
 	}
-	return m.change(ctx, put, notes...)
+	return m.change(ctx, put, append(notes, more...)...)
+}
+
+// readdress judges another address for a VIP. What clients dial is an address,
+// so one that has servers moves only at an express word. old is nil for a new VIP.
+func readdress(spec *state.Spec, old *state.VIP, addr netip.Addr, wanted bool) ([]string, error) {
+	if old == nil {
+		return nil, nil
+	}
+	var servers []string
+	clients := uint32(0)
+	for i := range spec.Backends {
+		if b := &spec.Backends[i]; b.VIP == old.ID {
+			servers = append(servers, b.Name)
+			clients += b.Entries[0] + b.Entries[1]
+		}
+	}
+	switch {
+	case len(servers) == 0:
+		return nil, nil
+	case !wanted:
+		return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("VIP %s has address %s, and %d clients reach %s there: all tunnels would break. Write %[2]s to change something else, choose another name for another VIP, or add --readdress if that is meant", old.Name, old.Addr, clients, strings.Join(servers, ", "))}
+	}
+	return []string{fmt.Sprintf("VIP %s was %s: the tunnels of its %d clients break, and they find %s again when DNS and the routers' static routes name %s", old.Name, old.Addr, clients, strings.Join(servers, ", "), addr)}, nil
 }
 
 // checkBits judges the prefix length that is to key a VIP's clients. Under
@@ -154,6 +186,11 @@ func (m *member) addBackend(ctx context.Context, in admin.BackendRequest) (any, 
 		return nil, err
 	}
 	spec := m.spec()
+	if _, known := spec.BackendByAddr(addr); !known {
+		if err := m.refuseOwned(spec, "a server", addr); err != nil {
+			return nil, err
+		}
+	}
 	b := state.Backend{Name: in.Name, Addr: addr, Weight: 100, Admin: state.AdminEnabled}
 	var expect uint64
 	if old, ok := spec.BackendByName(in.Name); ok && old.Admin != state.AdminRemoved {
@@ -223,30 +260,34 @@ func (m *member) backendNamed(name string) (*state.Backend, error) {
 	return b, nil
 }
 
+// changeBackend is change for a server that was there a moment ago: a removed one
+// goes when its last record does, and the log knows its number only.
+func (m *member) changeBackend(ctx context.Context, name string, cmd state.Command, notes ...string) (any, error) {
+	out, err := m.change(ctx, cmd, notes...)
+	var known *admin.Error
+	if errors.As(err, &known) && known.Status == http.StatusNotFound {
+		return nil, missing("backend %s had been removed, and is gone for good by now: 'vpnlb backend add %s ADDR' adds it again", name, name)
+	}
+	return out, err
+}
+
 func (m *member) setBackendAdmin(ctx context.Context, in admin.BackendAdminRequest) (any, error) {
 	b, err := m.backendNamed(in.Name)
 	if err != nil {
 		return nil, err
 	}
 	cmd := state.SetBackendAdmin{ID: b.ID, Expect: b.Version}
-	var notes []string
 	switch in.Admin {
 	case "enabled":
 		cmd.Admin = state.AdminEnabled
 	case "drain":
 		cmd.Admin = state.AdminDrain
-		notes = append(notes, "known clients stay until they are idle for affinity_timeout; a busy address shared by many users never drains by itself")
 	case "offline":
 		cmd.Admin = state.AdminOffline
-		if b.Mode == state.ModeDSR {
-			notes = append(notes, fmt.Sprintf("it is in mode dsr: its %d clients are forgotten now, and their tunnels break", b.Entries[state.ClassIKE-1]))
-		} else if b.Admin != state.AdminDrain {
-			notes = append(notes, "users behind one shared address move together at the first login among them: 'backend drain' first moves nobody")
-		}
 	default:
 		return nil, refuse("a backend can be enabled, drain or offline, not %q", in.Admin)
 	}
-	return m.change(ctx, cmd, notes...)
+	return m.changeBackend(ctx, b.Name, cmd, adminNotes(m.spec(), b, cmd.Admin)...)
 }
 
 func (m *member) removeBackend(ctx context.Context, in admin.NameRequest) (any, error) {
@@ -254,14 +295,7 @@ func (m *member) removeBackend(ctx context.Context, in admin.NameRequest) (any, 
 	if err != nil {
 		return nil, err
 	}
-	var notes []string
-	switch n := b.Entries[0] + b.Entries[1]; {
-	case n > 0 && b.Mode == state.ModeDSR:
-		notes = append(notes, fmt.Sprintf("%d clients are recorded on it and forgotten now: it is in mode dsr", n))
-	case n > 0 && !in.Purge:
-		notes = append(notes, fmt.Sprintf("%d clients are recorded on it: it stays listed, and their tunnels work, until they are gone", n))
-	}
-	return m.change(ctx, state.RemoveBackend{ID: b.ID, Purge: in.Purge, Expect: b.Version}, notes...)
+	return m.changeBackend(ctx, b.Name, state.RemoveBackend{ID: b.ID, Purge: in.Purge, Expect: b.Version}, removeNotes(m.spec(), b, in.Purge)...)
 }
 
 func (m *member) addGateway(ctx context.Context, in admin.GatewayRequest) (any, error) {
@@ -269,10 +303,14 @@ func (m *member) addGateway(ctx context.Context, in admin.GatewayRequest) (any, 
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := m.spec().GatewayByAddr(addr); ok {
-		return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("gateway %s is there already; 'vpnlb gateway list' shows its owner", addr)}
+	spec := m.spec()
+	if g, ok := spec.GatewayByAddr(addr); ok { // nothing changes, and that is no failure
+		return m.change(ctx, state.PutGateway{Addr: addr, Expect: g.Version}, "it was there before; 'vpnlb gateway list' shows its owner")
 	}
-	return m.change(ctx, state.PutGateway{Addr: addr})
+	if err := m.refuseOwned(spec, "a gateway", addr); err != nil {
+		return nil, err
+	}
+	return m.change(ctx, state.PutGateway{Addr: addr}, gatewayNotes(m.cfg.Dataplane.Inside, subnetsOn(m.cfg.Dataplane.Inside), addr)...)
 }
 
 func (m *member) removeGateway(ctx context.Context, in admin.GatewayRequest) (any, error) {
@@ -295,13 +333,13 @@ func (m *member) set(ctx context.Context, in admin.SetRequest) (any, error) {
 	var notes []string
 	after := *m.spec()
 	after.Settings = changed
-	if t1 := after.DemoteAfter(); in.Key == "t1" && t1 != changed.Demote {
+	if t1 := after.DemoteAfter(); strings.EqualFold(in.Key, "t1") && t1 != changed.Demote {
 		notes = append(notes, fmt.Sprintf("%s is the default, and while TLS of SSTP ends on the nodes the default is %s: set another value to have that", changed.Demote, t1))
 	}
 	return m.change(ctx, state.SetSettings{Settings: changed, Expect: old.Version}, notes...)
 }
 
-func (m *member) forgetAffinity(ctx context.Context, in admin.NameRequest) (any, error) {
+func (m *member) forgetAffinity(ctx context.Context, in admin.ForgetRequest) (any, error) {
 	client, err := parseClient(in.Name)
 	if err != nil {
 		return nil, err
@@ -313,5 +351,6 @@ func (m *member) forgetAffinity(ctx context.Context, in admin.NameRequest) (any,
 	if len(keys) == 0 {
 		return nil, missing("client %s has no record", client)
 	}
+	m.log.Debug("records to be forgotten", "client", client.String(), "records", len(keys))
 	return m.change(ctx, state.Forget{Keys: keys})
 }

@@ -2,101 +2,153 @@ package node
 
 import (
 	"fmt"
-	"net"
+	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/vpnlb/vpnlb/bgp"
 	"github.com/vpnlb/vpnlb/cluster/state"
-	"github.com/vpnlb/vpnlb/dataplane/gateway"
 	"github.com/vpnlb/vpnlb/node/admin"
 )
 
-// gatewayHere is whether a gateway address is on this node's interface, and what
-// an administrator must look at; empty: nothing.
-func gatewayHere(kept *gateway.Status, id state.GatewayID) (here bool, alarm string) {
-	for _, g := range kept.Facts.Gateways {
-		if g.ID != id {
+// What is wrong is said with its name and what it means: status is read at
+// night. These functions judge what the other answers hold; they ask nobody.
+
+// memberWarnings speaks of members that do not take part.
+func memberWarnings(members []admin.Member, voters, live int, add func(string, ...any)) {
+	need := voters/2 + 1
+	effect := ""
+	switch {
+	case voters == 0 || live == voters:
+	case live < need:
+		effect = fmt.Sprintf("; %d of %d voters are live and %d are needed, so nothing is agreed (forwarding goes on)", live, voters, need)
+	case live == need:
+		effect = fmt.Sprintf("; %d of %d voters are live: one more loss ends agreement (forwarding goes on)", live, voters)
+	default:
+		effect = fmt.Sprintf("; %d of %d voters are live", live, voters)
+	}
+	for i := range members {
+		m := &members[i]
+		said := effect
+		if m.Suffrage != "voter" {
+			said = ""
+		}
+		switch {
+		case !m.Live:
+			add("member %s has not answered for %s%s: look at its service and at the network, or 'vpnlb cluster remove %s' if it is gone for good", m.Name, m.HeardAgo, said, m.Name)
+		case m.RaftOff:
+			add("member %s answers, but its consensus is off%s: 'vpnlb status' there says why; a restart of its service brings it back", m.Name, said)
+		}
+	}
+}
+
+// neighbourWarnings speaks of routers that do not hear this node.
+func neighbourWarnings(list []admin.Neighbour, add func(string, ...any)) {
+	down := 0
+	for i := range list {
+		if nb := &list[i]; nb.State != sessionUp {
+			down++
+			why := ""
+			if nb.Error != "" {
+				why = ": " + nb.Error
+			}
+			add("router %s (AS%d): BGP is %s, not established%s", nb.Addr, nb.ASN, nb.State, why)
+		}
+	}
+	if down > 0 && down == len(list) {
+		add("no router is in session: what this node announces reaches nobody, and its clients come by the routers' static routes at best")
+	}
+}
+
+const sessionUp = "established"
+
+// poolService is what a warning needs of one service of a server.
+type poolService struct{ name, health, stance, why, admin, local, detail string }
+
+// serverWarnings speaks of servers that are down, and of VIPs whose new clients
+// nobody takes.
+func serverWarnings(vips []state.VIP, backends []admin.Backend, add func(string, ...any)) {
+	for i := range vips {
+		v := &vips[i]
+		var ike, tcp []poolService
+		for j := range backends {
+			b := &backends[j]
+			if b.VIP != v.Name {
+				continue
+			}
+			ike = append(ike, poolService{b.Name, b.Health, b.Stance, b.StanceWhy, b.Admin, b.Local, b.Detail})
+			if b.TCP != nil {
+				tcp = append(tcp, poolService{b.Name, b.TCP.Health, b.TCP.Stance, b.TCP.StanceWhy, b.Admin, b.TCP.Local, b.TCP.Detail})
+			}
+		}
+		if len(ike) == 0 {
+			add("VIP %s has no server: its packets are dropped", v.Name)
+		}
+		poolWarnings(v.Name, "IKE", ike, add)
+		poolWarnings(v.Name, "SSTP", tcp, add)
+	}
+}
+
+func poolWarnings(vip, service string, pool []poolService, add func(string, ...any)) {
+	down, takes := 0, 0
+	var why []string
+	for _, s := range pool {
+		if s.stance == state.StanceTake.String() {
+			takes++
+		}
+		why = append(why, s.name+": "+s.why)
+		if s.admin != adminWords[state.AdminEnabled] {
 			continue
 		}
-		here = g.Held
-		if g.Holder == gateway.HolderForeign {
-			alarm = foreignHolder(net.HardwareAddr(g.MAC[:]), g.Held)
+		detail := ""
+		if s.detail != "" {
+			detail = " (" + s.detail + ")"
+		}
+		switch verdictDown := verdictWords[state.VerdictDown]; {
+		case s.health == verdictDown:
+			down++
+			add("server %s of VIP %s is down for %s%s", s.name, vip, service, detail)
+		case s.health == verdictWords[state.VerdictUp] && s.local == verdictDown:
+			add("server %s of VIP %s does not answer this node for %s%s, though the cluster calls it up: look at the network between them", s.name, vip, service, detail)
 		}
 	}
-	return here, alarm
+	switch {
+	case len(pool) == 0:
+	case takes == 0:
+		add("no server of VIP %s takes new clients for %s, so they are dropped (%s)", vip, service, strings.Join(why, "; "))
+	case down > 0 && down >= takes && down == countEnabled(pool):
+		add("all enabled servers of VIP %s are down for %s: clients are sent to them all the same, for want of others", vip, service)
+	}
 }
 
-// heldGateways are those on this node's interface. What is only planned helps no
-// server, and nobody may rely on it.
-func heldGateways(kept *gateway.Status) (out []state.GatewayID) {
-	for _, g := range kept.Facts.Gateways {
-		if g.Held {
-			out = append(out, g.ID)
+func countEnabled(pool []poolService) (n int) {
+	for _, s := range pool {
+		if s.admin == adminWords[state.AdminEnabled] {
+			n++
 		}
 	}
-	return out
+	return n
 }
 
-// foreignHolder tells what is wrong with an address that a stranger answers for,
-// and what to do.
-func foreignHolder(mac net.HardwareAddr, held bool) string {
-	does := "so this node does not take it"
-	if held {
-		does = "and this node, which holds it, too: servers send their replies to either"
-	}
-	return fmt.Sprintf("a host with MAC %s, which is no member's, answers for the address, %s; take the address off that host", mac, does)
-}
-
-// gatewayWarnings names gateways that a stranger has, and why this node should
-// hold none.
-func (m *member) gatewayWarnings(st *admin.Status, add func(string, ...any)) {
-	for _, g := range st.Gateways {
-		if g.Alarm != "" {
-			add("gateway %s: %s", g.Addr, g.Alarm)
+// stanceWhy says why a server does not take new clients, or takes them against
+// its verdict; "" where there is nothing to say.
+func stanceWhy(spec *state.Spec, b *state.Backend, c state.Class) string {
+	stance := spec.Stance(b, c)
+	h := &b.Health[c-1]
+	var why []string
+	say := func(is bool, words string) {
+		if is {
+			why = append(why, words)
 		}
 	}
-	if why := m.fit.unfit.get(); why != "" && len(st.Gateways) > 0 {
-		add("gateways go to other nodes: %s", why)
+	say(b.Admin == state.AdminRemoved && b.Purged, "removed with --purge")
+	say(b.Admin == state.AdminRemoved && !b.Purged, "removed")
+	say(b.Admin == state.AdminOffline, "offline")
+	say(b.Admin == state.AdminDrain, "drain")
+	say(h.Voided != 0, "down for void_after")
+	say(h.Voided == 0 && h.Verdict == state.VerdictDown, "down")
+	say(h.Verdict == state.VerdictUnknown, "not judged yet")
+	say(b.Weight == 0, "weight 0")
+	say(b.Full() && !(b.Mode == state.ModeDSR && c == state.ClassTCP), fmt.Sprintf("full: limit %d", b.Limit))
+	if stance == state.StanceTake && len(why) > 0 {
+		return strings.Join(why, ", ") + "; no other takes them"
 	}
-}
-
-// routeWarnings names what stands between a decision and the routers.
-func (m *member) routeWarnings(st *admin.Status, add func(string, ...any)) {
-	for _, v := range st.VIPs {
-		switch {
-		case v.Announce == "unsent":
-			add("VIP %s is announced to nobody: no router is in session for its family", v.Name)
-		case v.Reason == bgp.StateTooOld.String():
-			add("VIP %s: the stored state was last known good %s ago, and no leader is found: start the other nodes; where none can come back, 'vpnlb serve --force-cold-start' forwards from it all the same", v.Name, ago(m.stateAge()))
-		}
-	}
-}
-
-var (
-	gatewayHeldDesc  = prometheus.NewDesc("vpnlb_gateway_held", "1: the gateway address is on this node's inside interface.", []string{"gateway"}, nil)
-	gatewayAlarmDesc = prometheus.NewDesc("vpnlb_gateway_foreign", "1: a host that is no member answers for the gateway address.", []string{"gateway"}, nil)
-)
-
-// gatewayCollector tells of the gateway addresses when somebody asks.
-type gatewayCollector struct{ keeper *gateway.Keeper }
-
-// Describe implements prometheus.Collector.
-func (c gatewayCollector) Describe(out chan<- *prometheus.Desc) {
-	out <- gatewayHeldDesc
-	out <- gatewayAlarmDesc
-}
-
-// Collect implements prometheus.Collector.
-func (c gatewayCollector) Collect(out chan<- prometheus.Metric) {
-	number := func(b bool) float64 {
-		if b {
-			return 1
-		}
-		return 0
-	}
-	for _, g := range c.keeper.Status().Facts.Gateways {
-		out <- prometheus.MustNewConstMetric(gatewayHeldDesc, prometheus.GaugeValue, number(g.Held), g.Addr.String())
-		out <- prometheus.MustNewConstMetric(gatewayAlarmDesc, prometheus.GaugeValue, number(g.Holder == gateway.HolderForeign), g.Addr.String())
-	}
+	return strings.Join(why, ", ")
 }

@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 )
 
@@ -62,6 +64,7 @@ type Joiner struct {
 	Addr   string // host:port of any member
 	CAHash CAHash
 	Dial   func(ctx context.Context, addr string) (net.Conn, error) // nil: TCP
+	Vet    func(server Name) error                                  // may refuse the cluster before anything is sent; nil: any
 }
 
 // Join sends a request (as Call's in and out) to the member at j.Addr over a
@@ -83,7 +86,12 @@ func (j Joiner) Join(ctx context.Context, in, out any) (server Name, ca []byte, 
 	defer raw.Close()
 	tc := tls.Client(raw, joinTLS(j.CAHash, func(n Name, root *x509.Certificate) { server, ca = n, root.Raw }))
 	if err := tc.HandshakeContext(ctx); err != nil {
-		return Name{}, nil, fmt.Errorf("greet %s: %w", j.Addr, err)
+		return Name{}, nil, fmt.Errorf("greet %s%s: %w", j.Addr, strangerHint(err), err)
+	}
+	if j.Vet != nil {
+		if err := j.Vet(server); err != nil {
+			return Name{}, nil, err
+		}
 	}
 	once := make(chan net.Conn, 1)
 	once <- struct{ net.Conn }{tc} // hides the *tls.Conn from net/http
@@ -123,4 +131,14 @@ func Greet(ctx context.Context, addr string, dial func(ctx context.Context, addr
 		return Name{}, fmt.Errorf("greet %s: %w", addr, err)
 	}
 	return name, nil
+}
+
+// strangerHint says what is likely where the other side does not speak TLS as
+// members do: something else listens there.
+func strangerHint(err error) string {
+	var record tls.RecordHeaderError
+	if errors.Is(err, io.EOF) || errors.As(err, &record) || errors.Is(err, syscall.ECONNRESET) {
+		return " (no member answers as one there: is it the port of cluster.address in its node file, 7950 by default, and not that of gossip?)"
+	}
+	return ""
 }

@@ -55,6 +55,11 @@ func (c *cli) clusterToken() *cobra.Command {
 				for _, addr := range out.Addrs {
 					fmt.Fprintf(w, "vpnlb cluster join %s --token %s --ca-hash %s\n", addr, out.Token, out.CAHash)
 				}
+				who := "one node"
+				if out.Name != "" {
+					who = "a node called " + out.Name
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "good for %s, once, until %s\n", who, time.Now().Add(in.TTL).Format("15:04:05 on 2006-01-02"))
 			})
 		},
 	}
@@ -71,7 +76,7 @@ func (c *cli) clusterJoin() *cobra.Command {
 			if in.Token == "" || in.CAHash == "" {
 				return usagef("--token and --ca-hash are needed: 'vpnlb cluster token' on a member prints both")
 			}
-			in.Addr = args[0]
+			in.Addr = withPort(args[0])
 			return c.stream(cmd, admin.PathJoin, in)
 		},
 	}
@@ -142,7 +147,11 @@ func (c *cli) clusterMembers() *cobra.Command {
 					if m.Self {
 						name += " *"
 					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", name, m.ID, m.Role, suffrage, yes(m.Live), m.HeardAgo, m.PlaneIndex, yes(m.Announced), m.Cluster)
+					announced := yes(m.Announced)
+					if m.Stale {
+						announced = "?"
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", name, m.ID, m.Role, suffrage, yes(m.Live), orDash(m.HeardAgo), m.PlaneIndex, announced, m.Cluster)
 				}
 			})
 		},
@@ -168,12 +177,15 @@ func (c *cli) clusterStatus() *cobra.Command {
 			if err := c.client().Get(cmd.Context(), admin.PathSpec, &spec); err != nil {
 				return err
 			}
+			if st.Warnings == nil { // of a node of an older version
+				st.Warnings = []string{}
+			}
 			out := map[string]any{"cluster": st.Cluster, "leader": st.Leader, "term": st.Term, "index": st.Index, "generation": st.Generation,
 				"quorum": st.Quorum, "voters": st.Voters, "live_voters": st.LiveVoters, "affinities": st.Affinities,
 				"settings": spec.Settings, "warnings": st.Warnings}
 			return c.print(cmd.OutOrStdout(), out, func(w io.Writer) {
 				fmt.Fprintf(w, "cluster\t%s\nleader\t%s (term %d)\nquorum\t%s: %d of %d voters live\nindex\t%d, generation %d\naffinities\t%d\n",
-					st.Cluster, st.Leader, st.Term, yes(st.Quorum), st.LiveVoters, st.Voters, st.Index, st.Generation, st.Affinities)
+					st.Cluster, orNone(st.Leader), st.Term, yes(st.Quorum), st.LiveVoters, st.Voters, st.Index, st.Generation, st.Affinities)
 				printSettings(w, spec.Settings)
 				for _, warning := range st.Warnings {
 					fmt.Fprintln(w, "warning:", warning)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strconv"
 
@@ -25,6 +26,11 @@ func (c *cli) plane() *cobra.Command {
 			cfg, err := loadConfig(file)
 			if err != nil {
 				return err
+			}
+			if conn, err := net.Dial("unix", cfg.AdminSocket); err == nil {
+				conn.Close()
+				// Its own link would keep the program where it is until the process dies, and then nothing would.
+				return fmt.Errorf("a node is running (%s answers): stop the service first, or run 'vpnlb cluster leave', which detaches without losing a packet", cfg.AdminSocket)
 			}
 			// Addresses first: nobody may be asked to send here what nobody rewrites any more.
 			dropped := gateway.DropAddresses(cfg.Dataplane.Inside)
@@ -48,6 +54,13 @@ func (c *cli) plane() *cobra.Command {
 			cfg, err := loadConfig(file)
 			if err != nil {
 				return err
+			}
+			if c.output == "json" {
+				list := factWriter{w: cmd.OutOrStdout()}
+				if err := dataplane.Dump(node.PlaneConfig(cfg), &list); err != nil {
+					return err
+				}
+				return list.end()
 			}
 			return dataplane.Dump(node.PlaneConfig(cfg), cmd.OutOrStdout())
 		},

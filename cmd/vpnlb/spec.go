@@ -16,11 +16,11 @@ func (c *cli) vip() *cobra.Command {
 	var sstp string
 	var bits uint8
 	var certs []string
-	var transparent bool
+	var transparent, readdress bool
 	add := &cobra.Command{
 		Use: "add NAME ADDR", Short: "Add a VIP, or change the one of this name", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			in := admin.VIPRequest{Name: args[0], Addr: args[1], SSTP: sstp}
+			in := admin.VIPRequest{Name: args[0], Addr: args[1], SSTP: sstp, Readdress: readdress}
 			if cmd.Flags().Changed("client-bits") {
 				in.Bits = &bits
 			}
@@ -36,6 +36,7 @@ func (c *cli) vip() *cobra.Command {
 	add.Flags().StringVar(&sstp, "sstp", "", "what happens to TCP 443: off, passthrough (to the servers), offload (TLS ends on the nodes, HTTP to the servers) or reencrypt (TLS again to the servers)")
 	add.Flags().StringSliceVar(&certs, "sstp-cert", nil, "certificates that the nodes show, by name, the default first")
 	add.Flags().BoolVar(&transparent, "sstp-transparent", false, "servers see the clients' own addresses; for clusters of one node, which is their gateway")
+	add.Flags().BoolVar(&readdress, "readdress", false, "give a VIP with servers another address: all its tunnels break")
 	add.Flags().Uint8Var(&bits, "client-bits", 64, "IPv6 VIPs: clients are keyed by so many bits of their address, 32 to 128")
 	return group("vip", "Virtual addresses that clients dial", add, c.vipList(), c.named("remove", "Remove a VIP that has no backends", admin.PathVIPRemove, "VIP %s removed"))
 }
@@ -160,12 +161,19 @@ func printBackends(w io.Writer, list []admin.Backend) {
 		if s.Sessions > 0 {
 			s.Local += fmt.Sprintf(" (%d sessions)", s.Sessions)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n",
-			b.Name, b.Addr, b.VIP, b.Mode, b.Weight, b.Admin, class, s.Health, s.Stance, s.Clients, s.Local)
+		if s.StanceWhy != "" && s.StanceWhy != b.Admin && s.StanceWhy != s.Health {
+			s.Stance += " (" + s.StanceWhy + ")"
+		}
+		clients := fmt.Sprint(s.Clients)
+		if class == "ike" && b.Limit > 0 {
+			clients += fmt.Sprintf("/%d", b.Limit)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			b.Name, b.Addr, b.VIP, b.Mode, b.Weight, b.Admin, class, s.Health, s.Stance, clients, orDash(s.Local))
 	}
 	for i := range list {
 		b := &list[i]
-		line(b, "ike", admin.Service{Health: b.Health, Stance: b.Stance, Local: b.Local, Detail: b.Detail, Clients: b.Clients})
+		line(b, "ike", admin.Service{Health: b.Health, Stance: b.Stance, StanceWhy: b.StanceWhy, Local: b.Local, Detail: b.Detail, Clients: b.Clients})
 		if b.TCP != nil {
 			line(b, "tcp", *b.TCP)
 		}

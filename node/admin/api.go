@@ -31,7 +31,7 @@ const (
 	PathBackendRemove  = "/v1/backend/remove"
 	PathGatewayAdd     = "/v1/gateway/add"
 	PathGatewayRemove  = "/v1/gateway/remove"
-	PathAffinityList   = "/v1/affinity"
+	PathAffinityList   = "/v1/affinity"     // ?limit=N (0: as many as a page holds)[&backend=NAME][&after=NEXT]
 	PathAffinityGet    = "/v1/affinity/get" // ?client=ADDR
 	PathAffinityForget = "/v1/affinity/forget"
 	PathTrace          = "/v1/plane/trace" // ?client=ADDR|PREFIX&count=N; lines of Traced
@@ -62,42 +62,44 @@ func (e *Error) Error() string { return e.Message }
 
 // Progress is one line of a long operation.
 type Progress struct {
-	Step  string `json:"step,omitempty"`
-	Done  bool   `json:"done,omitempty"`
-	Error string `json:"error,omitempty"`
+	Step   string `json:"step,omitempty"`
+	Done   bool   `json:"done,omitempty"`
+	Error  string `json:"error,omitempty"`
+	Status int    `json:"status,omitempty"` // of the error: what an answer of its own would have
 }
 
 // Status is one node at a glance.
 type Status struct {
-	Node         string      `json:"node"`
-	ID           string      `json:"id"`
-	Stage        string      `json:"stage"` // waiting, starting, running, leaving, stopping, parked
-	StageReason  string      `json:"stage_reason,omitempty"`
-	Uptime       string      `json:"uptime"`
-	Version      string      `json:"version"`
-	Cluster      string      `json:"cluster,omitempty"` // cluster ID
-	Role         string      `json:"role,omitempty"`    // leader, follower, candidate, nonvoter
-	Leader       string      `json:"leader,omitempty"`  // name
-	Term         uint64      `json:"term,omitempty"`
-	Index        uint64      `json:"index"`         // last applied command
-	PlaneIndex   uint64      `json:"plane_index"`   // what the data plane has
-	Generation   uint64      `json:"generation"`    // of the tables
-	CaughtUp     bool        `json:"caught_up"`     // latched since start
-	Quorum       bool        `json:"quorum"`        // a leader was heard of within its lease
-	LiveVoters   int         `json:"live_voters"`   // as this node sees them
-	Voters       int         `json:"voters"`        //
-	Affinities   int         `json:"affinities"`    // records agreed
-	PlaneEntries int         `json:"plane_entries"` // records in the kernel
-	MaxClients   int         `json:"max_clients"`
-	Plane        []Interface `json:"plane"`
-	PlaneHealthy bool        `json:"plane_healthy"`
-	VIPs         []VIPStatus `json:"vips"`
-	Neighbours   []Neighbour `json:"neighbours"`
-	Backends     []Backend   `json:"backends"`
-	Gateways     []Gateway   `json:"gateways"`
-	Packets      []Counter   `json:"packets"`
-	Warnings     []string    `json:"warnings,omitempty"`
-	StateHash    string      `json:"state_hash,omitempty"` // ?hash=1: of the state at Index
+	Node          string      `json:"node"`
+	ID            string      `json:"id"`
+	Stage         string      `json:"stage"` // waiting, starting, running, leaving, stopping, parked
+	StageReason   string      `json:"stage_reason,omitempty"`
+	Uptime        string      `json:"uptime"`
+	UptimeSeconds float64     `json:"uptime_seconds"`
+	Version       string      `json:"version"`
+	Cluster       string      `json:"cluster,omitempty"` // cluster ID
+	Role          string      `json:"role,omitempty"`    // leader, follower, candidate, nonvoter
+	Leader        string      `json:"leader,omitempty"`  // name
+	Term          uint64      `json:"term,omitempty"`
+	Index         uint64      `json:"index"`         // last applied command
+	PlaneIndex    uint64      `json:"plane_index"`   // what the data plane has
+	Generation    uint64      `json:"generation"`    // of the tables
+	CaughtUp      bool        `json:"caught_up"`     // latched since start
+	Quorum        bool        `json:"quorum"`        // a leader was heard of within its lease
+	LiveVoters    int         `json:"live_voters"`   // as this node sees them
+	Voters        int         `json:"voters"`        //
+	Affinities    int         `json:"affinities"`    // records agreed
+	PlaneEntries  int         `json:"plane_entries"` // records in the kernel
+	MaxClients    int         `json:"max_clients"`
+	Plane         []Interface `json:"plane"`
+	PlaneHealthy  bool        `json:"plane_healthy"`
+	VIPs          []VIPStatus `json:"vips"`
+	Neighbours    []Neighbour `json:"neighbours"`
+	Backends      []Backend   `json:"backends"`
+	Gateways      []Gateway   `json:"gateways"`
+	Packets       []Counter   `json:"packets"`
+	Warnings      []string    `json:"warnings"`
+	StateHash     string      `json:"state_hash,omitempty"` // ?hash=1: of the state at Index
 }
 
 // Interface is one attached interface.
@@ -113,9 +115,10 @@ type VIPStatus struct {
 	Addr netip.Addr `json:"addr"`
 	// Announce is announced, demoted, draining or withdrawn; unsent where that was
 	// decided, but no router is in session that could have the route.
-	Announce string `json:"announce"`
-	Reason   string `json:"reason"`
-	Since    string `json:"since,omitempty"`
+	Announce     string  `json:"announce"`
+	Reason       string  `json:"reason"`
+	Since        string  `json:"since,omitempty"`
+	SinceSeconds float64 `json:"since_seconds,omitempty"`
 }
 
 // Neighbour is one BGP session.
@@ -138,24 +141,26 @@ type Counter struct {
 
 // Backend is one server as the cluster and this node see it.
 type Backend struct {
-	ID       uint32     `json:"id"`
-	Name     string     `json:"name"`
-	VIP      string     `json:"vip"`
-	Addr     netip.Addr `json:"addr"`
-	Mode     string     `json:"mode"` // dnat, dsr
-	Weight   uint16     `json:"weight"`
-	Limit    uint32     `json:"limit,omitempty"`
-	Admin    string     `json:"admin"`
-	Health   string     `json:"health"`           // agreed verdict of IKE
-	Stance   string     `json:"stance"`           // take, keep, leave, void
-	Local    string     `json:"local,omitempty"`  // what this node's own probes say
-	Detail   string     `json:"detail,omitempty"` // hint of the prober
-	Clients  uint32     `json:"clients"`
-	Version  uint64     `json:"version"`
-	Returned uint64     `json:"returned,omitempty"` // ESP and SK packets from it, this node; none are seen of one in mode dsr
-	TCP      *Service   `json:"tcp,omitempty"`      // TCP 443, where its VIP has SSTP
-	In       Traffic    `json:"in"`                 // forwarded to it by this node
-	Out      Traffic    `json:"out"`                // replies of its; none pass by of one in mode dsr
+	ID     uint32     `json:"id"`
+	Name   string     `json:"name"`
+	VIP    string     `json:"vip"`
+	Addr   netip.Addr `json:"addr"`
+	Mode   string     `json:"mode"` // dnat, dsr
+	Weight uint16     `json:"weight"`
+	Limit  uint32     `json:"limit,omitempty"`
+	Admin  string     `json:"admin"`
+	Health string     `json:"health"` // agreed verdict of IKE
+	Stance string     `json:"stance"` // take, keep, leave, void
+	// StanceWhy: what keeps it from taking new clients, or that it takes them for want of others.
+	StanceWhy string   `json:"stance_why,omitempty"`
+	Local     string   `json:"local,omitempty"`  // what this node's own probes say
+	Detail    string   `json:"detail,omitempty"` // hint of the prober
+	Clients   uint32   `json:"clients"`
+	Version   uint64   `json:"version"`
+	Returned  uint64   `json:"returned,omitempty"` // ESP and SK packets from it, this node; none are seen of one in mode dsr
+	TCP       *Service `json:"tcp,omitempty"`      // TCP 443, where its VIP has SSTP
+	In        Traffic  `json:"in"`                 // forwarded to it by this node
+	Out       Traffic  `json:"out"`                // replies of its; none pass by of one in mode dsr
 }
 
 // Traffic is what a node forwarded, since its tables were made.
@@ -172,11 +177,12 @@ func (t *Traffic) Add(u Traffic) {
 
 // Service is a second service of a server: what Backend says of IKE.
 type Service struct {
-	Health  string `json:"health"`
-	Stance  string `json:"stance"`
-	Local   string `json:"local,omitempty"`
-	Detail  string `json:"detail,omitempty"`
-	Clients uint32 `json:"clients"`
+	Health    string `json:"health"`
+	Stance    string `json:"stance"`
+	StanceWhy string `json:"stance_why,omitempty"`
+	Local     string `json:"local,omitempty"`
+	Detail    string `json:"detail,omitempty"`
+	Clients   uint32 `json:"clients"`
 	// Where the nodes end TLS.
 	Port        uint16 `json:"port,omitempty"`        // that they dial
 	Certificate string `json:"certificate,omitempty"` // whose hash it pins, by name
@@ -208,6 +214,11 @@ type Member struct {
 	Draining   bool     `json:"draining,omitempty"`
 	Announced  bool     `json:"announced"`
 	Self       bool     `json:"self,omitempty"`
+	RaftOff    bool     `json:"raft_off,omitempty"` // its consensus is parked
+	// Stale: nothing fresh is known of it: announced is false then, whatever it
+	// does, and plane_index what it said last.
+	Stale           bool    `json:"stale,omitempty"`
+	HeardAgoSeconds float64 `json:"heard_ago_seconds,omitempty"`
 }
 
 // Spec is what the administrator set.
@@ -242,13 +253,20 @@ type Affinity struct {
 	State   string     `json:"state"` // unconfirmed, authenticated, confirmed
 	Index   uint64     `json:"index"` // of the log entry that made it
 	Since   string     `json:"since"` // ago, on cluster time
-	Seen    string     `json:"seen"`  // last activity, ago
+	// Seen: last activity as the node that is asked knows it, ago: the agreed one,
+	// told every touch_interval, or a later packet that crossed this node.
+	Seen         string  `json:"seen"`
+	SinceSeconds float64 `json:"since_seconds"`
+	SeenSeconds  float64 `json:"seen_seconds"`
 }
 
 // Affinities is a page of records.
 type Affinities struct {
-	Total   int        `json:"total"`
-	Records []Affinity `json:"records"`
+	Total   int        `json:"total"`   // that match, on all pages
+	Records []Affinity `json:"records"` // in the order of their addresses, IPv4 first
+	// Next, where it is set, is what to ask for the page behind this one with
+	// (?after=). What changes meanwhile may be on a page or not.
+	Next string `json:"next,omitempty"`
 }
 
 // Explanation says which server a client gets now, and why.
@@ -290,10 +308,12 @@ type TokenRequest struct {
 
 // TokenAnswer is what a joining node needs.
 type TokenAnswer struct {
-	Token   string   `json:"token"`
-	CAHash  string   `json:"ca_hash"`
-	Expires string   `json:"expires"`
-	Addrs   []string `json:"addrs"` // members to join at
+	Token          string   `json:"token"`
+	CAHash         string   `json:"ca_hash"`
+	Expires        string   `json:"expires"` // "in 10m0s"
+	ExpiresSeconds float64  `json:"expires_seconds"`
+	Name           string   `json:"name,omitempty"` // the only node name it admits
+	Addrs          []string `json:"addrs"`          // members to join at
 }
 
 // JoinRequest joins this node to a cluster.
@@ -331,6 +351,11 @@ type NameRequest struct {
 	Purge bool   `json:"purge,omitempty"`
 }
 
+// ForgetRequest names a client whose records are to go.
+type ForgetRequest struct {
+	Name string `json:"name"` // address, or prefix as lists show it
+}
+
 // VIPRequest adds a VIP or changes the one of this name.
 type VIPRequest struct {
 	Name string `json:"name"`
@@ -340,6 +365,7 @@ type VIPRequest struct {
 	// Names of certificates, the default first; nil: as it is.
 	Certificates *[]string `json:"sstp_certs,omitempty"`
 	Transparent  *bool     `json:"sstp_transparent,omitempty"`
+	Readdress    bool      `json:"readdress,omitempty"` // another address, although servers stand behind it
 }
 
 // BackendRequest adds a backend or changes the one of this name.
