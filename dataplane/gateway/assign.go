@@ -11,7 +11,7 @@ import (
 )
 
 // Assign says which gateways should change their owner: what the leader proposes.
-// fit are the members that may own one (live, not draining, both arms up). A
+// fit are the members that may own one: the caller judges that. A
 // gateway stays where it is while its owner is fit and has no more than its even
 // share; the others go to the members with the fewest, by rendezvous hash among
 // equals. Without a fit member nothing changes: a gateway of a dead owner is no

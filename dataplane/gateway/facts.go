@@ -21,8 +21,8 @@ type Agreement struct {
 	VIPs        []netip.Addr
 	// Peers are the other members and their state by gossip.
 	Peers []Peer
-	// Unfit: this node should own nothing (draining, its outside arm is dead). It
-	// still keeps what the log gives it, but claims nothing by itself.
+	// Unfit: this node should own nothing (draining, an arm is dead, it cannot carry
+	// replies). It still keeps what the log gives it, but claims nothing by itself.
 	Unfit bool
 }
 
