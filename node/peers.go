@@ -63,6 +63,11 @@ func (n *Node) readPeers() (peersFile, error) {
 // how far this node's store is. A node that has no peers writes that, too: it
 // was a member all the same.
 func (m *member) rememberPeers(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-m.replica.Started():
+	}
 	var written []knownPeer
 	wrote := false
 	for {

@@ -111,33 +111,30 @@ func (m *member) convicted(p knownPeer, own raft.Mark, told *markAnswer) bool {
 	return true
 }
 
-// tellMark tells the peers how far this node's store is. A peer that could not
-// be asked before raft started is asked now, about the store as it was then: it
-// reports whether that was an old copy.
+// tellMark tells the peers how far this node's store is, once raft has started.
+// A peer that could not be asked before that is asked now, about the store as it
+// was then: it reports whether that was an old copy.
 func (m *member) tellMark(ctx context.Context, peers []knownPeer) (older bool) {
-	select {
-	case <-m.replica.Started():
-	default:
-		return false // its marks are not known yet
-	}
 	for _, p := range peers {
 		if m.contacts.silence(p.ID) > silentAfter {
 			continue
 		}
-		mark := m.replica.Own()
-		if m.vetted[p.ID] {
-			mark = m.replica.Status().Mark
+		marks := []raft.Mark{m.replica.Status().Mark}
+		if !m.vetted[p.ID] {
+			marks = []raft.Mark{m.replica.Own(), marks[0]}
 		}
-		call, cancel := context.WithTimeout(ctx, contactTimeout)
-		var told markAnswer
-		err := m.transport.Call(call, transport.Target{Addr: p.Addr, Node: p.ID}, pathMark, mark, &told)
-		cancel()
-		switch {
-		case err != nil:
-			m.log.Debug("tell the store's mark", "error", err.Error())
-		case m.removed.Load() == nil && m.replica.Status().Parked == "" && m.convicted(p, mark, &told):
-			return true
-		default:
+		for _, mark := range marks {
+			call, cancel := context.WithTimeout(ctx, contactTimeout)
+			var told markAnswer
+			err := m.transport.Call(call, transport.Target{Addr: p.Addr, Node: p.ID}, pathMark, mark, &told)
+			cancel()
+			if err != nil {
+				m.log.Debug("tell the store's mark", "error", err.Error())
+				break
+			}
+			if m.removed.Load() == nil && m.replica.Status().Parked == "" && m.convicted(p, mark, &told) {
+				return true
+			}
 			m.vetted[p.ID] = true
 		}
 	}

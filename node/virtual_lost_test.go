@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,21 +84,28 @@ func (tw *town) replacedNode(v *vnode, old state.NodeID, nodes ...*vnode) {
 	}
 }
 
-// The disk with the store is gone, twice; the second time a crash left the file
-// with the ID that was asked for then.
+// The disk with the store is gone; then again, after a crash that left the file
+// with the ID that was asked for then; and at last a disk comes back from before
+// both replacements, identity and all.
 func TestVirtualLostStore(t *testing.T) {
 	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
-		f := tw.enter(100, nodes...)
+		f := tw.enter(30, nodes...)
 		v := others(nodes, tw.leader(nodes...))[0]
-		for round := range 2 {
-			old := v.m.self
-			v.halt()
-			v.put("", "raft")
-			if round == 1 {
-				if err := os.WriteFile(v.m.freshPath(), []byte(old.String()+"\n"), 0o600); err != nil {
+		v.halt()
+		then := v.disk("raft", "identity")
+		for _, lose := range []func(){
+			func() { v.put("", "raft") },
+			func() {
+				v.put("", "raft")
+				if err := os.WriteFile(v.m.freshPath(), []byte(v.m.self.String()+"\n"), 0o600); err != nil {
 					t.Fatal(err)
 				}
-			}
+			},
+			func() { v.put(then, "raft", "identity") },
+		} {
+			old := v.m.self
+			v.halt()
+			lose()
 			v.power()
 			v.ends(20*time.Second, errRejoin)
 			v.again()
@@ -107,87 +115,41 @@ func TestVirtualLostStore(t *testing.T) {
 	})
 }
 
-// A site loses its power, and one virtual machine comes back from a snapshot,
-// before the others: there is nobody yet who knows better. It is found out when
-// they come, also after its log has caught up.
-func TestVirtualRevertedFirst(t *testing.T) {
+// A site loses its power, and one virtual machine comes back from a snapshot. If
+// the others come up within two seconds, it has not started yet. If it is the
+// first, there is nobody who knows better: it is found out when they come, also
+// after its log has caught up.
+func TestVirtualRevertedStore(t *testing.T) {
 	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
 		v := others(nodes, tw.leader(nodes...))[0]
-		v.halt()
-		then := v.disk("raft")
-		v.power()
-		if err := v.waitStage(t.Context(), StageRunning); err != nil {
-			t.Fatal(err)
+		for _, ahead := range []time.Duration{time.Second, 10 * time.Second} {
+			v.halt()
+			then := v.disk("raft")
+			v.power()
+			if err := v.waitStage(t.Context(), StageRunning); err != nil {
+				t.Fatal(err)
+			}
+			tw.leader(nodes...).propose(state.Tick{})
+			tw.agree(nodes...)
+			time.Sleep(6 * time.Second) // marks are told every five
+			old := v.m.self
+			for _, o := range nodes {
+				o.halt()
+			}
+			v.put(then, "raft")
+			v.power()
+			time.Sleep(ahead)
+			for _, o := range others(nodes, v) {
+				o.power()
+			}
+			if ahead > vetTime {
+				v.ends(30*time.Second, errReverted)
+				v.again()
+			}
+			v.ends(20*time.Second, errRejoin)
+			v.again()
+			tw.replacedNode(v, old, nodes...)
 		}
-		f := tw.enter(100, nodes...)
-		time.Sleep(20 * time.Second) // marks are told every five seconds and written every ten
-		old := v.m.self
-		for _, o := range nodes {
-			o.halt()
-		}
-		v.put(then, "raft")
-		v.power()
-		time.Sleep(10 * time.Second) // nobody answers: it starts
-		for _, o := range others(nodes, v) {
-			o.power()
-		}
-		v.ends(30*time.Second, errReverted)
-		v.again()
-		v.ends(20*time.Second, errRejoin)
-		v.again()
-		tw.replacedNode(v, old, nodes...)
-		f.check("after the replacement", nil, nodes...)
-	})
-}
-
-// The others come up a second after it: it has not started yet then.
-func TestVirtualRevertedTogether(t *testing.T) {
-	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
-		v := others(nodes, tw.leader(nodes...))[0]
-		v.halt()
-		then := v.disk("raft")
-		v.power()
-		if err := v.waitStage(t.Context(), StageRunning); err != nil {
-			t.Fatal(err)
-		}
-		tw.enter(100, nodes...)
-		time.Sleep(20 * time.Second)
-		old := v.m.self
-		for _, o := range nodes {
-			o.halt()
-		}
-		v.put(then, "raft")
-		v.power()
-		time.Sleep(time.Second)
-		for _, o := range others(nodes, v) {
-			o.power()
-		}
-		v.ends(20*time.Second, errRejoin)
-		v.again()
-		tw.replacedNode(v, old, nodes...)
-	})
-}
-
-// A disk comes back from before the node's last replacement, identity and all.
-func TestVirtualRevertedBeforeReplacement(t *testing.T) {
-	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
-		v := others(nodes, tw.leader(nodes...))[0]
-		v.halt()
-		then := v.disk("raft", "identity")
-		v.put("", "raft")
-		v.power()
-		v.ends(20*time.Second, errRejoin)
-		v.again()
-		if err := v.waitStage(t.Context(), StageRunning); err != nil {
-			t.Fatal(err)
-		}
-		second := v.m.self
-		v.halt()
-		v.put(then, "raft", "identity")
-		v.power()
-		v.ends(20*time.Second, errRejoin)
-		v.again()
-		tw.replacedNode(v, second, nodes...)
 	})
 }
 
@@ -284,21 +246,16 @@ func TestVirtualLostStoreAlone(t *testing.T) {
 }
 
 // What is left on the host after a leave is said where somebody looks.
-func TestVirtualLeftoverIsShown(t *testing.T) {
-	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
-		v := others(nodes, tw.leader(nodes...))[0]
-		v.m.cleanUp = func() error { return errors.Join(errors.New("program stays"), errors.New("address stays")) }
-		if err := v.m.leave(admin.LeaveRequest{}, func(string) {}); err != nil {
-			t.Fatal(err)
-		}
-		v.ends(5*time.Second, errLeft)
-		if err := v.Node.ended(v.m, v.err); err != nil {
-			t.Fatal(err)
-		}
-		if text := v.waiting(); !strings.Contains(text, "program stays; address stays") {
-			t.Errorf("the waiting node says %q", text)
-		}
-	})
+func TestLeftoverIsShown(t *testing.T) {
+	n := &Node{}
+	m := &member{node: n, log: slog.New(slog.DiscardHandler)}
+	m.cleanUp = func() error { return errors.Join(errors.New("program stays"), errors.New("address stays")) }
+	if err := m.finish(t.Context(), errLeft, errors.New("map stays")); !errors.Is(err, errLeft) {
+		t.Errorf("ended with %v", err)
+	}
+	if text := n.waiting(); !strings.Contains(text, "map stays; program stays; address stays") {
+		t.Errorf("the waiting node says %q", text)
+	}
 }
 
 // A peer whose own memory is not read yet says so: an empty answer would vouch

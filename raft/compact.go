@@ -27,9 +27,9 @@ func (r *Replica) compact() {
 		return
 	}
 	g := r.guard.Load()
-	var mark int64                               // bytes in the store after the last snapshot
+	var mark int64                                       // bytes in the store after the last snapshot
 	shot := statistic(rt.Stats(), "last_snapshot_index") // index of it
-	if shot > 0 {                                // what trails it does not count
+	if shot > 0 {                                        // what trails it does not count
 		mark = min(g.logBytes(), r.cfg.TrailingBytes)
 	}
 	for {
