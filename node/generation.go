@@ -107,6 +107,9 @@ func (m *member) proposeChange(ctx context.Context, cmd state.Command) (state.Ou
 	if err := understood(m.spec(), cmd); err != nil {
 		return state.Outcome{}, err
 	}
+	if err := state.Check(cmd); err != nil {
+		return state.Outcome{}, refuse("%v", err) // the leader could not read it
+	}
 	if !byLeader(cmd) {
 		outcomes, err := m.replica.Propose(ctx, cmd)
 		if err != nil {
@@ -123,7 +126,7 @@ func (m *member) proposeChange(ctx context.Context, cmd state.Command) (state.Ou
 			}
 		}
 		var out []byte
-		err := m.callLeader(ctx, pathChange, body, &out)
+		err := m.callLeaderOnce(ctx, pathChange, body, &out)
 		var refused *transport.StatusError
 		switch {
 		case err == nil:
@@ -165,7 +168,10 @@ func repeated(o state.Outcome, tries int) state.Outcome {
 // serveChange is the leader's side of proposeChange.
 func (m *member) serveChange(ctx context.Context, in []byte) ([]byte, error) {
 	batch, err := state.DecodeBatch(in)
-	if err != nil || len(batch.Envelopes) != 1 || !byLeader(batch.Envelopes[0].Command) {
+	if err != nil {
+		return nil, &transport.StatusError{Code: http.StatusBadRequest, Reason: "read the change: " + err.Error()}
+	}
+	if len(batch.Envelopes) != 1 || !byLeader(batch.Envelopes[0].Command) {
 		return nil, &transport.StatusError{Code: http.StatusBadRequest, Reason: "this is not one change that the leader judges"}
 	}
 	var old *admin.Error

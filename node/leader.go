@@ -36,13 +36,11 @@ func (m *member) runLeader(ctx context.Context) error {
 
 // propose is for duties: what fails is seen again at the next turn.
 func (m *member) propose(ctx context.Context, cmds ...state.Command) bool {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	timed, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	outcomes, err := m.replica.Propose(ctx, cmds...)
+	outcomes, err := m.replica.Propose(timed, cmds...)
 	if err != nil {
-		if ctx.Err() == nil {
-			m.log.Debug("duty not agreed", "error", err.Error())
-		}
+		m.noteProposal(ctx, err)
 		return false
 	}
 	ok := true

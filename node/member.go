@@ -79,6 +79,7 @@ type member struct {
 	quarantined atomic.Bool // the store was set aside: the parts do not run any more
 	lastQuorum  atomic.Pointer[time.Time]
 	unwell      *unwell
+	unagreed    complaint     // of duties
 	left        chan struct{} // closed when leave has done everything but stop
 	diskBack    chan struct{} // closed when the disk that raft went off for works again
 	leaving     atomic.Bool

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/node/admin"
+	"github.com/vpnlb/vpnlb/raft"
 )
 
 // proposeTimeout bounds how long a change waits for a leader and a quorum.
@@ -76,6 +77,9 @@ func noQuorum(err error) error {
 	var known *admin.Error
 	if errors.As(err, &known) {
 		return err
+	}
+	if errors.Is(err, raft.ErrInvalid) {
+		return refuse("%v", err)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return &admin.Error{Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the change was not agreed within %s: there is no leader, or no majority of voters answers (forwarding goes on). It may still be agreed later: look before you repeat it. 'vpnlb cluster members' shows who is live", proposeTimeout)}

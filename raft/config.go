@@ -96,6 +96,8 @@ var (
 	ErrNotReady = errors.New("not ready to vote")
 	// ErrBootstrapped: this store already belongs to a cluster.
 	ErrBootstrapped = errors.New("already part of a cluster")
+	// ErrInvalid: a command breaks a limit of its encoded form; the text says which.
+	ErrInvalid = errors.New("not proposed")
 	// ErrTooMany: more commands in one call than MaxCommands.
 	ErrTooMany = errors.New("too many commands in one call")
 )

@@ -21,8 +21,9 @@ const (
 // outcome for each, in their order. Commands of one call go into one log entry.
 // They are repeated under the same sequences until they are answered, so each
 // is applied once however often the leader changes. When ctx ends first the
-// error is ErrUnanswered. It waits, bounded by ctx, while too many commands of
-// this node are unanswered.
+// error is ErrUnanswered; where a command breaks a limit it is ErrInvalid, at
+// once. It waits, bounded by ctx, while too many commands of this node are
+// unanswered.
 func (r *Replica) Propose(ctx context.Context, cmds ...state.Command) ([]state.Outcome, error) {
 	if len(cmds) > MaxCommands {
 		return nil, fmt.Errorf("%w: %d of at most %d", ErrTooMany, len(cmds), MaxCommands)
@@ -32,6 +33,12 @@ func (r *Replica) Propose(ctx context.Context, cmds ...state.Command) ([]state.O
 	}
 	if len(cmds) == 0 {
 		return nil, nil
+	}
+	// The leader refuses to read what breaks a limit, at every try.
+	for _, c := range cmds {
+		if err := state.Check(c); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
 	}
 	first, err := r.seq.acquire(ctx, len(cmds))
 	if err != nil {

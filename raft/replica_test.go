@@ -56,6 +56,25 @@ func TestForwardAppliesOnce(t *testing.T) {
 	})
 }
 
+// What no leader will ever read is refused at once, on every node.
+func TestInvalidIsNotRepeated(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.boot("a", "b", "c")
+		for _, n := range c.nodes {
+			ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+			began := time.Now()
+			_, err := n.Propose(ctx, state.Tick{}, state.PutVIP{VIP: state.VIP{Certificates: make([]string, 1000)}})
+			cancel()
+			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "PutVIP: 1000 certificates") || time.Since(began) > time.Second {
+				t.Errorf("after %v: %v", time.Since(began), err)
+			}
+			if len(n.seq.open) != 0 {
+				t.Error("it holds its sequences")
+			}
+		}
+	})
+}
+
 func TestManyProposalsShareEntries(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.boot("a", "b", "c")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -368,5 +369,8 @@ func Check(c Command) error {
 	}
 	r := &reader{b: appendCommand(nil, c), strict: true}
 	r.command()
-	return r.end(fmt.Sprintf("command of kind %d", c.kind()))
+	if r.end("command") != nil {
+		return fmt.Errorf("%s: %w", strings.TrimPrefix(fmt.Sprintf("%T", c), "state."), r.err)
+	}
+	return nil
 }

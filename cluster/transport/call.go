@@ -75,8 +75,8 @@ func targetOf(hostport string) (Target, error) {
 // Call makes one RPC. in: nil sends an empty body, []byte is sent as it is,
 // anything else as JSON. out: nil discards the answer, *[]byte takes it as it
 // is, anything else is decoded from JSON. Connections are kept and reused. The
-// call may be delivered twice when a kept connection turns out to be dead. It
-// ends after a minute, or with ctx.
+// call may be delivered twice when a kept connection turns out to be dead;
+// CallOnce is for what must not be. It ends after a minute, or with ctx.
 //
 // Errors: *StatusError when the peer refused, *RemovedError when it says that
 // this node was removed; anything else means that no answer came.
@@ -107,6 +107,11 @@ func (t *Transport) Ping(ctx context.Context, to Target) (Name, error) {
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 func roundTrip(ctx context.Context, cl *http.Client, url string, in, out any, limit int64) error {
+	return roundTripOf(ctx, cl, url, in, out, limit, true)
+}
+
+// roundTripOf is roundTrip; again: the request may be sent twice.
+func roundTripOf(ctx context.Context, cl *http.Client, url string, in, out any, limit int64, again bool) error {
 	body, err := encodeBody(in)
 	if err != nil {
 		return err
@@ -117,7 +122,9 @@ func roundTrip(ctx context.Context, cl *http.Client, url string, in, out any, li
 	}
 	// Present but empty: it is not sent, and lets net/http send the request
 	// again when a kept connection was dead.
-	req.Header["Idempotency-Key"] = nil
+	if again {
+		req.Header["Idempotency-Key"] = nil
+	}
 	resp, err := cl.Do(req)
 	if err != nil {
 		return unwrapURL(err)
