@@ -145,7 +145,7 @@ func TestReasonsExplained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	words := []string{"no_bgp_neighbours"}
+	words := []string{"no_bgp_neighbours", "no_session"}
 	for _, r := range bgp.Reasons() {
 		words = append(words, r.String())
 	}
@@ -158,6 +158,11 @@ func TestReasonsExplained(t *testing.T) {
 	for _, w := range words {
 		if !regexp.MustCompile("(?m)^\\|.*`" + regexp.QuoteMeta(w) + "`").Match(text) {
 			t.Errorf("no table of operations.md explains %s", w)
+		}
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z]+_[a-z_]+)` \\|").FindAllSubmatch(text, -1) {
+		if !slices.Contains(words, string(m[1])) {
+			t.Errorf("operations.md explains %s, which nothing says", m[1])
 		}
 	}
 }

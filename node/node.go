@@ -56,6 +56,7 @@ type Node struct {
 	admitted chan admission
 
 	dial func(ctx context.Context, addr string) (net.Conn, error) // of init and join; nil: TCP
+	host *hostFacts                                               // that a virtual test has instead of this one; nil: it is looked at
 
 	inherited map[string]*net.TCPListener // of the process before this one, until a member takes them
 	leftover  string                      // live's: what the last membership could not take back

@@ -76,6 +76,9 @@ func foreignPins(cfg *config.Config, facts hostFacts, cluster state.ClusterID) s
 // facts gathers them. Ports are tried only where the node is about to become a
 // member: in between, a try could be in the way of the real thing.
 func (n *Node) facts(ports bool) (hostFacts, error) {
+	if n.host != nil {
+		return *n.host, nil
+	}
 	own, err := ownAddresses(func(netip.Addr) bool { return false })
 	if err != nil {
 		return hostFacts{}, err

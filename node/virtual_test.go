@@ -95,6 +95,7 @@ func (v *vnode) boot() {
 	}
 	n.ids.Store(ids)
 	n.dial = v.town.net.Dialer(v.host + ":0")
+	n.host = &hostFacts{own: []netip.Addr{addr}, pins: func() ([16]byte, error) { return [16]byte{}, nil }}
 	v.Node = n
 }
 

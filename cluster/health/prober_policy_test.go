@@ -38,34 +38,38 @@ func TestProberPolicyGone(t *testing.T) {
 // before it looks for one. And it proves one for the probe that was answered, at
 // the address that answered.
 func TestProberPolicyUnproven(t *testing.T) {
-	for name, prepare := range map[string]func(b *bench){
-		"cookies alone": func(b *bench) {
+	neutral := func(t *testing.T, b *bench) {
+		t.Helper()
+		b.set(server1, neutralises)
+		if d := b.until(1, OpinionNeutral, 10*time.Second); d < 0 {
+			t.Errorf("it is %v", b.opinion(1))
+		}
+	}
+	t.Run("cookies alone", func(t *testing.T) {
+		probing(t, func(b *bench) {
 			b.set(server1, func(port uint16, id spi, _ uint16) []byte {
 				return reply(id, port == 4500, payloadNotify, notify(notifyCookie, 1, 2, 3)...)
 			})
 			b.until(1, OpinionUp, 10*time.Second)
-		},
-		"another probe since": func(b *bench) {
+			neutral(t, b)
+		})
+	})
+	t.Run("another probe since", func(t *testing.T) {
+		probing(t, func(b *bench) {
 			b.until(1, OpinionUp, 10*time.Second)
 			b.set(server1, func(port uint16, id spi, g uint16) []byte {
 				return reply(id, port == 4500, payloadKE, keyExchange(g)...)
 			})
 			time.Sleep(time.Second)
-		},
-		"another address": func(b *bench) {
+			neutral(t, b)
+		})
+	})
+	t.Run("another address", func(t *testing.T) {
+		probing(t, func(b *bench) {
 			b.until(1, OpinionUp, 10*time.Second)
 			b.SetTargets([]Target{{Backend: 1, Addr: server3}}, DefaultTiming())
 			b.set(server3, neutralises)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			probing(t, func(b *bench) {
-				prepare(b)
-				b.set(server1, neutralises)
-				if d := b.until(1, OpinionNeutral, 10*time.Second); d < 0 {
-					t.Errorf("it is %v", b.opinion(1))
-				}
-			})
+			neutral(t, b)
 		})
-	}
+	})
 }

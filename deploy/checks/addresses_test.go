@@ -30,6 +30,7 @@ var constants = []struct{ addr, where, meaning string }{
 	{"203.0.1.1", "cluster/state/", "of servers in recorded snapshots, which must be read for ever"},
 	{"::2", "cmd/vpnlb/testdata/node/six.txtar", "the end of an address, as sed takes it"},
 	{"240.0.0.1", "dataplane/model/fixture/", "of class E, which is nobody's"},
+	{"240.0.0.1", "node/", "the same, which no node may have"},
 }
 
 var (
