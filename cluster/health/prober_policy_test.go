@@ -38,13 +38,6 @@ func TestProberPolicyGone(t *testing.T) {
 // before it looks for one. And it proves one for the probe that was answered, at
 // the address that answered.
 func TestProberPolicyUnproven(t *testing.T) {
-	neutral := func(t *testing.T, b *bench) {
-		t.Helper()
-		b.set(server1, neutralises)
-		if d := b.until(1, OpinionNeutral, 10*time.Second); d < 0 {
-			t.Errorf("it is %v", b.opinion(1))
-		}
-	}
 	t.Run("cookies alone", func(t *testing.T) {
 		probing(t, func(b *bench) {
 			b.set(server1, func(port uint16, id spi, _ uint16) []byte {
@@ -72,4 +65,13 @@ func TestProberPolicyUnproven(t *testing.T) {
 			neutral(t, b)
 		})
 	})
+}
+
+// neutral has the server answer without a policy, which must prove nothing.
+func neutral(t *testing.T, b *bench) {
+	t.Helper()
+	b.set(server1, neutralises)
+	if d := b.until(1, OpinionNeutral, 10*time.Second); d < 0 {
+		t.Errorf("it is %v", b.opinion(1))
+	}
 }
