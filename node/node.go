@@ -48,7 +48,8 @@ type Node struct {
 	started time.Time
 	admin   *admin.Server
 	ids     atomic.Pointer[transport.IdentityStore]
-	member  atomic.Pointer[member] // nil while it belongs to no cluster
+	host    func(ports bool) (hostFacts, error) // what init and join look at before
+	member  atomic.Pointer[member]              // nil while it belongs to no cluster
 	notify  *notifier
 
 	// change serialises init, join and leave.
@@ -56,7 +57,6 @@ type Node struct {
 	admitted chan admission
 
 	dial func(ctx context.Context, addr string) (net.Conn, error) // of init and join; nil: TCP
-	host *hostFacts                                               // that a virtual test has instead of this one; nil: it is looked at
 
 	inherited map[string]*net.TCPListener // of the process before this one, until a member takes them
 	leftover  string                      // live's: what the last membership could not take back
@@ -95,6 +95,7 @@ func New(cfg config.Config, deps Deps) (*Node, error) {
 	if _, err := bgpConfig(&cfg); err != nil {
 		return nil, err
 	}
+	n.host = n.facts
 	n.routes()
 	return n, nil
 }
@@ -167,12 +168,12 @@ func (n *Node) live(ctx context.Context) error {
 	for {
 		ad := admission{}
 		if !n.ids.Load().Identity().Member() {
+			n.warnWaiting(ctx)
 			newHandover(n.notify, n.inherited).update(nil)
 			for _, ln := range n.takeInherited() {
 				ln.Close() // of a membership that is over: nobody would serve it
 			}
 			n.setStage(StageWaiting, n.waiting())
-			n.warnWaiting(ctx)
 			n.notify.ready()
 			select {
 			case <-ctx.Done():

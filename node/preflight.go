@@ -70,15 +70,12 @@ func foreignPins(cfg *config.Config, facts hostFacts, cluster state.ClusterID) s
 	case cluster.IsZero() || owner == [16]byte{} || owner == [16]byte(cluster):
 		return ""
 	}
-	return fmt.Sprintf("what is pinned in %s belongs to cluster %s, and forwards for it: where that is over, stop the service, run 'vpnlb plane detach' and start it again", cfg.Dataplane.PinDir, state.ClusterID(owner))
+	return fmt.Sprintf("what is pinned in %s belongs to cluster %s, and forwards for it: where that is over, 'vpnlb plane detach --config FILE' removes it", cfg.Dataplane.PinDir, state.ClusterID(owner))
 }
 
 // facts gathers them. Ports are tried only where the node is about to become a
 // member: in between, a try could be in the way of the real thing.
 func (n *Node) facts(ports bool) (hostFacts, error) {
-	if n.host != nil {
-		return *n.host, nil
-	}
 	own, err := ownAddresses(func(netip.Addr) bool { return false })
 	if err != nil {
 		return hostFacts{}, err
@@ -108,7 +105,7 @@ func tryListen(network, address string) error {
 
 // mayBecomeMember refuses a membership that this host could not serve.
 func (n *Node) mayBecomeMember(cluster state.ClusterID) error {
-	facts, err := n.facts(true)
+	facts, err := n.host(true)
 	if err != nil {
 		return err
 	}
@@ -121,7 +118,7 @@ func (n *Node) mayBecomeMember(cluster state.ClusterID) error {
 // vetCluster refuses a cluster whose data plane could not be attached, before a
 // token is spent there.
 func (n *Node) vetCluster(server transport.Name) error {
-	facts, err := n.facts(false)
+	facts, err := n.host(false)
 	if err != nil {
 		return err
 	}
@@ -133,7 +130,7 @@ func (n *Node) vetCluster(server transport.Name) error {
 
 // waitingWarnings are what would keep this node from a membership.
 func (n *Node) waitingWarnings() []string {
-	facts, err := n.facts(false)
+	facts, err := n.host(false)
 	if err != nil {
 		return []string{err.Error()}
 	}

@@ -95,8 +95,13 @@ func (v *vnode) boot() {
 	}
 	n.ids.Store(ids)
 	n.dial = v.town.net.Dialer(v.host + ":0")
-	n.host = &hostFacts{own: []netip.Addr{addr}, pins: func() ([16]byte, error) { return [16]byte{}, nil }}
 	v.Node = n
+	v.Node.host = func(bool) (hostFacts, error) { return v.facts(addr), nil }
+}
+
+// facts are those of a host that has all it needs: there is no kernel to ask.
+func (v *vnode) facts(own netip.Addr) hostFacts {
+	return hostFacts{own: []netip.Addr{own}, pins: func() ([16]byte, error) { return [16]byte{}, nil }}
 }
 
 // init makes the cluster.

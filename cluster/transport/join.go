@@ -6,10 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"syscall"
 	"time"
 )
 
@@ -131,14 +129,4 @@ func Greet(ctx context.Context, addr string, dial func(ctx context.Context, addr
 		return Name{}, fmt.Errorf("greet %s: %w", addr, err)
 	}
 	return name, nil
-}
-
-// strangerHint says what is likely where the other side does not speak TLS as
-// members do: something else listens there.
-func strangerHint(err error) string {
-	var record tls.RecordHeaderError
-	if errors.Is(err, io.EOF) || errors.As(err, &record) || errors.Is(err, syscall.ECONNRESET) {
-		return " (no member answers as one there: is it the port of cluster.address in its node file, 7950 by default, and not that of gossip?)"
-	}
-	return ""
 }
