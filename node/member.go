@@ -79,9 +79,7 @@ type member struct {
 	quarantined atomic.Bool // the store was set aside: the parts do not run any more
 	lastQuorum  atomic.Pointer[time.Time]
 	unwell      *unwell
-	unagreed    complaint     // of duties
 	left        chan struct{} // closed when leave has done everything but stop
-	diskBack    chan struct{} // closed when the disk that raft went off for works again
 	leaving     sync.Mutex
 	storedAt    time.Time // when the store was last written before this start
 
@@ -99,6 +97,9 @@ type member struct {
 	ticketsHeld             tickets // and what they are
 
 	offload atomic.Pointer[offload] // the TLS of SSTP; nil: this member has no such part
+
+	unagreed complaint     // of duties
+	diskBack chan struct{} // closed when the disk that raft went off for works again
 }
 
 // newMember makes the parts; nothing is opened but what New of a part needs.
