@@ -79,9 +79,7 @@ type member struct {
 	quarantined atomic.Bool // the store was set aside: the parts do not run any more
 	lastQuorum  atomic.Pointer[time.Time]
 	unwell      *unwell
-	unagreed    complaint     // of duties
 	left        chan struct{} // closed when leave has done everything but stop
-	diskBack    chan struct{} // closed when the disk that raft went off for works again
 	leaving     atomic.Bool
 	ownEntry    chan struct{}         // holds a token while this node's entry in the member list is being changed here
 	storedAt    time.Time             // when the stored state was last known good, before this start
@@ -113,6 +111,9 @@ type member struct {
 	movedFault   fault   // of the last try to tell this node's new address
 
 	offload atomic.Pointer[offload] // the TLS of SSTP; nil: this member has no such part
+
+	unagreed complaint     // of duties
+	diskBack chan struct{} // closed when the disk that raft went off for works again
 }
 
 // newMember makes the parts; nothing is opened but what New of a part needs.

@@ -17,12 +17,17 @@ const (
 	diskEvery = 10 * time.Second // between two probes: nothing is in a hurry, others lead
 	diskSlow  = 2 * time.Second  // a probe that takes longer is no sign of health: raft parks after 3 s
 	diskGood  = 3                // probes in a row that say that it is no flicker
-	diskProbe = 4 << 20          // bytes of a probe: what a full disk does not have, and the store soon wants
+	diskWary  = 60               // and in the hour after this node ended for that reason: probes do not see every fault
+	diskSoon  = time.Hour
+	diskProbe = 4 << 20 // bytes of a probe: what a full disk does not have, and the store soon wants
 )
 
-// awaitDisk probes the disk until it is well; false: ctx ended first. A probe
-// may hang for as long as the disk does.
-func awaitDisk(ctx context.Context, probe func() error, tell func(string)) bool {
+// fileDiskBack holds when this node last ended because its disk worked again.
+const fileDiskBack = "disk-back"
+
+// awaitDisk probes the disk until want probes in a row were well; false: ctx
+// ended first. A probe may hang for as long as the disk does.
+func awaitDisk(ctx context.Context, want int, probe func() error, tell func(string)) bool {
 	for good := 0; pause(ctx, diskEvery); {
 		began := time.Now()
 		err := probe()
@@ -35,7 +40,7 @@ func awaitDisk(ctx context.Context, probe func() error, tell func(string)) bool 
 			tell(err.Error())
 			continue
 		}
-		if good++; good == diskGood {
+		if good++; good == want {
 			return true
 		}
 	}
@@ -63,11 +68,21 @@ func (m *member) sitOut(ctx context.Context, why string, disk bool, probe func()
 	if !disk {
 		return
 	}
-	tell := func(now string) { m.log.Warn("the disk is not well yet", "parked", why, "probe", now) }
-	if awaitDisk(ctx, probe, tell) {
-		m.log.Warn("the disk works again: ending for a new process", "parked", why)
-		close(m.diskBack)
+	path, want := filepath.Join(m.node.cfg.DataDir, fileDiskBack), diskGood
+	if b, err := os.ReadFile(path); err == nil {
+		if last, err := time.Parse(time.RFC3339, string(b)); err == nil && time.Since(last).Abs() < diskSoon {
+			want = diskWary
+		}
 	}
+	tell := func(now string) { m.log.Warn("the disk is not well yet", "parked", why, "probe", now) }
+	if !awaitDisk(ctx, want, probe, tell) {
+		return
+	}
+	m.log.Warn("the disk works again: ending for a new process", "parked", why)
+	if err := os.WriteFile(path, []byte(time.Now().UTC().Format(time.RFC3339)), 0o600); err != nil {
+		m.log.Warn("remember when the disk was well again", "error", err.Error())
+	}
+	close(m.diskBack)
 }
 
 // wayBack says what a node waits for whose raft is off.
