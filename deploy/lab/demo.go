@@ -17,6 +17,7 @@ import (
 type DemoOptions struct {
 	Name     string    // of the lab; default "demo"
 	Binary   string    // default: this executable
+	Nodes    int       // default as of a lab
 	Clients  int       // default 240
 	JSON     bool      // Out gets the verdict as JSON and nothing else; progress goes to Progress
 	Out      io.Writer // default os.Stdout
@@ -90,13 +91,14 @@ func Demo(ctx context.Context, o DemoOptions) (v Verdict, err error) {
 	}
 	screen := newScreen(o.Progress, o.Terminal)
 	l, err := Up(ctx, Options{
-		Name: o.Name, Binary: o.Binary, Clients: o.Clients, LossAfter: demoLossAfter, Out: screen,
+		Name: o.Name, Binary: o.Binary, Nodes: o.Nodes, Clients: o.Clients, LossAfter: demoLossAfter, Out: screen,
 		IPv6: DefaultIPv6, Passthrough: DefaultPassthrough, ICMP: DefaultICMP,
 	})
 	if err != nil {
 		return v, early(ctx, err)
 	}
-	screen.say("everything stands after %s: %d clients through 3 nodes to 3 servers", time.Since(start).Round(time.Second), o.Clients)
+	screen.say("everything stands after %s: %d clients through %d nodes to %d servers",
+		time.Since(start).Round(time.Second), o.Clients, l.st.Options.Nodes, l.st.Options.Servers)
 	v, err = l.demo(ctx, screen)
 	err = errors.Join(err, l.Down(ctx))
 	if err != nil {

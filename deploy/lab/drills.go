@@ -103,13 +103,14 @@ func drillKinds() []drillKind {
 		{needs(needsICMP, "ping", "ping the VIPs, small, large and in fragments"), (*drill).ping, sumsExact},
 		{needs(needsICMP, "fragment-order", "fragments in odd orders are answered, malformed ones counted"), (*drill).fragmentOrder, sumsExact},
 		{needs(needsICMP, "pmtu", "small MTUs outside and inside: who must know is told"), (*drill).pathMTU, sumsNone},
-		{needs(needsPassthrough, "tcp", "TCP connections through a node's death, a drain, a leave; then their server dies"), (*drill).tcp, sumsNone},
+		{needs(needsPassthrough, "tcp", "TCP connections through a node's death and a drain; then their server dies"), (*drill).tcp, sumsNone},
 		{needs(needsDSR, "dsr", "replies bypass the nodes; a node's death costs its share alone"), (*drill).dsr, sumsNone},
 		{needs(needsSSTP, "sstp-call", "calls of sstpc: crypto binding, pings and TCP through the tunnels, IKE of the same client beside it"), (*drill).sstpCall, sumsNone},
 		{needs(needsSSTPEnds, "sstp-rotate", "another certificate, one server after the other, with calls open"), (*drill).sstpRotate, sumsNone},
 		{needs(needsSSTP, "sstp-node-stop", "stop the daemon of a node that carries calls: they end gently and come again on the same servers"), (*drill).sstpNodeStop, sumsNone},
 		{needs(needsSSTP, "sstp-server-kill", "kill a server: its calls come again elsewhere, no others end"), (*drill).sstpServerKill, sumsNone},
 		{needs(needsSSTPEnds, "sstp-wrong-hash", "a server expects another certificate: an alarm names it, its standing call stays"), (*drill).sstpWrongHash, sumsNone},
+		{info("follower-leave", "a node that owns a gateway and does not lead leaves the cluster, a new node joins it"), (*drill).followerLeave, sumsNone},
 		{info("leave-join", "the leader leaves the cluster, a new node joins it"), (*drill).leaveJoin, sumsNone},
 	}
 }

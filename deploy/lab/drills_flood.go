@@ -71,6 +71,10 @@ func (d *drill) forgedEntries(ctx context.Context) (all, most, total int, err er
 }
 
 func (d *drill) spoof(ctx context.Context) error {
+	before, err := d.judged(ctx)
+	if err != nil {
+		return err
+	}
 	d.l.say("  sending %d forged packets", spoofPackets)
 	start := time.Now()
 	if err := d.flood(ctx, spoofPackets, spoofRate); err != nil {
@@ -80,6 +84,11 @@ func (d *drill) spoof(ctx context.Context) error {
 	if err := flow(ctx, settleTime); err != nil {
 		return err
 	}
+	after, err := d.judged(ctx)
+	if err != nil {
+		return err
+	}
+	d.arrived(spoofPackets, before, after)
 	forged, _, total, err := d.forgedEntries(ctx)
 	if err != nil {
 		return err
@@ -90,6 +99,41 @@ func (d *drill) spoof(ctx context.Context) error {
 		d.notef("%d entries, none of a forged client", total)
 	}
 	return d.nearlyUnharmed(ctx)
+}
+
+// judged is what all members together say of packets, by reason.
+func (d *drill) judged(ctx context.Context) (map[string]int64, error) {
+	out := map[string]int64{}
+	for _, n := range d.l.members() {
+		st, err := d.l.status(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range st.Packets {
+			out[c.Reason] += int64(c.Packets)
+		}
+	}
+	return out, nil
+}
+
+// floodReasons are what nodes may say of forged packets: those of a service go to
+// a server of nobody's choice, the rest no further.
+var floodReasons = []string{"forward_maglev", "drop_malformed", "drop_not_ikev2", "pass_local_vip"}
+
+// arrived fails the drill where a flood did not come to the nodes: then it proves
+// nothing. The raw socket may drop some of it.
+func (d *drill) arrived(packets int64, before, after map[string]int64) {
+	var all int64
+	line := ""
+	for _, r := range floodReasons {
+		n := after[r] - before[r]
+		all += n
+		line += fmt.Sprintf(", %s %d", r, n)
+	}
+	d.notef("of %d forged packets the nodes saw %d%s", packets, all, line)
+	if all < packets*9/10 || after["forward_maglev"]-before["forward_maglev"] < packets*3/4 {
+		d.failf("most of the flood did not arrive")
+	}
 }
 
 // nearlyUnharmed is what a flood is judged by: known clients lose less than one

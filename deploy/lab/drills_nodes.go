@@ -3,8 +3,11 @@ package lab
 import (
 	"context"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
+
+	"github.com/vpnlb/vpnlb/node/admin"
 )
 
 // Pass criteria of drills on nodes.
@@ -120,6 +123,10 @@ func (d *drill) leaderKill(ctx context.Context) error {
 }
 
 func (d *drill) allDaemonsKill(ctx context.Context) error {
+	pinned, err := d.allPins()
+	if err != nil {
+		return err
+	}
 	start := time.Now()
 	for _, n := range d.l.members() {
 		if err := d.l.st.Processes[n].signal(syscall.SIGKILL); err != nil {
@@ -133,6 +140,9 @@ func (d *drill) allDaemonsKill(ctx context.Context) error {
 	if err := flow(ctx, withoutAnyTime); err != nil {
 		return err
 	}
+	if err := d.untouched("without daemons", pinned, false); err != nil {
+		return err
+	}
 	start = time.Now()
 	for _, n := range d.l.members() {
 		if err := d.l.kill(ctx, n); err != nil {
@@ -142,7 +152,7 @@ func (d *drill) allDaemonsKill(ctx context.Context) error {
 			return err
 		}
 	}
-	lead, err := d.l.leader(ctx, healBound)
+	lead, err := d.leaderless(ctx, pinned)
 	if err != nil {
 		return err
 	}
@@ -153,6 +163,9 @@ func (d *drill) allDaemonsKill(ctx context.Context) error {
 	took := time.Since(start)
 	d.within("all nodes back in the ECMP set", took, backLimit)
 	d.converged(took)
+	if err := d.untouched("with daemons again", pinned, true); err != nil {
+		return err
+	}
 	return d.unharmed(ctx)
 }
 
@@ -235,20 +248,64 @@ func (d *drill) gatewaysLeave(ctx context.Context, node string, start time.Time)
 	return time.Since(start), err
 }
 
+// leaveJoin lets the leader leave and a new node join.
 func (d *drill) leaveJoin(ctx context.Context) error {
-	if err := d.replaceLeader(ctx); err != nil {
+	lead, err := d.l.leader(ctx, calmBound)
+	if err != nil {
+		return err
+	}
+	if err := d.replace(ctx, lead); err != nil {
 		return err
 	}
 	return d.unharmed(ctx)
 }
 
-// replaceLeader lets the leader leave and a new node join.
-func (d *drill) replaceLeader(ctx context.Context) error {
-	spare, err := d.l.spare()
+// followerLeave lets a node leave that does not lead and owns a gateway which
+// servers use, and a new one join.
+func (d *drill) followerLeave(ctx context.Context) error {
+	lead, err := d.l.leader(ctx, calmBound)
 	if err != nil {
 		return err
 	}
-	old, err := d.l.leader(ctx, calmBound)
+	node, err := d.l.usedGatewayOwner(ctx, lead)
+	if err != nil {
+		return err
+	}
+	if err := d.replace(ctx, node); err != nil {
+		return err
+	}
+	return d.unharmed(ctx)
+}
+
+// usedGatewayOwner names a member, not one of but, whose gateway is some server's.
+func (l *Lab) usedGatewayOwner(ctx context.Context, but ...string) (string, error) {
+	m, err := l.anyMember()
+	if err != nil {
+		return "", err
+	}
+	var list []admin.Gateway
+	if err := l.cli(ctx, cliBound, m, &list, "gateway", "list"); err != nil {
+		return "", err
+	}
+	o := l.st.Options
+	for _, g := range list {
+		if !l.st.Members[g.Owner] || slices.Contains(but, g.Owner) {
+			continue
+		}
+		for _, f := range o.families() {
+			for i := range o.Servers {
+				if f.gatewayOf(i+1, o.Nodes) == g.Addr {
+					return g.Owner, nil
+				}
+			}
+		}
+	}
+	return "", fmt.Errorf("nobody but %v owns a gateway that a server uses", but)
+}
+
+// replace lets a node leave and a new one join.
+func (d *drill) replace(ctx context.Context, old string) error {
+	spare, err := d.l.spare()
 	if err != nil {
 		return err
 	}

@@ -64,12 +64,6 @@ func (d *drill) tcp(ctx context.Context) error {
 	if err := d.standing(ctx, "a drain"); err != nil {
 		return err
 	}
-	if err := d.replaceLeader(ctx); err != nil {
-		return err
-	}
-	if err := d.standing(ctx, "a leave and a join"); err != nil {
-		return err
-	}
 	return d.tcpServerDies(ctx)
 }
 

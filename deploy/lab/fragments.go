@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -58,4 +59,29 @@ func (l *Lab) ip6Counter(role, name string) (int64, error) {
 		return fmt.Errorf("no IPv6 counter %s", name)
 	})
 	return v, err
+}
+
+// fragmented tells what is missing for the proof that clients and the first server
+// sent fragments to each other and put them together, in every family.
+func (l *Lab) fragmented() error {
+	type counter struct {
+		name string
+		read func(role, name string) (int64, error)
+	}
+	list := []counter{{"FragCreates", l.ipCounter}, {"ReasmOKs", l.ipCounter}}
+	if l.st.Options.IPv6 {
+		list = append(list, counter{"Ip6FragCreates", l.ip6Counter}, counter{"Ip6ReasmOKs", l.ip6Counter})
+	}
+	var errs []error
+	for _, role := range []string{roleClient, serverName(1)} {
+		for _, c := range list {
+			switch n, err := c.read(role, c.name); {
+			case err != nil:
+				errs = append(errs, err)
+			case n == 0:
+				errs = append(errs, fmt.Errorf("%s of %s is 0", c.name, role))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }

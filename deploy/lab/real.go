@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -19,10 +21,15 @@ type realPeers struct {
 	logins  map[netip.Addr]string
 }
 
+// byEAP reports how client i logs in.
+func byEAP(i int) bool { return i%2 == 1 }
+
 const (
 	realLoginBound = 90 * time.Second
 	realPoll       = 400 * time.Millisecond // between two looks at all charons
 	clientsSwan    = "clients"
+	discardPort    = 9
+	speakTries     = 5
 )
 
 func (r *realPeers) startRouter(ctx context.Context) error {
@@ -81,7 +88,7 @@ func (r *realPeers) writeClients(n int) error {
 	var list []client
 	for i := range n {
 		a := r.l.st.Options.client(i)
-		list = append(list, client{i, a, r.l.vipFor(a), i%2 == 1})
+		list = append(list, client{i, a, r.l.vipFor(a), byEAP(i)})
 	}
 	return r.clients().render(swanClients, "swanctl/swanctl.conf", map[string]any{
 		"ServerID": serverID, "ClientID": clientID, "Inner": innerPrefix, "Clients": list,
@@ -102,7 +109,53 @@ func (r *realPeers) startClients(ctx context.Context) error {
 	if err := r.l.allServed(ctx, realLoginBound); err != nil {
 		return err
 	}
+	if err := r.speak(ctx); err != nil {
+		return err
+	}
 	return r.startPings(ctx)
+}
+
+// speak lets every tunnel carry a packet each way, as any real client's does at
+// once: the records of tunnels without a word are short-lived, and no more than a
+// budget of them are made for a prefix.
+func (r *realPeers) speak(ctx context.Context) error {
+	list, err := r.clients().sas(ctx)
+	if err != nil {
+		return err
+	}
+	return r.l.inside(roleClient, func() error {
+		for _, sa := range list {
+			if !sa.up || !sa.inner.IsValid() {
+				continue
+			}
+			if err := speakFrom(sa.inner); err != nil {
+				return fmt.Errorf("tunnel of %s: %w", sa.local, err)
+			}
+		}
+		return nil
+	})
+}
+
+// speakFrom sends a datagram to a port of the inner server where nobody is, until
+// its refusal comes back.
+func speakFrom(inner netip.Addr) error {
+	c, err := net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(inner, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(innerServer, discardPort)))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for range speakTries {
+		if err = c.SetDeadline(time.Now().Add(pingPatience)); err != nil {
+			return err
+		}
+		if _, err = c.Write([]byte{0}); err == nil {
+			_, err = c.Read(make([]byte, 1))
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			return nil
+		}
+	}
+	return fmt.Errorf("no word came back: %w", err)
 }
 
 func (r *realPeers) addClients(ctx context.Context, addrs []netip.Addr) error {
