@@ -57,8 +57,15 @@ func TestCompareCountsLosses(t *testing.T) {
 		b: {Server: 2},
 	}}
 	v := before.compare(after, nil)
-	if v.lost != 3 || v.lostOthers != 3 || v.losers != 1 || v.longest != time.Second {
+	if v.lost != 3 || v.lostOthers != 3 || len(v.losers) != 1 || v.longest != time.Second {
 		t.Errorf("%+v", v)
+	}
+	// What a client lost counts from the first to the last, whatever came through in between.
+	twice := after.Clients[a]
+	twice.Windows = append(slices.Clone(twice.Windows), window{From: start.Add(5 * time.Second), To: start.Add(6 * time.Second), Lost: 3})
+	after.Clients[a] = twice
+	if v := before.compare(after, nil); v.longest != 5*time.Second {
+		t.Errorf("two windows, from 1 s to 6 s: %s", v.longest)
 	}
 	// A client that gave up and logged in again was without service all the time.
 	after.Clients[b] = clientView{Server: 2, Logins: 1, Sessions: []session{{Server: 2, From: start.Add(9 * time.Second), Gap: 8 * time.Second, Cause: peer.CauseLoss}}}

@@ -15,6 +15,7 @@ const (
 	countTable   = "lab_count"
 	countTo      = "to_vip"
 	countFrom    = "from_vip"
+	countBare    = "not_from_vip"
 	countClients = "clients"
 )
 
@@ -26,13 +27,38 @@ func headerOf(vip netip.Addr) (kind nftables.TableFamily, src, dst uint32) {
 	return nftables.TableFamilyIPv4, 12, 16
 }
 
-// matching counts packets whose address field begins with these bytes.
-func matching(offset uint32, begin []byte) []expr.Any {
+// begins lets packets on whose address field begins with these bytes.
+func begins(offset uint32, begin []byte) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{OperationType: expr.PayloadLoad, DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(len(begin))},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: begin},
-		&expr.Counter{},
 	}
+}
+
+// matching counts packets whose address field begins with these bytes.
+func matching(offset uint32, begin []byte) []expr.Any {
+	return append(begins(offset, begin), &expr.Counter{})
+}
+
+// within is a prefix of whole bytes as the beginning of an address.
+func within(p netip.Prefix) []byte { return p.Addr().AsSlice()[:p.Bits()/8] }
+
+// notICMP ends a chain for ICMP: such an error may come from anybody, and whose it is
+// says what it quotes.
+func notICMP(f family, t *nftables.Table, ch *nftables.Chain) *nftables.Rule {
+	return &nftables.Rule{Table: t, Chain: ch, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{icmpProto(f)}},
+		&expr.Verdict{Kind: expr.VerdictReturn},
+	}}
+}
+
+// sources are the prefixes that clients have, or that forged packets say they come from.
+func (f family) sources() []netip.Prefix {
+	if f.clients.Overlaps(f.spoofed) {
+		return []netip.Prefix{f.clients}
+	}
+	return []netip.Prefix{f.clients, f.spoofed}
 }
 
 func icmpProto(f family) byte {
@@ -52,6 +78,14 @@ func (l *Lab) addCounters() error {
 			c.AddRule(&nftables.Rule{Table: t, Chain: to, Exprs: matching(dst, f.vip.AsSlice())})
 			from := c.AddChain(&nftables.Chain{Name: countFrom, Table: t, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityFilter})
 			c.AddRule(&nftables.Rule{Table: t, Chain: from, Exprs: matching(src, f.vip.AsSlice())})
+			bare := c.AddChain(&nftables.Chain{Name: countBare, Table: t, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityFilter})
+			c.AddRule(notICMP(f, t, bare))
+			for i := range o.Servers {
+				for _, p := range f.sources() {
+					rule := append(begins(src, f.server(i+1).AsSlice()), matching(dst, within(p))...)
+					c.AddRule(&nftables.Rule{Table: t, Chain: bare, Exprs: rule})
+				}
+			}
 		})
 	})
 	if err != nil {
@@ -62,15 +96,9 @@ func (l *Lab) addCounters() error {
 			return counting(o, func(c *nftables.Conn, t *nftables.Table, f family) {
 				_, src, _ := headerOf(f.vip)
 				ch := c.AddChain(&nftables.Chain{Name: countClients, Table: t, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityFilter})
-				// An ICMP error may come from anybody: whose it is says what it quotes.
-				c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: []expr.Any{
-					&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-					&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{icmpProto(f)}},
-					&expr.Verdict{Kind: expr.VerdictReturn},
-				}})
-				c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: matching(src, f.clients.Addr().AsSlice()[:f.clients.Bits()/8])})
-				if !f.clients.Overlaps(f.spoofed) {
-					c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: matching(src, f.spoofed.Addr().AsSlice()[:f.spoofed.Bits()/8])})
+				c.AddRule(notICMP(f, t, ch))
+				for _, p := range f.sources() {
+					c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: matching(src, within(p))})
 				}
 			})
 		})
@@ -135,6 +163,17 @@ func (l *Lab) routerCounts() (to, from int64, err error) {
 		return err
 	})
 	return to, from, err
+}
+
+// bareCount is how many packets servers sent to clients that arrived at the router
+// under the servers' own addresses: a client takes none of them for an answer.
+func (l *Lab) bareCount() (n int64, err error) {
+	err = l.inside(roleRouter, func() error {
+		var err error
+		n, err = counted(l.st.Options, countBare)
+		return err
+	})
+	return n, err
 }
 
 func (l *Lab) serverCounts() (n int64, err error) {

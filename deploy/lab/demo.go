@@ -57,16 +57,24 @@ const (
 // demoSteps are drills with the names that the verdict gives them.
 func demoSteps() []drillKind {
 	return []drillKind{
-		{DrillInfo{Name: "quiet", Description: "nothing happens"}, func(_ *drill, ctx context.Context) error { return flow(ctx, demoCalm) }, sumsExact},
+		{DrillInfo{Name: "quiet", Description: "nothing happens"}, (*drill).quiet, sumsExact},
 		{DrillInfo{Name: "daemon-kill", Description: "kill -9 the leader's daemon and start it again"}, (*drill).leaderKill, sumsExact},
 		{DrillInfo{Name: "server-failure", Description: "kill a server: its clients are served by others"}, (*drill).backendKill, sumsNone},
 		{DrillInfo{Name: "leave-join", Description: "a node leaves the cluster, a new one joins"}, (*drill).leaveJoin, sumsNone},
 	}
 }
 
-// Demo builds a lab, breaks things one after the other, prints the verdict and
-// removes the lab, also when ctx is cancelled (the caller ties ctx to SIGINT).
-// err or !Verdict.Pass means exit status 1.
+// quiet lets plain traffic run, of which nothing may be lost.
+func (d *drill) quiet(ctx context.Context) error {
+	if err := flow(ctx, demoCalm); err != nil {
+		return err
+	}
+	return d.unharmed(ctx)
+}
+
+// Demo builds a lab, breaks things one after the other, removes the lab and prints the
+// verdict: on an error, that of the steps so far, and when ctx is cancelled too (the
+// caller ties ctx to SIGINT). err or !Verdict.Pass means exit status 1.
 func Demo(ctx context.Context, o DemoOptions) (v Verdict, err error) {
 	if o.Out == nil {
 		o.Out = os.Stdout
@@ -83,9 +91,21 @@ func Demo(ctx context.Context, o DemoOptions) (v Verdict, err error) {
 	if o.Name == "" {
 		o.Name = demoName
 	}
-	start := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, demoBound, fmt.Errorf("the demo took longer than %s", demoBound))
 	defer cancel()
+	v, err = runDemo(ctx, o)
+	return v.end(o, err)
+}
+
+// end prints the verdict, which an error makes a failure whatever came before it.
+func (v Verdict) end(o DemoOptions, err error) (Verdict, error) {
+	v.Pass = v.Pass && err == nil
+	return v, errors.Join(v.print(o), err)
+}
+
+func runDemo(ctx context.Context, o DemoOptions) (v Verdict, err error) {
+	start := time.Now()
+	v.Steps = []Step{}
 	if err := Down(ctx, o.Name); err != nil { // of a demo that was killed
 		return v, err
 	}
@@ -99,44 +119,48 @@ func Demo(ctx context.Context, o DemoOptions) (v Verdict, err error) {
 	}
 	screen.say("everything stands after %s: %d clients through %d nodes to %d servers",
 		time.Since(start).Round(time.Second), o.Clients, l.st.Options.Nodes, l.st.Options.Servers)
-	v, err = l.demo(ctx, screen)
-	err = errors.Join(err, l.Down(ctx))
-	if err != nil {
-		return v, early(ctx, err)
+	v, err = l.demo(ctx, screen, demoSteps())
+	if err = early(ctx, errors.Join(err, l.Down(ctx))); err == nil {
+		screen.say("everything removed again; it took %s", time.Since(start).Round(time.Second))
 	}
-	screen.say("everything removed again; it took %s", time.Since(start).Round(time.Second))
-	return v, v.print(o)
+	return v, err
 }
 
 // early says why a demo ended before its time: what then failed is no news.
 func early(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
+	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return fmt.Errorf("the demo was broken off and removed: %w", cause)
 	}
 	return err
 }
 
-func (l *Lab) demo(ctx context.Context, screen *screen) (Verdict, error) {
-	v := Verdict{Pass: true, Steps: []Step{}}
+// demo runs the steps until one of them cannot be run. The verdict has that one too,
+// as far as it came.
+func (l *Lab) demo(ctx context.Context, screen *screen, steps []drillKind) (v Verdict, err error) {
+	v = Verdict{Pass: true, Steps: []Step{}}
 	stop := l.liveTable(ctx, screen)
 	defer stop()
-	for _, kind := range demoSteps() {
-		r, err := l.runDrill(ctx, kind)
-		if err != nil {
-			return v, err
-		}
+	for _, kind := range steps {
+		r, rerr := l.runDrill(ctx, kind)
 		v.Steps = append(v.Steps, Step{r.Name, r.Lost, r.Rehomed, r.Moved, r.ConvergeMS})
 		v.Rehomed += r.Rehomed
 		v.Moved += r.Moved
 		v.Pass = v.Pass && r.Pass
+		if err = rerr; err != nil {
+			break
+		}
 	}
-	s, err := l.peers.snapshot(ctx)
-	if err != nil {
-		return v, err
-	}
+	s, serr := l.peers.snapshot(context.WithoutCancel(ctx)) // a question with a bound of its own
 	t := s.totals()
 	v.Clients, v.PacketsSent, v.PacketsLost = t.Clients, t.Sent, t.Lost
-	return v, nil
+	if err = errors.Join(err, serr); err != nil {
+		return v, err
+	}
+	line, err := l.Audit(ctx)
+	if err == nil {
+		screen.say("%s", line)
+	}
+	return v, err
 }
 
 // print writes the verdict as JSON or as a table.

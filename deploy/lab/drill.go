@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/vpnlb/vpnlb/deploy/lab/peer"
-	"github.com/vpnlb/vpnlb/node/admin"
 )
 
 // Result is what a drill found out.
@@ -27,7 +26,6 @@ type Result struct {
 const (
 	calmBound   = 30 * time.Second // until the lab is fit for a drill
 	settleTime  = 1500 * time.Millisecond
-	hashBound   = 10 * time.Second
 	healBound   = 45 * time.Second // until all is as before
 	servedBound = 30 * time.Second
 )
@@ -40,6 +38,7 @@ type drill struct {
 	permits permits
 
 	tcpBefore peer.TCPClientsStats
+	bare      int64   // packets of servers that reached the router under their own addresses
 	ledger    *ledger // nil: this drill's packets cannot be accounted for
 }
 
@@ -120,6 +119,9 @@ func (d *drill) judge(ctx context.Context, kind drillKind) error {
 	if v.relogins > 0 {
 		d.notef("%d clients had to log in again on the server they had", v.relogins)
 	}
+	if err := d.judgeSources(v); err != nil {
+		return err
+	}
 	if err := d.judgeTCP(ctx); err != nil {
 		return err
 	}
@@ -132,39 +134,34 @@ func (d *drill) judge(ctx context.Context, kind drillKind) error {
 			return err
 		}
 	}
-	return d.sameState(ctx)
+	if err := d.sameState(ctx); err != nil {
+		return err
+	}
+	return d.sameRecords(ctx)
 }
 
-// sameState checks that all members hold the same state at the same index.
-func (d *drill) sameState(ctx context.Context) error {
-	var last string
-	err := until(ctx, hashBound, "equal state on all members", func() (bool, error) {
-		seen := map[string]bool{}
-		last = ""
-		for _, n := range d.l.members() {
-			var st admin.Status
-			if err := admin.NewClient(d.l.socket(n)).Get(ctx, admin.PathStatus+"?hash=1", &st); err != nil {
-				return false, nil
-			}
-			key := fmt.Sprintf("%d:%s", st.Index, st.StateHash)
-			last += fmt.Sprintf(" %s=%.24s", n, key)
-			seen[key] = true
-		}
-		return len(seen) == 1, nil
-	})
-	if err != nil && ctx.Err() == nil {
-		d.failf("%v:%s", err, last)
-		return nil
+// judgeSources checks that whatever came back from servers came in the VIP's name.
+func (d *drill) judgeSources(v comparison) error {
+	if v.foreign > 0 {
+		d.failf("clients got %d replies from another address than the VIP's", v.foreign)
 	}
-	return err
+	bare, err := d.l.bareCount()
+	if err != nil {
+		return err
+	}
+	if n := bare - d.bare; n > 0 {
+		d.failf("the router got %d packets to clients from servers' own addresses", n)
+	}
+	return nil
 }
 
 // comparison is what happened to the clients between two snapshots.
 type comparison struct {
 	lost       int64
+	foreign    int64         // replies that came from another address than the VIP's
 	lostOthers int64         // of clients that did not move
-	losers     int           // clients that did not move and lost something
-	longest    time.Duration // without an echo, of a client that did not move
+	losers     []loss        // clients that did not move and lost something
+	longest    time.Duration // of those
 	rehomed    []netip.Addr
 	moved      []netip.Addr
 	relogins   int
@@ -179,14 +176,16 @@ func (s snapshot) compare(after snapshot, permits permits) (c comparison) {
 		was, now := s.Clients[a], after.Clients[a]
 		lost := now.Lost - was.Lost
 		c.lost += lost
+		c.foreign += now.Foreign - was.Foreign
 		moved, rehomed := false, false
+		out := span(now.Windows, s.At)
 		server := was.Server
 		for _, x := range now.Sessions {
 			if !x.From.After(s.At) {
 				continue
 			}
 			if server == x.Server && x.Cause == peer.CauseLoss {
-				c.longest = max(c.longest, x.Gap)
+				out = max(out, x.Gap)
 			}
 			if server != 0 && x.Server != server {
 				since, permitted := permits[server]
@@ -216,18 +215,39 @@ func (s snapshot) compare(after snapshot, permits permits) (c comparison) {
 		}
 		if !moved && lost > 0 {
 			c.lostOthers += lost
-			c.losers++
 		}
-		for _, w := range now.Windows {
-			if w.From.After(s.At) && !moved {
-				c.longest = max(c.longest, w.To.Sub(w.From))
-			}
+		if !moved && (lost > 0 || out > 0) {
+			c.losers = append(c.losers, loss{client: a, span: out})
+			c.longest = max(c.longest, out)
 		}
 	}
 	if len(c.details) > maxDetails {
 		c.details = append(c.details[:maxDetails], fmt.Sprintf("and %d more", len(c.details)-maxDetails))
 	}
 	return c
+}
+
+// loss is what an event cost one client.
+type loss struct {
+	client netip.Addr
+	span   time.Duration // from the first packet that was lost to the last one, or without any echo
+}
+
+// span is the time from the first packet that was lost after a moment to the last
+// one, whatever came through in between: an event that costs a client two times three
+// seconds has not cost it three. 0: none, or one.
+func span(windows []window, after time.Time) time.Duration {
+	var first, last time.Time
+	for _, w := range windows {
+		if !w.From.After(after) {
+			continue
+		}
+		if first.IsZero() {
+			first = w.From
+		}
+		last = w.To
+	}
+	return last.Sub(first)
 }
 
 const maxDetails = 10

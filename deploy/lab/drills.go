@@ -184,6 +184,9 @@ func (d *drill) begin(ctx context.Context, kind drillKind) (err error) {
 		}
 		d.ledger = &g
 	}
+	if d.bare, err = d.l.bareCount(); err != nil {
+		return err
+	}
 	if d.tcpBefore, err = d.l.tcpSnapshot(ctx); err != nil {
 		return err
 	}

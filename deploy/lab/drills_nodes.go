@@ -33,7 +33,7 @@ func (d *drill) unharmed(ctx context.Context) error {
 		return err
 	}
 	if v := d.before.compare(s, d.permits); v.lost > 0 {
-		d.failf("%d packets of %d clients lost, longest window %s", v.lost, v.losers, v.longest.Round(time.Millisecond))
+		d.failf("%d packets of %d clients lost, for up to %s", v.lost, len(v.losers), v.longest.Round(time.Millisecond))
 	}
 	return nil
 }
@@ -183,10 +183,14 @@ func (d *drill) insideDeath(ctx context.Context) error {
 
 // cut cuts links of a node that owns a gateway, judges, and heals them.
 func (d *drill) cut(ctx context.Context, what string, outside, inside bool) error {
-	node, err := d.l.gatewayOwner(ctx)
+	node, owned, err := d.l.gatewayOwner(ctx)
 	if err != nil {
 		return err
 	}
+	if err := d.startWatch(ctx); err != nil {
+		return err
+	}
+	defer d.l.kill(context.WithoutCancel(ctx), watchName) // again below; here for the ways out
 	d.l.say("  cutting %s of %s", what, node)
 	start := time.Now()
 	if err := d.l.setPorts(node, outside, inside, false); err != nil {
@@ -209,9 +213,12 @@ func (d *drill) cut(ctx context.Context, what string, outside, inside bool) erro
 		return err
 	}
 	v := d.before.compare(s, d.permits)
-	d.notef("%d of %d clients lost %d packets", v.losers, len(s.Clients), v.lost)
-	d.within("longest window of losses", v.longest, lossLimit)
+	d.within("longest time from a client's first lost packet to its last", v.longest, lossLimit)
 	d.converged(v.longest)
+	d.shareOnly(s, v, owned)
+	if err := d.endWatch(ctx, owned); err != nil {
+		return err
+	}
 	return d.heal(ctx, node, s)
 }
 
@@ -234,7 +241,7 @@ func (d *drill) heal(ctx context.Context, node string, s snapshot) error {
 		return err
 	}
 	if w := s.compare(healed, d.permits); w.lost > 0 {
-		d.failf("%d packets of %d clients lost while the node came back", w.lost, w.losers)
+		d.failf("%d packets of %d clients lost while the node came back", w.lost, len(w.losers))
 	}
 	return nil
 }
@@ -347,6 +354,13 @@ func (d *drill) leave(ctx context.Context, node string) error {
 	}
 	if err := d.l.stop(ctx, node); err != nil {
 		return err
+	}
+	left, err := d.l.leftovers(node)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		d.failf("%s has left, and of it are left: %v", node, left)
 	}
 	return d.l.clearPins(node)
 }

@@ -233,7 +233,7 @@ func (d *drill) backendKill(ctx context.Context) error {
 	d.notef("%d clients are served by others", len(v.moved))
 	d.within("longest time without service", v.longestGap, max(verdictLimit, d.l.st.Options.LossAfter)+serviceLimit)
 	if v.lostOthers > 0 {
-		d.failf("%d packets of %d clients of other servers lost", v.lostOthers, v.losers)
+		d.failf("%d packets of %d clients of other servers lost", v.lostOthers, len(v.losers))
 	}
 	d.l.say("  starting %s again", serverName(i))
 	if err := d.l.peers.startServer(ctx, i); err != nil {

@@ -159,7 +159,7 @@ func (e *embeddedPeers) snapshot(ctx context.Context) (snapshot, error) {
 	}
 	s := snapshot{At: cs.Now, Clients: map[netip.Addr]clientView{}, Strays: map[netip.Addr]int64{}}
 	for _, c := range cs.Clients {
-		v := clientView{Up: c.Up, Logins: c.Logins, Login: strconv.FormatInt(c.Logins, 10), Sent: c.Sent, Lost: c.Lost}
+		v := clientView{Up: c.Up, Logins: c.Logins, Login: strconv.FormatInt(c.Logins, 10), Sent: c.Sent, Lost: c.Lost, Foreign: c.Foreign, Moves: c.Moves}
 		for _, x := range c.Sessions {
 			v.Server = int(x.Server)
 			v.Sessions = append(v.Sessions, session{Server: int(x.Server), From: x.From, Cause: x.Cause, Gap: time.Duration(x.Gap * float64(time.Second))})
@@ -230,6 +230,8 @@ func PeerMain(kind string, args []string) error {
 		return runPeer(b, func(c peer.PiecesConfig) error { return peer.Pieces(ctx, c, os.Stdout) })
 	case "probe":
 		return runPeer(b, func(c peer.ProbeConfig) error { return peer.Probe(ctx, c, os.Stdout) })
+	case watchName:
+		return runPeer(b, func(c peer.WatchConfig) error { return peer.RunWatch(ctx, c) })
 	case "ping":
 		return runPeer(b, func(c peer.PingConfig) error { return peer.Ping(ctx, c, os.Stdout) })
 	case sstpServerKind:

@@ -66,6 +66,12 @@ func up(t *testing.T, o Options) *Lab {
 		if t.Failed() {
 			l.showLogs(t)
 		}
+		if line, err := l.Audit(context.Background()); err != nil {
+			failures.add(t.Name(), err.Error(), nil)
+			t.Error(err)
+		} else {
+			t.Log(line)
+		}
 		if err := l.Down(context.Background()); err != nil {
 			t.Errorf("remove lab: %v", err)
 		}
@@ -164,7 +170,7 @@ func TestLabDSR(t *testing.T) {
 // clients at once through all nodes: every client has one server while no
 // table change is in flight, and the cost of one that is, is counted.
 func TestLabNewClientsOnAllNodes(t *testing.T) {
-	const clients, ports, rate = 4000, 6, 1500
+	const clients, ports, rate, changes = 4000, 6, 1500, 4
 	l := up(t, Options{Name: "tnew", Clients: 30})
 	look := func(during func()) peer.ScatterResult {
 		t.Helper()
@@ -178,22 +184,55 @@ func TestLabNewClientsOnAllNodes(t *testing.T) {
 		}
 		return r
 	}
-	if r := look(func() {}); r.Split != 0 || r.Servers != 3 || r.Answers < clients*ports*99/100 {
-		t.Errorf("no change in flight: %+v", r)
+	if why := lookFaults(look(func() {}), ports, 0); len(why) > 0 {
+		t.Errorf("no change in flight: %v", why)
 	}
 	verb := "drain"
+	var first, last time.Time // from the order to change to a change agreed
 	r := look(func() {
-		for range 4 { // changes, spread over the time of the look
-			pause(t, 500*time.Millisecond)
+		for i := range changes { // spread over the time of the look
+			pause(t, 300*time.Millisecond)
+			if i == 0 {
+				first = time.Now()
+			}
 			if err := l.cli(t.Context(), cliBound, nodeName(1), nil, "backend", verb, serverName(1)); err != nil {
 				t.Error(err)
 			}
 			verb = map[string]string{"drain": "enable", "enable": "drain"}[verb]
 		}
+		last = time.Now()
 	})
-	t.Logf("four table changes among %d new clients: %d got answers of two servers", clients, r.Split)
-	if r.Split > clients/20 {
-		t.Errorf("changes in flight: %+v", r)
+	t.Logf("%d table changes among %d new clients: %d got answers of two servers, %d of %d openings got none", changes, clients, r.Split, clients*ports-r.Answers, clients*ports)
+	if why := lookFaults(r, ports, clients/20); len(why) > 0 {
+		t.Errorf("changes in flight: %v", why)
+	}
+	if first.Before(r.Began) || last.After(r.Ended) {
+		t.Errorf("changes from %s to %s were not all within the look, from %s to %s: it says nothing of their cost", first, last, r.Began, r.Ended)
+	}
+}
+
+// lookFaults says what is wrong with a look: clients on two servers, and openings that
+// nobody answered, which a table change may not cost either.
+func lookFaults(r peer.ScatterResult, ports, split int) (why []string) {
+	if r.Split > split {
+		why = append(why, fmt.Sprintf("%d clients on two servers, want at most %d", r.Split, split))
+	}
+	if r.Servers != 3 {
+		why = append(why, fmt.Sprintf("%d servers answered, want 3", r.Servers))
+	}
+	if all := r.Clients * ports; r.Answers < all*99/100 {
+		why = append(why, fmt.Sprintf("%d of %d openings got no answer", all-r.Answers, all))
+	}
+	return why
+}
+
+func TestLookWantsAnswers(t *testing.T) {
+	if why := lookFaults(peer.ScatterResult{Clients: 100, Answers: 596, Split: 3, Servers: 3}, 6, 5); len(why) != 0 {
+		t.Error(why)
+	}
+	// Half of the openings were dropped while tables changed; nobody was split.
+	if why := lookFaults(peer.ScatterResult{Clients: 100, Answers: 300, Servers: 3}, 6, 5); len(why) != 1 {
+		t.Error(why)
 	}
 }
 
@@ -216,6 +255,39 @@ func TestVerdictAsJSON(t *testing.T) {
 	}
 	if len(got) != 6 {
 		t.Errorf("%d fields in %s", len(got), out.String())
+	}
+	var steps []map[string]json.RawMessage
+	if err := json.Unmarshal(got["steps"], &steps); err != nil || len(steps) != 1 {
+		t.Fatalf("%d steps, %v in %s", len(steps), err, out.String())
+	}
+	want := []string{"converge_ms", "lost", "moved", "name", "rehomed"}
+	if fields := slices.Sorted(maps.Keys(steps[0])); !slices.Equal(fields, want) {
+		t.Errorf("a step has the fields %q, want %q", fields, want)
+	}
+}
+
+// A demo that cannot go on says what it has, that it failed, and why.
+func TestDemoThatBreaksOffHasAVerdict(t *testing.T) {
+	broken := errors.New("cannot begin")
+	steps := []drillKind{{DrillInfo: DrillInfo{Name: "first"}, run: func(*drill, context.Context) error { return broken }}}
+	for _, asJSON := range []bool{false, true} {
+		l := &Lab{dir: t.TempDir(), out: io.Discard, st: labState{Options: Options{Peers: Embedded}}} // nothing of it runs
+		l.peers = newPeers(l)
+		v, err := l.demo(t.Context(), newScreen(io.Discard, false), steps)
+		if err == nil || len(v.Steps) != 1 || v.Steps[0].Name != "first" {
+			t.Fatalf("%+v, %v", v, err)
+		}
+		var out strings.Builder
+		v, err = v.end(DemoOptions{JSON: asJSON, Out: &out}, err)
+		if err == nil || v.Pass {
+			t.Errorf("pass %t, %v", v.Pass, err)
+		}
+		if asJSON != json.Valid([]byte(out.String())) || !strings.Contains(out.String(), "first") {
+			t.Errorf("JSON %t: %s", asJSON, out.String())
+		}
+		if !asJSON && (!strings.Contains(out.String(), "FAILED") || strings.Contains(out.String(), "PASSED")) {
+			t.Errorf("no word of failure: %s", out.String())
+		}
 	}
 }
 

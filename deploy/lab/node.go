@@ -260,22 +260,35 @@ func (l *Lab) leader(ctx context.Context, bound time.Duration, but ...string) (s
 	return found, err
 }
 
-// gatewayOwner names a member that owns a gateway and is not excluded.
-func (l *Lab) gatewayOwner(ctx context.Context, but ...string) (string, error) {
+// gatewayOwner names a member that owns gateways, one with some of both families if
+// there is one, and lists them.
+func (l *Lab) gatewayOwner(ctx context.Context) (node string, owned []netip.Addr, err error) {
 	m, err := l.anyMember()
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	var gws []admin.Gateway
 	if err := l.cli(ctx, cliBound, m, &gws, "gateway", "list"); err != nil {
-		return "", err
+		return "", nil, err
 	}
+	by := map[string][]netip.Addr{}
 	for _, g := range gws {
-		if l.st.Members[g.Owner] && !slices.Contains(but, g.Owner) {
-			return g.Owner, nil
+		if l.st.Members[g.Owner] {
+			by[g.Owner] = append(by[g.Owner], g.Addr)
 		}
 	}
-	return "", errors.New("no gateway has an owner")
+	both := func(all []netip.Addr) bool {
+		return slices.ContainsFunc(all, netip.Addr.Is4) && slices.ContainsFunc(all, netip.Addr.Is6)
+	}
+	for _, g := range gws {
+		if all := by[g.Owner]; len(all) > 0 && (node == "" || both(all) && !both(owned)) {
+			node, owned = g.Owner, all
+		}
+	}
+	if node == "" {
+		return "", nil, errors.New("no gateway has an owner")
+	}
+	return node, owned, nil
 }
 
 // backends asks a member for the list of servers.

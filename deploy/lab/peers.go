@@ -32,6 +32,8 @@ type clientView struct {
 	Logins   int64
 	Sent     int64
 	Lost     int64
+	Moves    int64     // to another address of its /64
+	Foreign  int64     // replies from another address than the VIP's
 	Sessions []session // the latest, oldest first
 	Windows  []window
 }

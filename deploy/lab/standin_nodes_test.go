@@ -128,3 +128,24 @@ func store(offset uint32) expr.Any {
 		CsumType: expr.CsumTypeInet, CsumOffset: 10, CsumFlags: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR,
 	}
 }
+
+// forgetReturn makes a stand-in node forward replies of IPv4 as the servers sent them.
+func (l *Lab) forgetReturn(node string) error {
+	return l.inside(node, func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		t, ch := standInTable(c, family4)
+		rules, err := c.GetRules(t, ch)
+		if err != nil {
+			return err
+		}
+		for _, r := range rules[1:] { // the first one is of requests
+			if err := c.DelRule(r); err != nil {
+				return err
+			}
+		}
+		return c.Flush()
+	})
+}

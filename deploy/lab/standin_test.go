@@ -2,8 +2,11 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -238,5 +241,75 @@ func TestStandInScatterSeesOneServerForEachClient(t *testing.T) {
 			t.Errorf("odd node %t: %+v", odd, r)
 		}
 		t.Logf("odd node %t: %+v", odd, r)
+	}
+}
+
+// A node that forwards replies as servers sent them serves nobody: whatever is
+// before a client drops such packets. Clients must count them as lost, and the
+// drill must say what they are.
+func TestStandInSeesRepliesOfAnotherAddress(t *testing.T) {
+	l := standInLab(t, Options{Name: "tbare", Nodes: 2, Clients: 30})
+	if err := l.peers.startClients(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d := &drill{l: l, permits: permits{}}
+	var err error
+	if d.before, err = l.peers.snapshot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.judgeSources(d.before.compare(d.before, nil)); err != nil || len(d.res.Details) > 0 {
+		t.Fatal(err, d.res.Details)
+	}
+	if err := l.forgetReturn(nodeName(2)); err != nil {
+		t.Fatal(err)
+	}
+	// A step of the demo in which nothing happens does not pass so either.
+	d.res.Pass = true
+	if err := demoSteps()[0].run(d, t.Context()); err != nil || d.res.Pass {
+		t.Errorf("the step %q passes where packets are lost: %v", demoSteps()[0].Name, err)
+	}
+	d.res.Details = nil
+	s, err := l.peers.snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := d.before.compare(s, nil)
+	// Gateway 2 is node 2, and server 2 uses it; one second of packets is not judged yet.
+	if on := len(d.before.on(2)); on == 0 || len(v.losers) != on || v.lost < int64(10*on) || v.foreign < v.lost {
+		t.Errorf("%d clients of server 2, %d lost %d packets and got %d from another address", on, len(v.losers), v.lost, v.foreign)
+	}
+	if err := d.judgeSources(v); err != nil || len(d.res.Details) != 2 {
+		t.Errorf("%v, want two reasons to fail: %v", err, d.res.Details)
+	}
+}
+
+// What a node that left forgot to take away is found, each kind of it.
+func TestStandInSeesWhatALeaverLeft(t *testing.T) {
+	l := standInFrame(t, Options{Name: "tleft", Nodes: 1, Servers: 1, IPv6: true})
+	n := nodeName(1)
+	if err := os.MkdirAll(l.path(bpfDir, n), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := l.leftovers(n); err != nil || len(left) > 0 {
+		t.Fatalf("of a node that did nothing: %v, %v", left, err)
+	}
+	err := l.inside(n, func() error {
+		link, err := netlink.LinkByName(outsideName)
+		if err != nil {
+			return err
+		}
+		return errors.Join(attachPass(link), addLoopback([]netip.Addr{vip6Addr}), addGatewayHere(gatewayAddr(1)))
+	})
+	if err := errors.Join(err, l.standIn(n, 1), os.Symlink("nothing", l.path(bpfDir, n, "affinity_v9"))); err != nil {
+		t.Fatal(err)
+	}
+	left, err := l.leftovers(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(left)
+	want := []string{"XDP program on eth0", "address 198.51.100.201 on eth1", "address 2001:db8:0:ff::10 on lo", "packet filter standin", "packet filter standin", "pin affinity_v9"}
+	if !slices.Equal(left, want) {
+		t.Errorf("%q, want %q", left, want)
 	}
 }

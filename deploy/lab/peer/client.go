@@ -27,6 +27,7 @@ type client struct {
 	lastEcho time.Time
 	judged   time.Time
 	paused   *atomic.Bool
+	foreign  foreign
 }
 
 var errNoAnswer = errors.New("no answer")
@@ -45,7 +46,7 @@ func (c *client) run(ctx context.Context) {
 		if c.moves {
 			from = anotherOf(from)
 		}
-		t, err := login(ctx, from, c.vip, kind)
+		t, err := login(ctx, from, c.vip, kind, &c.foreign)
 		if err != nil {
 			wait(ctx, retryPause+rand.N(retryPause))
 			continue
@@ -185,11 +186,11 @@ func (c *client) read(t *tunnel, conn *net.UDPConn) {
 	to := netip.AddrPortFrom(t.vip, 4500)
 	buf := make([]byte, 4096)
 	for {
-		n, _, err := conn.ReadFromUDPAddrPort(buf)
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil || n < 4 {
+		if err != nil || !c.foreign.heard(from, to) || n < 4 {
 			continue
 		}
 		if [4]byte(buf) == marker {
@@ -230,21 +231,27 @@ func (c *client) echo(d data) {
 // lost notes one lost packet that was sent at that time.
 func (c *client) lost(at time.Time) {
 	c.st.Lost++
-	if n := len(c.st.Windows); n > 0 && at.Sub(c.st.Windows[n-1].To) < lostAfter {
-		c.st.Windows[n-1].To = at
-		c.st.Windows[n-1].Lost++
-		return
+	c.st.Windows = lose(c.st.Windows, at)
+}
+
+// lose puts a packet that was sent at that time and lost into the windows.
+func lose(windows []Window, at time.Time) []Window {
+	if n := len(windows); n > 0 && at.Sub(windows[n-1].To) < lostAfter {
+		windows[n-1].To = at
+		windows[n-1].Lost++
+		return windows
 	}
-	c.st.Windows = append(c.st.Windows, Window{From: at, To: at, Lost: 1})
-	if len(c.st.Windows) > maxWindows {
-		c.st.Windows = slices.Delete(c.st.Windows, 0, 1)
+	windows = append(windows, Window{From: at, To: at, Lost: 1})
+	if len(windows) > maxWindows {
+		windows = slices.Delete(windows, 0, 1)
 	}
+	return windows
 }
 
 func (c *client) snapshot() ClientStats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	st := c.st
-	st.Sessions, st.Windows = slices.Clone(st.Sessions), slices.Clone(st.Windows)
+	st.Sessions, st.Windows, st.Foreign = slices.Clone(st.Sessions), slices.Clone(st.Windows), c.foreign.n.Load()
 	return st
 }

@@ -64,8 +64,9 @@ type ClientStats struct {
 	Up       bool       `json:"up"`
 	Sent     int64      `json:"sent"`
 	Echoed   int64      `json:"echoed"`
-	Lost     int64      `json:"lost"` // no echo within a second
-	Late     int64      `json:"late"` // echo after that: counted as lost too
+	Lost     int64      `json:"lost"`    // no echo within a second
+	Late     int64      `json:"late"`    // echo after that: counted as lost too
+	Foreign  int64      `json:"foreign"` // replies from another address than the VIP's: no echoes
 	Logins   int64      `json:"logins"`
 	Attempts int64      `json:"attempts"`
 	Moves    int64      `json:"moves"`    // to another address of its /64

@@ -17,12 +17,14 @@ type tunnel struct {
 	server     uint16
 	messageID  uint32 // of the next request
 	request    []byte // the last IKE_AUTH, as it went out
+	foreign    *foreign
 }
 
 // login runs IKE_SA_INIT from one port to 500 and IKE_AUTH from another to
-// 4500, as a client behind a NAT does (RFC 7296 2.23).
-func login(ctx context.Context, from, vip netip.Addr, kind Kind) (*tunnel, error) {
-	t, stop, err := open(ctx, from, vip)
+// 4500, as a client behind a NAT does (RFC 7296 2.23). f counts what comes from
+// elsewhere, now and later.
+func login(ctx context.Context, from, vip netip.Addr, kind Kind, f *foreign) (*tunnel, error) {
+	t, stop, err := open(ctx, from, vip, f)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +52,7 @@ func (k Kind) authSize() int {
 
 // open is the first half of a login, IKE_SA_INIT. Until stop is called the end
 // of ctx closes the tunnel's socket.
-func open(ctx context.Context, from, vip netip.Addr) (t *tunnel, stop func() bool, err error) {
+func open(ctx context.Context, from, vip netip.Addr, f *foreign) (t *tunnel, stop func() bool, err error) {
 	init, err := listenUDP(ctx, netip.AddrPortFrom(from, 0), 0)
 	if err != nil {
 		return nil, nil, err
@@ -61,7 +63,7 @@ func open(ctx context.Context, from, vip netip.Addr) (t *tunnel, stop func() boo
 		return nil, nil, err
 	}
 	stop = context.AfterFunc(ctx, func() { init.Close(); auth.Close() })
-	t = &tunnel{vip: vip, conn: auth, spiI: randomSPI(), in: randomESPSPI(), messageID: 1}
+	t = &tunnel{vip: vip, conn: auth, spiI: randomSPI(), in: randomESPSPI(), messageID: 1, foreign: f}
 	if err := t.saInit(init); err != nil {
 		stop()
 		auth.Close()
@@ -71,7 +73,7 @@ func open(ctx context.Context, from, vip netip.Addr) (t *tunnel, stop func() boo
 }
 
 func (t *tunnel) saInit(conn *net.UDPConn) error {
-	return exchange(conn, netip.AddrPortFrom(t.vip, 500), saInit(t.spiI, 0, flagInitiator), func(b []byte) bool {
+	return t.exchange(conn, netip.AddrPortFrom(t.vip, 500), saInit(t.spiI, 0, flagInitiator), func(b []byte) bool {
 		h, ok := parseHeader(b)
 		if !ok || h.spiI != t.spiI || h.spiR == 0 || h.exchange != exchangeSAInit || h.flags&flagResponse == 0 {
 			return false
@@ -103,7 +105,7 @@ func (t *tunnel) answered(b []byte) bool {
 
 func (t *tunnel) auth(round, rounds uint8, size int) error {
 	t.request = t.authRequest(round, rounds, size)
-	err := exchange(t.conn, netip.AddrPortFrom(t.vip, 4500), t.request, t.answered)
+	err := t.exchange(t.conn, netip.AddrPortFrom(t.vip, 4500), t.request, t.answered)
 	t.messageID++
 	return err
 }
@@ -118,12 +120,12 @@ func (t *tunnel) alive() []byte {
 }
 
 // exchange sends m until accept takes an answer, or gives up.
-func exchange(conn *net.UDPConn, to netip.AddrPort, m []byte, accept func([]byte) bool) error {
+func (t *tunnel) exchange(conn *net.UDPConn, to netip.AddrPort, m []byte, accept func([]byte) bool) error {
 	for _, d := range retransmits {
 		if _, err := conn.WriteToUDPAddrPort(m, to); errors.Is(err, net.ErrClosed) {
 			return err
 		}
-		ok, err := await(conn, d, accept)
+		ok, err := t.await(conn, to, d, accept)
 		if ok || err != nil {
 			return err
 		}
@@ -131,13 +133,13 @@ func exchange(conn *net.UDPConn, to netip.AddrPort, m []byte, accept func([]byte
 	return errNoAnswer
 }
 
-// await reads for a time until accept takes something.
-func await(conn *net.UDPConn, d time.Duration, accept func([]byte) bool) (bool, error) {
+// await reads for a time until accept takes something that came from there.
+func (t *tunnel) await(conn *net.UDPConn, there netip.AddrPort, d time.Duration, accept func([]byte) bool) (bool, error) {
 	buf := make([]byte, 4096)
 	conn.SetReadDeadline(time.Now().Add(d))
 	defer conn.SetReadDeadline(time.Time{})
 	for {
-		n, _, err := conn.ReadFromUDPAddrPort(buf)
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return false, err
 		}
@@ -145,7 +147,7 @@ func await(conn *net.UDPConn, d time.Duration, accept func([]byte) bool) (bool, 
 		if errors.As(err, &ne) && ne.Timeout() {
 			return false, nil
 		}
-		if err == nil && accept(buf[:n]) {
+		if err == nil && t.foreign.heard(from, there) && accept(buf[:n]) {
 			return true, nil
 		}
 	}

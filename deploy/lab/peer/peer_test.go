@@ -250,3 +250,30 @@ func TestClientThatStoodStill(t *testing.T) {
 		t.Errorf("%d lost of two, one of which came", lost)
 	}
 }
+
+// Answers come from the address that was written to: a client takes nothing else
+// for one, and says how often it happened.
+func TestAnswersComeFromWhereTheyWereAskedFor(t *testing.T) {
+	local := netip.MustParseAddr("127.0.0.1")
+	open := func() *net.UDPConn {
+		c, err := listenUDP(t.Context(), netip.AddrPortFrom(local, 0), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	conn, vip, other := open(), open(), open()
+	var f foreign
+	tun := &tunnel{conn: conn, foreign: &f}
+	for _, from := range []*net.UDPConn{other, vip} {
+		if _, err := from.WriteToUDPAddrPort([]byte("answer"), localOf(conn)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	taken := 0
+	ok, err := tun.await(conn, localOf(vip), 5*time.Second, func([]byte) bool { taken++; return true })
+	if !ok || err != nil || taken != 1 || f.n.Load() != 1 || f.err() == nil {
+		t.Errorf("ok %t, %v: %d taken, %d from elsewhere, which is %v", ok, err, taken, f.n.Load(), f.err())
+	}
+}

@@ -86,31 +86,36 @@ func Pieces(ctx context.Context, cfg PiecesConfig, out io.Writer) error {
 	}
 	defer raw.close()
 	var results []PiecesResult
+	var elsewhere foreign
 	for _, a := range cfg.Clients {
 		vip := cfg.VIP
 		if a.Is6() {
 			vip = cfg.VIP6
 		}
 		for _, c := range pieceCases {
-			r, err := c.run(ctx, raw, a, vip)
+			r, err := c.run(ctx, raw, a, vip, &elsewhere)
 			if err != nil {
 				return fmt.Errorf("%s as %s: %w", c.name, a, err)
 			}
 			results = append(results, r)
 		}
 	}
+	if err := elsewhere.err(); err != nil {
+		return err
+	}
 	return json.NewEncoder(out).Encode(results)
 }
 
 // run logs in with the pieces of one case.
-func (c pieceCase) run(ctx context.Context, raw *rawSender, from, vip netip.Addr) (r PiecesResult, err error) {
-	t, stop, err := open(ctx, from, vip)
+func (c pieceCase) run(ctx context.Context, raw *rawSender, from, vip netip.Addr, f *foreign) (r PiecesResult, err error) {
+	t, stop, err := open(ctx, from, vip, f)
 	if err != nil {
 		return r, err
 	}
 	defer stop()
 	defer t.conn.Close()
-	d := datagram(localOf(t.conn), netip.AddrPortFrom(vip, 4500), t.authRequest(1, 1, authRequestSize))
+	to := netip.AddrPortFrom(vip, 4500)
+	d := datagram(localOf(t.conn), to, t.authRequest(1, 1, authRequestSize))
 	cuts, id := c.cuts(len(d)), rand.Uint32()|1
 	for i, x := range cuts {
 		b := d[x.from:x.to]
@@ -125,6 +130,6 @@ func (c pieceCase) run(ctx context.Context, raw *rawSender, from, vip netip.Addr
 			return r, fmt.Errorf("piece %d: %w", i, err)
 		}
 	}
-	answered, err := await(t.conn, pieceAnswer, t.answered)
+	answered, err := t.await(t.conn, to, pieceAnswer, t.answered)
 	return PiecesResult{Client: Key(from), Case: c.name, Answered: answered, Wanted: c.answered, Sent: len(cuts), Malformed: c.malformed}, err
 }

@@ -49,9 +49,10 @@ func Probe(ctx context.Context, cfg ProbeConfig, out io.Writer) error {
 	defer raw.close()
 	results := make([]ProbeResult, len(cfg.Clients))
 	errs := make([]error, len(cfg.Clients))
+	var elsewhere foreign
 	var wg sync.WaitGroup
 	for i, a := range cfg.Clients {
-		wg.Go(func() { results[i], errs[i] = probe(ctx, cfg, raw, a) })
+		wg.Go(func() { results[i], errs[i] = probe(ctx, cfg, raw, a, &elsewhere) })
 	}
 	wg.Wait()
 	for i, err := range errs {
@@ -59,10 +60,13 @@ func Probe(ctx context.Context, cfg ProbeConfig, out io.Writer) error {
 			return fmt.Errorf("probe as %s: %w", cfg.Clients[i], err)
 		}
 	}
+	if err := elsewhere.err(); err != nil {
+		return err
+	}
 	return json.NewEncoder(out).Encode(results)
 }
 
-func probe(ctx context.Context, cfg ProbeConfig, raw *rawSender, from netip.Addr) (r ProbeResult, err error) {
+func probe(ctx context.Context, cfg ProbeConfig, raw *rawSender, from netip.Addr, f *foreign) (r ProbeResult, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -75,7 +79,7 @@ func probe(ctx context.Context, cfg ProbeConfig, raw *rawSender, from netip.Addr
 	if from.Is6() {
 		vip = cfg.VIP6
 	}
-	t, err := login(ctx, from, vip, Plain)
+	t, err := login(ctx, from, vip, Plain, f)
 	if err != nil {
 		return r, err
 	}
@@ -84,11 +88,12 @@ func probe(ctx context.Context, cfg ProbeConfig, raw *rawSender, from netip.Addr
 		return r, fmt.Errorf("honour the path's MTU: %w", err)
 	}
 	r.Client, r.Server = Key(from), t.server
+	to := netip.AddrPortFrom(vip, 4500)
 	for seq := range uint64(probeTries) {
 		r.Tries++
 		// What does not fit is an error here too once the kernel knows.
-		t.conn.WriteToUDPAddrPort(data{spi: t.out, seq: seq, want: uint16(cfg.Want)}.encode(cfg.Size), netip.AddrPortFrom(vip, 4500))
-		r.Answered, err = await(t.conn, probeAnswer, func(b []byte) bool {
+		t.conn.WriteToUDPAddrPort(data{spi: t.out, seq: seq, want: uint16(cfg.Want)}.encode(cfg.Size), to)
+		r.Answered, err = t.await(t.conn, to, probeAnswer, func(b []byte) bool {
 			d, ok := parseData(b)
 			return ok && d.spi == t.in && len(b) >= cfg.Want
 		})

@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -36,12 +37,13 @@ func Replay(ctx context.Context, cfg ReplayConfig, out io.Writer) error {
 	var tunnels []*tunnel
 	var targets []Target
 	servers := map[uint16]bool{}
+	var elsewhere foreign
 	for _, a := range cfg.Attackers {
 		for _, t := range cfg.Targets {
 			if t.VIP.Is4() != a.Is4() {
 				continue
 			}
-			tun, err := login(ctx, a, t.VIP, Plain)
+			tun, err := login(ctx, a, t.VIP, Plain, &elsewhere)
 			if err != nil {
 				return fmt.Errorf("log in as %s: %w", a, err)
 			}
@@ -61,7 +63,7 @@ func Replay(ctx context.Context, cfg ReplayConfig, out io.Writer) error {
 		r.Sent++
 		return raw.send(t.VIP, ipPacket(from, t.VIP, protoUDP, piece{}, d))
 	})
-	if err != nil {
+	if err := errors.Join(err, elsewhere.err()); err != nil {
 		return err
 	}
 	return json.NewEncoder(out).Encode(r)

@@ -33,6 +33,9 @@ type ScatterResult struct {
 	Answers  int `json:"answers"`
 	Split    int `json:"split"` // clients that were answered by more than one server
 	Servers  int `json:"servers"`
+
+	Began time.Time `json:"began"` // to send
+	Ended time.Time `json:"ended"`
 }
 
 const scatterWait = time.Second // for the last answers
@@ -41,6 +44,8 @@ const scatterWait = time.Second // for the last answers
 type scatter struct {
 	mu   sync.Mutex
 	seen map[netip.Addr]map[uint16]int
+
+	elsewhere foreign
 }
 
 // Scatter runs it and writes the result to out as JSON.
@@ -60,7 +65,7 @@ func Scatter(ctx context.Context, cfg ScatterConfig, out io.Writer) error {
 			return fmt.Errorf("ask for destination addresses: %w", err)
 		}
 		conns = append(conns, p)
-		wg.Go(func() { sc.read(p) })
+		wg.Go(func() { sc.read(p, netip.AddrPortFrom(cfg.VIP, 500)) })
 	}
 	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(cfg.VIP, 500))
 	client := cfg.Sources.Masked().Addr()
@@ -77,19 +82,28 @@ func Scatter(ctx context.Context, cfg ScatterConfig, out io.Writer) error {
 			}
 		}
 	}
+	end := time.Now()
 	wait(ctx, scatterWait)
 	for _, c := range conns {
 		c.Close()
 	}
-	return json.NewEncoder(out).Encode(sc.result(cfg.Clients))
+	if err := sc.elsewhere.err(); err != nil {
+		return err
+	}
+	r := sc.result(cfg.Clients)
+	r.Began, r.Ended = start, end
+	return json.NewEncoder(out).Encode(r)
 }
 
-func (sc *scatter) read(p *ipv4.PacketConn) {
+func (sc *scatter) read(p *ipv4.PacketConn, vip netip.AddrPort) {
 	buf := make([]byte, 4096)
 	for {
-		n, cm, _, err := p.ReadFrom(buf)
+		n, cm, src, err := p.ReadFrom(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if from, ok := src.(*net.UDPAddr); !ok || !sc.elsewhere.heard(from.AddrPort(), vip) {
+			continue
 		}
 		h, ok := parseHeader(buf[:max(n, 0)])
 		if err != nil || cm == nil || !ok || h.exchange != exchangeSAInit || h.spiR == 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -79,6 +80,28 @@ func honourPathMTU(c *net.UDPConn, on bool) error {
 func localOf(c *net.UDPConn) netip.AddrPort {
 	a := c.LocalAddr().(*net.UDPAddr).AddrPort()
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// foreign counts datagrams that came to a client from anybody but the address it
+// had written to. Whatever NAT or firewall is on the way would have dropped them:
+// they are no answers.
+type foreign struct{ n atomic.Int64 }
+
+// heard reports whether from is the address that was written to, and counts if not.
+func (f *foreign) heard(from, want netip.AddrPort) bool {
+	if netip.AddrPortFrom(from.Addr().Unmap(), from.Port()) == want {
+		return true
+	}
+	f.n.Add(1)
+	return false
+}
+
+// err is the end of an errand that was answered from elsewhere.
+func (f *foreign) err() error {
+	if n := f.n.Load(); n > 0 {
+		return fmt.Errorf("%d replies came from another address than the VIP's", n)
+	}
+	return nil
 }
 
 // keyBits6 is the part of an IPv6 address that names a client.
