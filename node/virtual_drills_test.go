@@ -352,7 +352,8 @@ func TestVirtualRemove(t *testing.T) {
 			t.Errorf("the removed node moved the term from %d to %d", term, now.Term)
 		}
 		tw.agree(leader, rest[1])
-		// The old gossip key goes when everybody has followed.
+		dead.halt()
+		// The old gossip key goes when everybody has long followed.
 		tw.eventually(5*time.Minute, "one gossip key", func() bool {
 			raw, err := leader.m.openSecret(secretGossip)
 			return err == nil && len(raw) == gossipKeyBytes
