@@ -68,7 +68,10 @@ func TestInvalidIsNotRepeated(t *testing.T) {
 			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "PutVIP: 1000 certificates") || time.Since(began) > time.Second {
 				t.Errorf("after %v: %v", time.Since(began), err)
 			}
-			if len(n.seq.open) != 0 {
+			n.seq.mu.Lock()
+			open := len(n.seq.open)
+			n.seq.mu.Unlock()
+			if open != 0 && n != c.leader() { // a leader may have a Tick on its way
 				t.Error("it holds its sequences")
 			}
 		}

@@ -143,7 +143,7 @@ func TestHalfAStoreIsLost(t *testing.T) {
 // and whatever came before them.
 func TestTrailingBytes(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
-		c.tune = func(cfg *Config) { cfg.TrailingBytes = 2 << 20 }
+		c.tune = func(cfg *Config) { cfg.TrailingBytes = 1 << 20 }
 		c.boot("a")
 		n := c.leader()
 		for range 3 * minTrailing { // small ones, which would spoil a mean
@@ -152,7 +152,7 @@ func TestTrailingBytes(t *testing.T) {
 			}
 		}
 		for range 3 * minTrailing {
-			keys := make([]state.Key, 4000)
+			keys := make([]state.Key, 2000)
 			for i := range keys {
 				keys[i] = state.Key{Client: state.Client{0: 0x20, 14: byte(i >> 8), 15: byte(i)}, Class: state.ClassIKE}
 			}
@@ -167,7 +167,7 @@ func TestTrailingBytes(t *testing.T) {
 		first, _ := n.guard.Load().FirstIndex()
 		st := n.Status()
 		t.Logf("%d of %d bytes stay, in %d entries", st.LogBytes, full, st.LastIndex-first+1)
-		if st.LogBytes > 2<<20+1<<16 || st.LogBytes < 1<<20 {
+		if st.LogBytes > 1<<20+1<<15 || st.LogBytes < 1<<19 {
 			t.Errorf("%d of %d bytes stay, in %d entries", st.LogBytes, full, st.LastIndex-first+1)
 		}
 	})
