@@ -56,14 +56,7 @@ func preparePinDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make pin directory: %w", err)
 	}
-	var fsinfo unix.Statfs_t
-	if err := unix.Statfs(dir, &fsinfo); err != nil {
-		return fmt.Errorf("inspect pin directory %s: %w", dir, err)
-	}
-	if uint32(fsinfo.Type) != bpffsMagic {
-		return fmt.Errorf("pin directory %s is not on a bpffs: mount -t bpf bpf <folder above it>", dir)
-	}
-	return nil
+	return checkBPFFS(dir, dir)
 }
 
 // readMeta reads the pinned meta map before anything else is touched. Where only maps

@@ -94,6 +94,9 @@ func (n *Node) initCluster(ctx context.Context, in admin.InitRequest) (any, erro
 	if err != nil {
 		return nil, err
 	}
+	if err := n.mayBecomeMember(init.ClusterID); err != nil {
+		return nil, err
+	}
 	if err := n.keepFirst(init); err != nil {
 		return nil, err
 	}
@@ -198,6 +201,9 @@ func (n *Node) joinCluster(in admin.JoinRequest, step func(string)) error {
 }
 
 func (n *Node) askAdmission(ctx context.Context, in admin.JoinRequest, hash transport.CAHash, step func(string)) error {
+	if err := n.mayBecomeMember(state.ClusterID{}); err != nil {
+		return err
+	}
 	ids := n.ids.Load()
 	n.forgetFirst() // of an init that was cut short
 	req, err := n.describe(ids.Identity())
@@ -207,7 +213,7 @@ func (n *Node) askAdmission(ctx context.Context, in admin.JoinRequest, hash tran
 	req.Token = in.Token
 	step("asking " + in.Addr + " for admission")
 	var out joinAnswer
-	server, ca, err := transport.Joiner{Addr: in.Addr, CAHash: hash}.Join(ctx, req, &out)
+	server, ca, err := transport.Joiner{Addr: in.Addr, CAHash: hash, Vet: n.vetCluster}.Join(ctx, req, &out)
 	if err != nil {
 		return fmt.Errorf("join at %s: %w", in.Addr, err)
 	}

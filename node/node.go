@@ -164,6 +164,7 @@ func (n *Node) live(ctx context.Context) error {
 				ln.Close() // of a membership that is over: nobody would serve it
 			}
 			n.setStage(StageWaiting, "run 'vpnlb cluster init' here, or 'vpnlb cluster join'")
+			n.warnWaiting(ctx)
 			n.notify.ready()
 			select {
 			case <-ctx.Done():

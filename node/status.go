@@ -29,6 +29,9 @@ func (n *Node) status(r *http.Request) (any, error) {
 	}
 	m := n.member.Load()
 	if m == nil {
+		if stage == StageWaiting {
+			st.Warnings = n.waitingWarnings()
+		}
 		return st, nil
 	}
 	m.fillAgreement(&st)
@@ -245,6 +248,9 @@ func (m *member) warnings(st *admin.Status) []string {
 	}
 	if err := m.plane.SelfCheck(); err != nil {
 		add("the data plane's self-check fails, so this node announces nothing: %v", err)
+	}
+	if m.plane.PinsGone() {
+		add("what was pinned in %s was removed: forwarding ends with this process; stop the service in order and start it again", m.cfg.Dataplane.PinDir)
 	}
 	if e := m.keeper.Status().Err; e != "" {
 		add("gateway addresses: %s", e)

@@ -62,6 +62,7 @@ type Joiner struct {
 	Addr   string // host:port of any member
 	CAHash CAHash
 	Dial   func(ctx context.Context, addr string) (net.Conn, error) // nil: TCP
+	Vet    func(server Name) error                                  // may refuse the cluster before anything is sent; nil: any
 }
 
 // Join sends a request (as Call's in and out) to the member at j.Addr over a
@@ -84,6 +85,11 @@ func (j Joiner) Join(ctx context.Context, in, out any) (server Name, ca []byte, 
 	tc := tls.Client(raw, joinTLS(j.CAHash, func(n Name, root *x509.Certificate) { server, ca = n, root.Raw }))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return Name{}, nil, fmt.Errorf("greet %s: %w", j.Addr, err)
+	}
+	if j.Vet != nil {
+		if err := j.Vet(server); err != nil {
+			return Name{}, nil, err
+		}
 	}
 	once := make(chan net.Conn, 1)
 	once <- struct{ net.Conn }{tc} // hides the *tls.Conn from net/http

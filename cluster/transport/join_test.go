@@ -67,6 +67,22 @@ func TestJoin(t *testing.T) {
 		if _, _, err := wrong.Join(ctx, joinRequest{Token: token.String(), CSR: csr}, nil); !errors.Is(err, ErrWrongCA) {
 			t.Errorf("wrong CA hash: %v", err)
 		}
+		// A node that cannot serve this cluster has sent nothing when it finds out.
+		vetted, unfit := j, errors.New("unfit")
+		vetted.Vet = func(n Name) error {
+			if n != ida.name {
+				t.Errorf("asked about %v", n)
+			}
+			return unfit
+		}
+		if _, _, err := vetted.Join(ctx, joinRequest{Token: token.String(), CSR: csr}, nil); !errors.Is(err, unfit) {
+			t.Errorf("a cluster that was refused: %v", err)
+		}
+		w.mu.Lock()
+		if _, sent := w.members[store.Identity().Node]; sent {
+			t.Error("the token was sent to a cluster that was refused")
+		}
+		w.mu.Unlock()
 		var se *StatusError
 		if _, _, err := j.Join(ctx, joinRequest{Token: NewToken().String(), CSR: csr}, nil); !errors.As(err, &se) || se.Code != 403 {
 			t.Errorf("wrong token: %v", err)

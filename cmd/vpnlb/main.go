@@ -11,9 +11,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/vpnlb/vpnlb/node/admin"
 )
 
 // Exit codes of the command.
@@ -62,6 +65,10 @@ func run(args []string) int {
 	var coded *exitError
 	if !errors.As(err, &coded) {
 		coded = &exitError{code: exitFailed, msg: err.Error()}
+		var refused *admin.Error
+		if errors.As(err, &refused) && refused.Status == http.StatusBadRequest {
+			coded.code = exitUsage // whether the command line or the node found it
+		}
 	}
 	if coded.msg != "" {
 		fmt.Fprintln(os.Stderr, "vpnlb:", coded.msg)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strconv"
 
@@ -24,6 +25,11 @@ func (c *cli) plane() *cobra.Command {
 			cfg, err := loadConfig(file)
 			if err != nil {
 				return err
+			}
+			if conn, err := net.Dial("unix", cfg.AdminSocket); err == nil {
+				conn.Close()
+				// Its own link would keep the program where it is until the process dies, and then nothing would.
+				return fmt.Errorf("a node is running (%s answers): stop the service first, or run 'vpnlb cluster leave', which detaches without losing a packet", cfg.AdminSocket)
 			}
 			if err := dataplane.Detach(node.PlaneConfig(cfg)); err != nil {
 				return err

@@ -17,12 +17,15 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"github.com/vpnlb/vpnlb/cluster/transport"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"vpnlb": main}) }
@@ -101,7 +104,7 @@ func makecert(ts *testscript.TestScript, neg bool, args []string) {
 // TestCommand runs what needs no node.
 func TestCommand(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script", Cmds: commands, RequireUniqueNames: true,
+		Dir: "testdata/script", Cmds: commands, ContinueOnError: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
 			quick(e)
 			e.Setenv("VPNLB_SOCKET", filepath.Join(e.WorkDir, "none.sock"))
@@ -118,7 +121,7 @@ func TestNode(t *testing.T) {
 		}
 		t.Skip("a node in a network namespace needs root")
 	}
-	testscript.Run(t, testscript.Params{Dir: "testdata/node", Cmds: commands, RequireUniqueNames: true, Setup: setupNode})
+	testscript.Run(t, testscript.Params{Dir: "testdata/node", Cmds: commands, ContinueOnError: true, RequireUniqueNames: true, Setup: setupNode})
 }
 
 // quick takes the second off that a program built with -race waits at its end.
@@ -158,6 +161,8 @@ func setupNode(e *testscript.Env) error {
 		}
 	}
 	e.Setenv("NETNS", ns)
+	e.Setenv("TOKEN", transport.NewToken().String())
+	e.Setenv("HASH", strings.Repeat("ab", 32))
 	e.Setenv("VPNLB_SOCKET", filepath.Join(e.WorkDir, "run", "admin.sock"))
 	file := fmt.Sprintf(`name: n1
 data_dir: %[1]s/data

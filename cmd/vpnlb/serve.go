@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 
@@ -38,10 +39,11 @@ func configFlag(cmd *cobra.Command, file *string) {
 }
 
 // loadConfig reads the node file; faults of it are a usage error.
-func loadConfig(file string) (*config.Config, error) {
-	cfg, err := config.Load(file)
+func loadConfig(path string) (*config.Config, error) {
+	cfg, err := config.Load(path)
 	var invalid *config.InvalidError
-	if errors.As(err, &invalid) || errors.Is(err, os.ErrNotExist) {
+	var file *fs.PathError // missing, a folder, not readable
+	if errors.As(err, &invalid) || errors.As(err, &file) {
 		return nil, &exitError{code: exitUsage, msg: err.Error(), cause: err}
 	}
 	return cfg, err

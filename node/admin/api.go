@@ -62,9 +62,10 @@ func (e *Error) Error() string { return e.Message }
 
 // Progress is one line of a long operation.
 type Progress struct {
-	Step  string `json:"step,omitempty"`
-	Done  bool   `json:"done,omitempty"`
-	Error string `json:"error,omitempty"`
+	Step   string `json:"step,omitempty"`
+	Done   bool   `json:"done,omitempty"`
+	Error  string `json:"error,omitempty"`
+	Status int    `json:"status,omitempty"` // of the error: what an answer of its own would have
 }
 
 // Status is one node at a glance.

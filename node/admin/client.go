@@ -64,7 +64,7 @@ func (c *Client) Stream(ctx context.Context, path string, in any, step func(stri
 		}
 		switch {
 		case p.Error != "":
-			return &Error{Message: p.Error}
+			return &Error{Message: p.Error, Status: p.Status}
 		case p.Done:
 			return nil
 		default:

@@ -75,7 +75,7 @@ func Stream[In any](s *Server, path string, fn func(in In, step func(string)) er
 		err := fn(in, func(step string) { send(Progress{Step: step}) })
 		s.audit(r, in, err)
 		if err != nil {
-			send(Progress{Error: err.Error()})
+			send(Progress{Error: err.Error(), Status: statusOf(err)})
 			return
 		}
 		send(Progress{Done: true})
@@ -94,14 +94,18 @@ func decode(w http.ResponseWriter, r *http.Request, in any) error {
 func reply(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
-		var known *Error
-		if !errors.As(err, &known) {
-			known = &Error{Message: err.Error(), Status: http.StatusInternalServerError}
-		}
-		w.WriteHeader(known.Status)
+		w.WriteHeader(statusOf(err))
 		v = &Error{Message: err.Error()}
 	}
 	json.NewEncoder(w).Encode(v) // a caller that is gone needs no answer
+}
+
+func statusOf(err error) int {
+	var known *Error
+	if errors.As(err, &known) {
+		return known.Status
+	}
+	return http.StatusInternalServerError
 }
 
 type peerKey struct{}
