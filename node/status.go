@@ -25,12 +25,12 @@ func (n *Node) status(r *http.Request) (any, error) {
 		MaxClients: int(n.cfg.Dataplane.MaxClients),
 		// Lists are never null in JSON.
 		Plane: []admin.Interface{}, VIPs: []admin.VIPStatus{}, Neighbours: []admin.Neighbour{},
-		Backends: []admin.Backend{}, Gateways: []admin.Gateway{}, Packets: []admin.Counter{},
+		Backends: []admin.Backend{}, Gateways: []admin.Gateway{}, Packets: []admin.Counter{}, Warnings: []string{},
 	}
 	m := n.member.Load()
 	if m == nil {
 		if stage == StageWaiting {
-			st.Warnings = n.waitingWarnings()
+			st.Warnings = append(st.Warnings, n.waitingWarnings()...)
 		}
 		return st, nil
 	}
@@ -122,6 +122,14 @@ func ago(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
+// seconds is ago for programs: what ago leaves out is 0.
+func seconds(d time.Duration) float64 {
+	if ago(d) == "" {
+		return 0
+	}
+	return d.Round(time.Millisecond).Seconds()
+}
+
 var adminWords = map[state.AdminState]string{
 	state.AdminEnabled: "enabled", state.AdminDrain: "drain", state.AdminOffline: "offline", state.AdminRemoved: "removed",
 }
@@ -148,7 +156,7 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 		a := admin.Backend{
 			ID: uint32(b.ID), Name: b.Name, Addr: b.Addr, Mode: b.Mode.String(), Weight: b.Weight, Limit: b.Limit, Version: b.Version,
 			Admin: adminWords[b.Admin], Health: verdictWords[h.Verdict], Stance: spec.Stance(b, state.ClassIKE).String(),
-			Clients: b.Entries[state.ClassIKE-1],
+			StanceWhy: stanceWhy(spec, b, state.ClassIKE), Clients: b.Entries[state.ClassIKE-1],
 		}
 		if v, ok := spec.VIPByID(b.VIP); ok {
 			a.VIP = v.Name
@@ -183,7 +191,7 @@ func (m *member) backends(spec *state.Spec) []admin.Backend {
 func service(spec *state.Spec, b *state.Backend, v *state.VIP) *admin.Service {
 	s := &admin.Service{
 		Health: verdictWords[b.Health[state.ClassTCP-1].Verdict], Stance: spec.Stance(b, state.ClassTCP).String(),
-		Clients: b.Entries[state.ClassTCP-1],
+		StanceWhy: stanceWhy(spec, b, state.ClassTCP), Clients: b.Entries[state.ClassTCP-1],
 	}
 	if v.SSTP.Ends() {
 		s.Port, s.Certificate = spec.SSTPPort(b), v.CertificateOf(b)
@@ -214,7 +222,7 @@ func (m *member) gateways(spec *state.Spec) []admin.Gateway {
 }
 
 func (m *member) warnings(st *admin.Status) []string {
-	var out []string
+	out := []string{}
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if f := m.sync.failure.Load(); f != nil {
 		add("%s", *f)
@@ -255,11 +263,17 @@ func (m *member) warnings(st *admin.Status) []string {
 	if e := m.keeper.Status().Err; e != "" {
 		add("gateway addresses: %s", e)
 	}
-	m.sstpWarnings(m.spec(), add)
+	memberWarnings(m.memberList(), st.Voters, st.LiveVoters, add)
+	neighbourWarnings(st.Neighbours, add)
+	spec := m.spec()
+	serverWarnings(spec.VIPs, st.Backends, add)
+	m.sstpWarnings(spec, add)
 	return out
 }
 
-func (m *member) members(*http.Request) (any, error) {
+func (m *member) members(*http.Request) (any, error) { return m.memberList(), nil }
+
+func (m *member) memberList() []admin.Member {
 	spec := m.spec()
 	rs := m.replica.Status()
 	heard := make(map[state.NodeID]cluster.Hints)
@@ -290,10 +304,18 @@ func (m *member) members(*http.Request) (any, error) {
 		silence := m.contacts.silence(c.ID)
 		a.Live = a.Self || silence < silentAfter
 		if !a.Self {
-			a.HeardAgo = ago(silence)
+			a.HeardAgo, a.HeardAgoSeconds = ago(silence), seconds(silence)
 		}
-		if h := heard[c.ID]; h.Status != nil {
-			a.PlaneIndex, a.Announced = h.Status.PlaneApplied, len(h.Status.Announced) > 0
+		switch h := heard[c.ID]; {
+		case a.Self:
+			a.PlaneIndex, a.Announced = m.sync.index.Load(), m.announcer != nil && m.anyAnnounced()
+		case h.Status == nil || h.StatusAge > hintFresh || !a.Live:
+			a.Stale = true // what it said last may not be so any more
+			if h.Status != nil {
+				a.PlaneIndex = h.Status.PlaneApplied
+			}
+		default:
+			a.PlaneIndex, a.Announced, a.RaftOff = h.Status.PlaneApplied, len(h.Status.Announced) > 0, h.Status.RaftOff
 		}
 		out = append(out, a)
 	}
@@ -303,7 +325,7 @@ func (m *member) members(*http.Request) (any, error) {
 		}
 		return 1
 	})
-	return out, nil
+	return out
 }
 
 func (m *member) specAnswer(*http.Request) (any, error) {

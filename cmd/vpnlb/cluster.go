@@ -142,7 +142,11 @@ func (c *cli) clusterMembers() *cobra.Command {
 					if m.Self {
 						name += " *"
 					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", name, m.ID, m.Role, suffrage, yes(m.Live), m.HeardAgo, m.PlaneIndex, yes(m.Announced), m.Cluster)
+					announced := yes(m.Announced)
+					if m.Stale {
+						announced = "?"
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", name, m.ID, m.Role, suffrage, yes(m.Live), orDash(m.HeardAgo), m.PlaneIndex, announced, m.Cluster)
 				}
 			})
 		},
@@ -173,7 +177,7 @@ func (c *cli) clusterStatus() *cobra.Command {
 				"settings": spec.Settings, "warnings": st.Warnings}
 			return c.print(cmd.OutOrStdout(), out, func(w io.Writer) {
 				fmt.Fprintf(w, "cluster\t%s\nleader\t%s (term %d)\nquorum\t%s: %d of %d voters live\nindex\t%d, generation %d\naffinities\t%d\n",
-					st.Cluster, st.Leader, st.Term, yes(st.Quorum), st.LiveVoters, st.Voters, st.Index, st.Generation, st.Affinities)
+					st.Cluster, orNone(st.Leader), st.Term, yes(st.Quorum), st.LiveVoters, st.Voters, st.Index, st.Generation, st.Affinities)
 				printSettings(w, spec.Settings)
 				for _, warning := range st.Warnings {
 					fmt.Fprintln(w, "warning:", warning)

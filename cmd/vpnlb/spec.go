@@ -161,12 +161,19 @@ func printBackends(w io.Writer, list []admin.Backend) {
 		if s.Sessions > 0 {
 			s.Local += fmt.Sprintf(" (%d sessions)", s.Sessions)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n",
-			b.Name, b.Addr, b.VIP, b.Mode, b.Weight, b.Admin, class, s.Health, s.Stance, s.Clients, s.Local)
+		if s.StanceWhy != "" && s.StanceWhy != b.Admin && s.StanceWhy != s.Health {
+			s.Stance += " (" + s.StanceWhy + ")"
+		}
+		clients := fmt.Sprint(s.Clients)
+		if class == "ike" && b.Limit > 0 {
+			clients += fmt.Sprintf("/%d", b.Limit)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			b.Name, b.Addr, b.VIP, b.Mode, b.Weight, b.Admin, class, s.Health, s.Stance, clients, orDash(s.Local))
 	}
 	for i := range list {
 		b := &list[i]
-		line(b, "ike", admin.Service{Health: b.Health, Stance: b.Stance, Local: b.Local, Detail: b.Detail, Clients: b.Clients})
+		line(b, "ike", admin.Service{Health: b.Health, Stance: b.Stance, StanceWhy: b.StanceWhy, Local: b.Local, Detail: b.Detail, Clients: b.Clients})
 		if b.TCP != nil {
 			line(b, "tcp", *b.TCP)
 		}

@@ -97,7 +97,7 @@ type Status struct {
 	Backends     []Backend   `json:"backends"`
 	Gateways     []Gateway   `json:"gateways"`
 	Packets      []Counter   `json:"packets"`
-	Warnings     []string    `json:"warnings,omitempty"`
+	Warnings     []string    `json:"warnings"`
 	StateHash    string      `json:"state_hash,omitempty"` // ?hash=1: of the state at Index
 }
 
@@ -136,24 +136,26 @@ type Counter struct {
 
 // Backend is one server as the cluster and this node see it.
 type Backend struct {
-	ID       uint32     `json:"id"`
-	Name     string     `json:"name"`
-	VIP      string     `json:"vip"`
-	Addr     netip.Addr `json:"addr"`
-	Mode     string     `json:"mode"` // dnat, dsr
-	Weight   uint16     `json:"weight"`
-	Limit    uint32     `json:"limit,omitempty"`
-	Admin    string     `json:"admin"`
-	Health   string     `json:"health"`           // agreed verdict of IKE
-	Stance   string     `json:"stance"`           // take, keep, leave, void
-	Local    string     `json:"local,omitempty"`  // what this node's own probes say
-	Detail   string     `json:"detail,omitempty"` // hint of the prober
-	Clients  uint32     `json:"clients"`
-	Version  uint64     `json:"version"`
-	Returned uint64     `json:"returned,omitempty"` // ESP and SK packets from it, this node; none are seen of one in mode dsr
-	TCP      *Service   `json:"tcp,omitempty"`      // TCP 443, where its VIP has SSTP
-	In       Traffic    `json:"in"`                 // forwarded to it by this node
-	Out      Traffic    `json:"out"`                // replies of its; none pass by of one in mode dsr
+	ID     uint32     `json:"id"`
+	Name   string     `json:"name"`
+	VIP    string     `json:"vip"`
+	Addr   netip.Addr `json:"addr"`
+	Mode   string     `json:"mode"` // dnat, dsr
+	Weight uint16     `json:"weight"`
+	Limit  uint32     `json:"limit,omitempty"`
+	Admin  string     `json:"admin"`
+	Health string     `json:"health"` // agreed verdict of IKE
+	Stance string     `json:"stance"` // take, keep, leave, void
+	// StanceWhy: what keeps it from taking new clients, or that it takes them for want of others.
+	StanceWhy string   `json:"stance_why,omitempty"`
+	Local     string   `json:"local,omitempty"`  // what this node's own probes say
+	Detail    string   `json:"detail,omitempty"` // hint of the prober
+	Clients   uint32   `json:"clients"`
+	Version   uint64   `json:"version"`
+	Returned  uint64   `json:"returned,omitempty"` // ESP and SK packets from it, this node; none are seen of one in mode dsr
+	TCP       *Service `json:"tcp,omitempty"`      // TCP 443, where its VIP has SSTP
+	In        Traffic  `json:"in"`                 // forwarded to it by this node
+	Out       Traffic  `json:"out"`                // replies of its; none pass by of one in mode dsr
 }
 
 // Traffic is what a node forwarded, since its tables were made.
@@ -170,11 +172,12 @@ func (t *Traffic) Add(u Traffic) {
 
 // Service is a second service of a server: what Backend says of IKE.
 type Service struct {
-	Health  string `json:"health"`
-	Stance  string `json:"stance"`
-	Local   string `json:"local,omitempty"`
-	Detail  string `json:"detail,omitempty"`
-	Clients uint32 `json:"clients"`
+	Health    string `json:"health"`
+	Stance    string `json:"stance"`
+	StanceWhy string `json:"stance_why,omitempty"`
+	Local     string `json:"local,omitempty"`
+	Detail    string `json:"detail,omitempty"`
+	Clients   uint32 `json:"clients"`
 	// Where the nodes end TLS.
 	Port        uint16 `json:"port,omitempty"`        // that they dial
 	Certificate string `json:"certificate,omitempty"` // whose hash it pins, by name
@@ -206,6 +209,11 @@ type Member struct {
 	Draining   bool     `json:"draining,omitempty"`
 	Announced  bool     `json:"announced"`
 	Self       bool     `json:"self,omitempty"`
+	RaftOff    bool     `json:"raft_off,omitempty"` // its consensus is parked
+	// Stale: nothing fresh is known of it: announced is false then, whatever it
+	// does, and plane_index what it said last.
+	Stale           bool    `json:"stale,omitempty"`
+	HeardAgoSeconds float64 `json:"heard_ago_seconds,omitempty"`
 }
 
 // Spec is what the administrator set.

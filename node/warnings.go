@@ -1,0 +1,150 @@
+package node
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/node/admin"
+)
+
+// What is wrong is said with its name and what it means: status is read at
+// night. These functions judge what the other answers hold; they ask nobody.
+
+// memberWarnings speaks of members that do not take part.
+func memberWarnings(members []admin.Member, voters, live int, add func(string, ...any)) {
+	need := voters/2 + 1
+	effect := ""
+	switch {
+	case voters == 0 || live == voters:
+	case live < need:
+		effect = fmt.Sprintf("; %d of %d voters are live and %d are needed, so nothing is agreed (forwarding goes on)", live, voters, need)
+	case live == need:
+		effect = fmt.Sprintf("; %d of %d voters are live: one more loss ends agreement (forwarding goes on)", live, voters)
+	default:
+		effect = fmt.Sprintf("; %d of %d voters are live", live, voters)
+	}
+	for i := range members {
+		m := &members[i]
+		said := effect
+		if m.Suffrage != "voter" {
+			said = ""
+		}
+		switch {
+		case !m.Live:
+			add("member %s has not answered for %s%s: look at its service and at the network, or 'vpnlb cluster remove %s' if it is gone for good", m.Name, m.HeardAgo, said, m.Name)
+		case m.RaftOff:
+			add("member %s answers, but its consensus is off%s: 'vpnlb status' there says why; a restart of its service brings it back", m.Name, said)
+		}
+	}
+}
+
+// neighbourWarnings speaks of routers that do not hear this node.
+func neighbourWarnings(list []admin.Neighbour, add func(string, ...any)) {
+	down := 0
+	for i := range list {
+		if nb := &list[i]; nb.State != sessionUp {
+			down++
+			add("router %s (AS%d): BGP is %s, not established", nb.Addr, nb.ASN, nb.State)
+		}
+	}
+	if down > 0 && down == len(list) {
+		add("no router is in session: what this node announces reaches nobody, and its clients come by the routers' static routes at best")
+	}
+}
+
+const sessionUp = "established"
+
+// poolService is what a warning needs of one service of a server.
+type poolService struct{ name, health, stance, why, admin, local, detail string }
+
+// serverWarnings speaks of servers that are down, and of VIPs whose new clients
+// nobody takes.
+func serverWarnings(vips []state.VIP, backends []admin.Backend, add func(string, ...any)) {
+	for i := range vips {
+		v := &vips[i]
+		var ike, tcp []poolService
+		for j := range backends {
+			b := &backends[j]
+			if b.VIP != v.Name {
+				continue
+			}
+			ike = append(ike, poolService{b.Name, b.Health, b.Stance, b.StanceWhy, b.Admin, b.Local, b.Detail})
+			if b.TCP != nil {
+				tcp = append(tcp, poolService{b.Name, b.TCP.Health, b.TCP.Stance, b.TCP.StanceWhy, b.Admin, b.TCP.Local, b.TCP.Detail})
+			}
+		}
+		if len(ike) == 0 {
+			add("VIP %s has no server: its packets are dropped", v.Name)
+		}
+		poolWarnings(v.Name, "IKE", ike, add)
+		poolWarnings(v.Name, "SSTP", tcp, add)
+	}
+}
+
+func poolWarnings(vip, service string, pool []poolService, add func(string, ...any)) {
+	down, takes := 0, 0
+	var why []string
+	for _, s := range pool {
+		if s.stance == state.StanceTake.String() {
+			takes++
+		}
+		why = append(why, s.name+": "+s.why)
+		if s.admin != adminWords[state.AdminEnabled] {
+			continue
+		}
+		detail := ""
+		if s.detail != "" {
+			detail = " (" + s.detail + ")"
+		}
+		switch verdictDown := verdictWords[state.VerdictDown]; {
+		case s.health == verdictDown:
+			down++
+			add("server %s of VIP %s is down for %s%s", s.name, vip, service, detail)
+		case s.health == verdictWords[state.VerdictUp] && s.local == verdictDown:
+			add("server %s of VIP %s does not answer this node for %s%s, though the cluster calls it up: look at the network between them", s.name, vip, service, detail)
+		}
+	}
+	switch {
+	case len(pool) == 0:
+	case takes == 0:
+		add("no server of VIP %s takes new clients for %s, so they are dropped (%s)", vip, service, strings.Join(why, "; "))
+	case down > 0 && down >= takes && down == countEnabled(pool):
+		add("all enabled servers of VIP %s are down for %s: clients are sent to them all the same, for want of others", vip, service)
+	}
+}
+
+func countEnabled(pool []poolService) (n int) {
+	for _, s := range pool {
+		if s.admin == adminWords[state.AdminEnabled] {
+			n++
+		}
+	}
+	return n
+}
+
+// stanceWhy says why a server does not take new clients, or takes them against
+// its verdict; "" where there is nothing to say.
+func stanceWhy(spec *state.Spec, b *state.Backend, c state.Class) string {
+	stance := spec.Stance(b, c)
+	h := &b.Health[c-1]
+	var why []string
+	say := func(is bool, words string) {
+		if is {
+			why = append(why, words)
+		}
+	}
+	say(b.Admin == state.AdminRemoved && b.Purged, "removed with --purge")
+	say(b.Admin == state.AdminRemoved && !b.Purged, "removed")
+	say(b.Admin == state.AdminOffline, "offline")
+	say(b.Admin == state.AdminDrain, "drain")
+	say(h.Voided != 0, "down for void_after")
+	say(h.Voided == 0 && h.Verdict == state.VerdictDown, "down")
+	say(h.Verdict == state.VerdictUnknown, "not judged yet")
+	say(b.Weight == 0, "weight 0")
+	say(b.Full() && !(b.Mode == state.ModeDSR && c == state.ClassTCP), fmt.Sprintf("full: limit %d", b.Limit))
+	if stance == state.StanceTake && len(why) > 0 {
+		return strings.Join(why, ", ") + "; no other takes them"
+	}
+	return strings.Join(why, ", ")
+}
