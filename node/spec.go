@@ -342,7 +342,7 @@ func (m *member) set(ctx context.Context, in admin.SetRequest) (any, error) {
 	return m.change(ctx, state.SetSettings{Settings: changed, Expect: old.Version}, notes...)
 }
 
-func (m *member) forgetAffinity(ctx context.Context, in admin.NameRequest) (any, error) {
+func (m *member) forgetAffinity(ctx context.Context, in admin.ForgetRequest) (any, error) {
 	client, err := parseClient(in.Name)
 	if err != nil {
 		return nil, err
@@ -354,5 +354,6 @@ func (m *member) forgetAffinity(ctx context.Context, in admin.NameRequest) (any,
 	if len(keys) == 0 {
 		return nil, missing("client %s has no record", client)
 	}
+	m.log.Debug("records to be forgotten", "client", client.String(), "records", len(keys))
 	return m.change(ctx, state.Forget{Keys: keys})
 }

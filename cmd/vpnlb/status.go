@@ -170,7 +170,7 @@ func (c *cli) affinity() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.change(cmd, admin.PathAffinityForget, admin.NameRequest{Name: client}, "record of "+client+" forgotten")
+			return c.change(cmd, admin.PathAffinityForget, admin.ForgetRequest{Name: client}, "record of "+client+" forgotten")
 		},
 	}
 	return group("affinity", "Which client is on which server", list, get, forget)

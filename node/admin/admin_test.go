@@ -124,7 +124,7 @@ func TestPost(t *testing.T) {
 	if !errors.As(err, &known) || known.Status != http.StatusConflict || known.Message != "somebody else changed it" {
 		t.Errorf("a conflict: %v", err)
 	}
-	for _, want := range []string{"request=" + PathVIPAdd, fmt.Sprintf("uid=%d", os.Getuid()), `error="somebody else changed it"`} {
+	for _, want := range []string{"request=" + PathVIPAdd, "change.name=vpn change.addr=203.0.113.10 index=7", fmt.Sprintf("uid=%d", os.Getuid()), `error="somebody else changed it"`} {
 		if !strings.Contains(d.logs.String(), want) {
 			t.Errorf("the log of changes lacks %s:\n%s", want, d.logs)
 		}

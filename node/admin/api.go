@@ -337,6 +337,11 @@ type NameRequest struct {
 	Purge bool   `json:"purge,omitempty"`
 }
 
+// ForgetRequest names a client whose records are to go.
+type ForgetRequest struct {
+	Name string `json:"name"` // address, or prefix as lists show it
+}
+
 // VIPRequest adds a VIP or changes the one of this name.
 type VIPRequest struct {
 	Name string `json:"name"`

@@ -23,6 +23,7 @@ type Server struct {
 	path string
 	mux  *http.ServeMux
 	log  *slog.Logger
+	long operations
 }
 
 // NewServer returns a server for the socket at path; nothing is opened yet.
@@ -50,14 +51,15 @@ func Post[In any](s *Server, path string, fn func(context.Context, In) (any, err
 			return
 		}
 		v, err := fn(r.Context(), in)
-		s.audit(r, in, err)
+		s.audit(r, in, v, err)
 		reply(w, v, err)
 	})
 }
 
 // Stream serves a long operation: fn reports steps, each is sent at once.
 // The operation goes on when the caller goes away (fn's context is not the
-// request's): join and leave are resumed by asking again.
+// request's): join and leave are resumed by asking again, and whoever asks
+// while it runs follows it, whatever his own request says.
 func Stream[In any](s *Server, path string, fn func(in In, step func(string)) error) {
 	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 		var in In
@@ -72,8 +74,16 @@ func Stream[In any](s *Server, path string, fn func(in In, step func(string)) er
 			enc.Encode(p) // the caller may be gone; the operation is not
 			flush.Flush()
 		}
-		err := fn(in, func(step string) { send(Progress{Step: step}) })
-		s.audit(r, in, err)
+		step := func(step string) { send(Progress{Step: step}) }
+		op, fresh := s.long.begin(path)
+		var err error
+		if fresh {
+			err = s.long.run(path, func() error { return fn(in, func(text string) { op.step(text); step(text) }) })
+			s.audit(r, in, nil, err)
+		} else {
+			step("this is under way already: following it")
+			err = op.follow(r.Context(), step)
+		}
 		if err != nil {
 			send(Progress{Error: err.Error(), Status: statusOf(err)})
 			return
@@ -110,16 +120,19 @@ func statusOf(err error) int {
 
 type peerKey struct{}
 
-// audit writes who changed what; secrets in a request hide themselves
-// (LogValue).
-func (s *Server) audit(r *http.Request, in any, err error) {
+// audit writes who changed what, and at which log index; secrets and clients'
+// addresses in a request hide themselves (LogValue).
+func (s *Server) audit(r *http.Request, in, out any, err error) {
 	uid := "unknown"
 	if cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred); ok {
 		uid = fmt.Sprint(cred.Uid)
 	}
 	attrs := []any{"request", r.URL.Path, "uid", uid, "change", in}
+	if changed, ok := out.(Changed); ok {
+		attrs = append(attrs, "index", changed.Index)
+	}
 	if err != nil {
-		attrs = append(attrs, "error", err.Error())
+		attrs = append(attrs, "error", auditError(in, err))
 	}
 	s.log.Info("admin change", attrs...)
 }
