@@ -86,7 +86,6 @@ func TestRecordsOf(t *testing.T) {
 	r.record("2001:db8:8::9", "s64", state.ClassIKE)   // a /64 whose bytes are those of a /48
 	r.record("198.18.0.1", "s4", state.ClassIKE)
 	view := r.m.View()
-	m := &member{}
 	for client, want := range map[string]string{
 		"2001:db8:7:1::1": "2001:db8:7::/48 s48 ike, 2001:db8:7:1::/64 s64 tcp",
 		"2001:db8:7:2::1": "2001:db8:7::/48 s48 ike",
@@ -99,7 +98,7 @@ func TestRecordsOf(t *testing.T) {
 	} {
 		var got []string
 		for _, a := range recordsOf(view, netip.MustParseAddr(client)) {
-			x := m.affinityAnswer(view.Spec(), 0, a)
+			x := (&teller{spec: view.Spec()}).answer(a)
 			got = append(got, x.Key+" "+x.Backend+" "+x.Class)
 		}
 		if text := strings.Join(got, ", "); text != want {

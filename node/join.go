@@ -346,7 +346,7 @@ func (m *member) makeToken(ctx context.Context, in admin.TokenRequest) (any, err
 	if _, err := m.change(ctx, state.AddToken{Hash: token.Hash(), Name: in.Name, Life: in.TTL}); err != nil {
 		return nil, err
 	}
-	out := admin.TokenAnswer{Token: token.String(), CAHash: transport.HashCA(m.ids.Identity().Roots()[0]).String(), Expires: "in " + in.TTL.String()}
+	out := admin.TokenAnswer{Token: token.String(), CAHash: transport.HashCA(m.ids.Identity().Roots()[0]).String(), Expires: "in " + in.TTL.String(), ExpiresSeconds: in.TTL.Seconds(), Name: in.Name}
 	out.Addrs = append(out.Addrs, m.cfg.Cluster.Address.String())
 	return out, nil
 }

@@ -30,7 +30,7 @@ func (m *member) sstpSessions(*http.Request) (any, error) {
 	for _, s := range o.server.Sessions() {
 		out = append(out, admin.SSTPSession{
 			ID: s.ID, VIP: s.VIP, Server: s.Target, Client: s.Client, State: s.State, Certificate: s.Certificate, TLS: s.TLS,
-			Since: ago(now.Sub(s.Since)), Idle: ago(s.Idle), In: s.In, Out: s.Out, Echoes: s.Echoes, EchoLost: s.EchoLost,
+			Since: ago(now.Sub(s.Since)), Idle: ago(s.Idle), SinceSeconds: seconds(now.Sub(s.Since)), IdleSeconds: seconds(s.Idle), In: s.In, Out: s.Out, Echoes: s.Echoes, EchoLost: s.EchoLost,
 		})
 	}
 	return out, nil
@@ -67,7 +67,7 @@ func (m *member) sstpStatus(*http.Request) (any, error) {
 	}
 	now := time.Now()
 	for _, a := range m.alarms() {
-		out.Alarms = append(out.Alarms, admin.SSTPAlarm{Server: a.Target, Text: a.Text, Since: ago(now.Sub(a.Since))})
+		out.Alarms = append(out.Alarms, admin.SSTPAlarm{Server: a.Target, Text: a.Text, Since: ago(now.Sub(a.Since)), SinceSeconds: seconds(now.Sub(a.Since))})
 	}
 	keys, err := m.ticketKeys(spec)
 	out.Tickets = len(keys)

@@ -21,7 +21,7 @@ func (n *Node) status(r *http.Request) (any, error) {
 	stage, reason := n.stageNow()
 	st := admin.Status{
 		Node: n.cfg.Name, ID: n.ids.Load().Identity().Node.String(), Stage: string(stage), StageReason: reason,
-		Uptime: time.Since(n.started).Round(time.Second).String(), Version: n.deps.Version,
+		Uptime: time.Since(n.started).Round(time.Second).String(), UptimeSeconds: seconds(time.Since(n.started)), Version: n.deps.Version,
 		MaxClients: int(n.cfg.Dataplane.MaxClients),
 		// Lists are never null in JSON.
 		Plane: []admin.Interface{}, VIPs: []admin.VIPStatus{}, Neighbours: []admin.Neighbour{},
@@ -105,7 +105,7 @@ func (m *member) fillRoutes(st *admin.Status) {
 		if vip, ok := spec.VIPByAddr(v.VIP); ok {
 			name = vip.Name
 		}
-		st.VIPs = append(st.VIPs, admin.VIPStatus{Name: name, Addr: v.VIP, Announce: words[v.Announced], Reason: v.Decision.Reason.String(), Since: ago(time.Since(v.Since))})
+		st.VIPs = append(st.VIPs, admin.VIPStatus{Name: name, Addr: v.VIP, Announce: words[v.Announced], Reason: v.Decision.Reason.String(), Since: ago(time.Since(v.Since)), SinceSeconds: seconds(time.Since(v.Since))})
 	}
 	for _, nb := range m.speaker.Neighbours() {
 		st.Neighbours = append(st.Neighbours, admin.Neighbour{Addr: nb.Address.String(), ASN: nb.ASN, State: nb.State, Since: ago(nb.Uptime), Families: nb.Families})

@@ -55,6 +55,11 @@ func (c *cli) clusterToken() *cobra.Command {
 				for _, addr := range out.Addrs {
 					fmt.Fprintf(w, "vpnlb cluster join %s --token %s --ca-hash %s\n", addr, out.Token, out.CAHash)
 				}
+				who := "one node"
+				if out.Name != "" {
+					who = "a node called " + out.Name
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "good for %s, once, until %s\n", who, time.Now().Add(in.TTL).Format("15:04:05 on 2006-01-02"))
 			})
 		},
 	}
@@ -171,6 +176,9 @@ func (c *cli) clusterStatus() *cobra.Command {
 			}
 			if err := c.client().Get(cmd.Context(), admin.PathSpec, &spec); err != nil {
 				return err
+			}
+			if st.Warnings == nil { // of a node of an older version
+				st.Warnings = []string{}
 			}
 			out := map[string]any{"cluster": st.Cluster, "leader": st.Leader, "term": st.Term, "index": st.Index, "generation": st.Generation,
 				"quorum": st.Quorum, "voters": st.Voters, "live_voters": st.LiveVoters, "affinities": st.Affinities,

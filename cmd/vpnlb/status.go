@@ -120,68 +120,6 @@ func orNone(s string) string {
 	return s
 }
 
-func (c *cli) affinity() *cobra.Command {
-	var limit int
-	var backend string
-	list := &cobra.Command{
-		Use: "list", Short: "List clients, their server, since when, last seen", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			q := url.Values{"limit": {fmt.Sprint(limit)}, "backend": {backend}}
-			var out admin.Affinities
-			if err := c.client().Get(cmd.Context(), admin.PathAffinityList+"?"+q.Encode(), &out); err != nil {
-				return err
-			}
-			return c.print(cmd.OutOrStdout(), out, func(w io.Writer) {
-				fmt.Fprintln(w, affinityHead)
-				for _, a := range out.Records {
-					printAffinity(w, a)
-				}
-				if len(out.Records) < out.Total {
-					fmt.Fprintf(w, "%d of %d shown; --limit shows more\n", len(out.Records), out.Total)
-				}
-			})
-		},
-	}
-	list.Flags().IntVar(&limit, "limit", 1000, "most records to show; 0 = all")
-	list.Flags().StringVar(&backend, "backend", "", "only the clients of this server")
-	get := &cobra.Command{
-		Use: "get CLIENT", Short: "Show one client's record", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := clientArg(args[0])
-			if err != nil {
-				return err
-			}
-			var out []admin.Affinity
-			if err := c.client().Get(cmd.Context(), admin.PathAffinityGet+"?client="+url.QueryEscape(client), &out); err != nil {
-				return err
-			}
-			return c.print(cmd.OutOrStdout(), out, func(w io.Writer) {
-				fmt.Fprintln(w, affinityHead)
-				for _, a := range out {
-					printAffinity(w, a)
-				}
-			})
-		},
-	}
-	forget := &cobra.Command{
-		Use: "forget CLIENT", Short: "Remove one client's record; its next packet goes where an unknown client's would", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := clientArg(args[0])
-			if err != nil {
-				return err
-			}
-			return c.change(cmd, admin.PathAffinityForget, admin.ForgetRequest{Name: client}, "record of "+client+" forgotten")
-		},
-	}
-	return group("affinity", "Which client is on which server", list, get, forget)
-}
-
-const affinityHead = "CLIENT\tCLASS\tBACKEND\tSTATE\tSINCE\tSEEN\tINDEX"
-
-func printAffinity(w io.Writer, a admin.Affinity) {
-	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\n", a.Key, a.Class, a.Backend, a.State, a.Since, a.Seen, a.Index)
-}
-
 // clientArg is an address, or a prefix as lists show it for IPv6 clients.
 func clientArg(s string) (string, error) {
 	if p, err := netip.ParsePrefix(s); err == nil && p.Addr().Is6() && p.Masked() == p {

@@ -31,7 +31,7 @@ const (
 	PathBackendRemove  = "/v1/backend/remove"
 	PathGatewayAdd     = "/v1/gateway/add"
 	PathGatewayRemove  = "/v1/gateway/remove"
-	PathAffinityList   = "/v1/affinity"
+	PathAffinityList   = "/v1/affinity"     // ?limit=N (0: as many as a page holds)[&backend=NAME][&after=NEXT]
 	PathAffinityGet    = "/v1/affinity/get" // ?client=ADDR
 	PathAffinityForget = "/v1/affinity/forget"
 	PathTrace          = "/v1/plane/trace" // ?client=ADDR|PREFIX&count=N; lines of Traced
@@ -70,35 +70,36 @@ type Progress struct {
 
 // Status is one node at a glance.
 type Status struct {
-	Node         string      `json:"node"`
-	ID           string      `json:"id"`
-	Stage        string      `json:"stage"` // waiting, starting, running, leaving, stopping, parked
-	StageReason  string      `json:"stage_reason,omitempty"`
-	Uptime       string      `json:"uptime"`
-	Version      string      `json:"version"`
-	Cluster      string      `json:"cluster,omitempty"` // cluster ID
-	Role         string      `json:"role,omitempty"`    // leader, follower, candidate, nonvoter
-	Leader       string      `json:"leader,omitempty"`  // name
-	Term         uint64      `json:"term,omitempty"`
-	Index        uint64      `json:"index"`         // last applied command
-	PlaneIndex   uint64      `json:"plane_index"`   // what the data plane has
-	Generation   uint64      `json:"generation"`    // of the tables
-	CaughtUp     bool        `json:"caught_up"`     // latched since start
-	Quorum       bool        `json:"quorum"`        // a leader was heard of within its lease
-	LiveVoters   int         `json:"live_voters"`   // as this node sees them
-	Voters       int         `json:"voters"`        //
-	Affinities   int         `json:"affinities"`    // records agreed
-	PlaneEntries int         `json:"plane_entries"` // records in the kernel
-	MaxClients   int         `json:"max_clients"`
-	Plane        []Interface `json:"plane"`
-	PlaneHealthy bool        `json:"plane_healthy"`
-	VIPs         []VIPStatus `json:"vips"`
-	Neighbours   []Neighbour `json:"neighbours"`
-	Backends     []Backend   `json:"backends"`
-	Gateways     []Gateway   `json:"gateways"`
-	Packets      []Counter   `json:"packets"`
-	Warnings     []string    `json:"warnings"`
-	StateHash    string      `json:"state_hash,omitempty"` // ?hash=1: of the state at Index
+	Node          string      `json:"node"`
+	ID            string      `json:"id"`
+	Stage         string      `json:"stage"` // waiting, starting, running, leaving, stopping, parked
+	StageReason   string      `json:"stage_reason,omitempty"`
+	Uptime        string      `json:"uptime"`
+	UptimeSeconds float64     `json:"uptime_seconds"`
+	Version       string      `json:"version"`
+	Cluster       string      `json:"cluster,omitempty"` // cluster ID
+	Role          string      `json:"role,omitempty"`    // leader, follower, candidate, nonvoter
+	Leader        string      `json:"leader,omitempty"`  // name
+	Term          uint64      `json:"term,omitempty"`
+	Index         uint64      `json:"index"`         // last applied command
+	PlaneIndex    uint64      `json:"plane_index"`   // what the data plane has
+	Generation    uint64      `json:"generation"`    // of the tables
+	CaughtUp      bool        `json:"caught_up"`     // latched since start
+	Quorum        bool        `json:"quorum"`        // a leader was heard of within its lease
+	LiveVoters    int         `json:"live_voters"`   // as this node sees them
+	Voters        int         `json:"voters"`        //
+	Affinities    int         `json:"affinities"`    // records agreed
+	PlaneEntries  int         `json:"plane_entries"` // records in the kernel
+	MaxClients    int         `json:"max_clients"`
+	Plane         []Interface `json:"plane"`
+	PlaneHealthy  bool        `json:"plane_healthy"`
+	VIPs          []VIPStatus `json:"vips"`
+	Neighbours    []Neighbour `json:"neighbours"`
+	Backends      []Backend   `json:"backends"`
+	Gateways      []Gateway   `json:"gateways"`
+	Packets       []Counter   `json:"packets"`
+	Warnings      []string    `json:"warnings"`
+	StateHash     string      `json:"state_hash,omitempty"` // ?hash=1: of the state at Index
 }
 
 // Interface is one attached interface.
@@ -110,11 +111,12 @@ type Interface struct {
 
 // VIPStatus says whether this node announces a VIP, and why.
 type VIPStatus struct {
-	Name     string     `json:"name"`
-	Addr     netip.Addr `json:"addr"`
-	Announce string     `json:"announce"` // announced, demoted, withdrawn
-	Reason   string     `json:"reason"`
-	Since    string     `json:"since,omitempty"`
+	Name         string     `json:"name"`
+	Addr         netip.Addr `json:"addr"`
+	Announce     string     `json:"announce"` // announced, demoted, withdrawn
+	Reason       string     `json:"reason"`
+	Since        string     `json:"since,omitempty"`
+	SinceSeconds float64    `json:"since_seconds,omitempty"`
 }
 
 // Neighbour is one BGP session.
@@ -248,13 +250,20 @@ type Affinity struct {
 	State   string     `json:"state"` // unconfirmed, authenticated, confirmed
 	Index   uint64     `json:"index"` // of the log entry that made it
 	Since   string     `json:"since"` // ago, on cluster time
-	Seen    string     `json:"seen"`  // last activity, ago
+	// Seen: last activity as the node that is asked knows it, ago: the agreed one,
+	// told every touch_interval, or a later packet that crossed this node.
+	Seen         string  `json:"seen"`
+	SinceSeconds float64 `json:"since_seconds"`
+	SeenSeconds  float64 `json:"seen_seconds"`
 }
 
 // Affinities is a page of records.
 type Affinities struct {
-	Total   int        `json:"total"`
-	Records []Affinity `json:"records"`
+	Total   int        `json:"total"`   // that match, on all pages
+	Records []Affinity `json:"records"` // in the order of their addresses, IPv4 first
+	// Next, where it is set, is what to ask for the page behind this one with
+	// (?after=). What changes meanwhile may be on a page or not.
+	Next string `json:"next,omitempty"`
 }
 
 // Explanation says which server a client gets now, and why.
@@ -296,10 +305,12 @@ type TokenRequest struct {
 
 // TokenAnswer is what a joining node needs.
 type TokenAnswer struct {
-	Token   string   `json:"token"`
-	CAHash  string   `json:"ca_hash"`
-	Expires string   `json:"expires"`
-	Addrs   []string `json:"addrs"` // members to join at
+	Token          string   `json:"token"`
+	CAHash         string   `json:"ca_hash"`
+	Expires        string   `json:"expires"` // "in 10m0s"
+	ExpiresSeconds float64  `json:"expires_seconds"`
+	Name           string   `json:"name,omitempty"` // the only node name it admits
+	Addrs          []string `json:"addrs"`          // members to join at
 }
 
 // JoinRequest joins this node to a cluster.

@@ -87,19 +87,21 @@ type RotationStep struct {
 
 // SSTPSession is one connection of SSTP through this node.
 type SSTPSession struct {
-	ID          uint64         `json:"id"`
-	VIP         string         `json:"vip"`
-	Server      string         `json:"server"`
-	Client      netip.AddrPort `json:"client"`
-	State       string         `json:"state"`
-	Certificate string         `json:"certificate"`
-	TLS         string         `json:"tls"`
-	Since       string         `json:"since"` // ago
-	Idle        string         `json:"idle"`
-	In          uint64         `json:"in_bytes"`  // of the client
-	Out         uint64         `json:"out_bytes"` // to it
-	Echoes      uint64         `json:"echoes"`
-	EchoLost    uint64         `json:"echoes_lost"`
+	ID           uint64         `json:"id"`
+	VIP          string         `json:"vip"`
+	Server       string         `json:"server"`
+	Client       netip.AddrPort `json:"client"`
+	State        string         `json:"state"`
+	Certificate  string         `json:"certificate"`
+	TLS          string         `json:"tls"`
+	Since        string         `json:"since"` // ago
+	Idle         string         `json:"idle"`
+	SinceSeconds float64        `json:"since_seconds"`
+	IdleSeconds  float64        `json:"idle_seconds"`
+	In           uint64         `json:"in_bytes"`  // of the client
+	Out          uint64         `json:"out_bytes"` // to it
+	Echoes       uint64         `json:"echoes"`
+	EchoLost     uint64         `json:"echoes_lost"`
 }
 
 // SSTPStatus is the TLS of SSTP on this node.
@@ -124,9 +126,10 @@ type SSTPService struct {
 
 // SSTPAlarm is what connections told about a server.
 type SSTPAlarm struct {
-	Server string `json:"server"`
-	Text   string `json:"text"`
-	Since  string `json:"since"` // ago
+	Server       string  `json:"server"`
+	Text         string  `json:"text"`
+	Since        string  `json:"since"` // ago
+	SinceSeconds float64 `json:"since_seconds"`
 }
 
 // RRAS is what to run and look at on one server.
