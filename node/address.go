@@ -55,6 +55,8 @@ func unicast(what, examples, text string) (netip.Addr, error) {
 		why = "is for many"
 	case a.IsLinkLocalUnicast():
 		why = "is a link-local one"
+	case a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240): // RFC 791 3.2, RFC 1112 4
+		why = "is in a reserved range"
 	default:
 		return a, nil
 	}

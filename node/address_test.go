@@ -27,6 +27,8 @@ func TestUnicast(t *testing.T) {
 		"255.255.255.255":     "for many",
 		"169.254.1.1":         "link-local",
 		"fe80::1":             "link-local",
+		"240.0.0.1":           "reserved",
+		"0.1.2.3":             "reserved",
 	} {
 		a, err := unicast("the VIP's address", "203.0.113.10", text)
 		if why == "" {

@@ -48,6 +48,10 @@ func (m *member) explain(r *http.Request) (any, error) {
 			out.Record = &a
 		}
 	}
+	if cases, ok := hairpin(spec, client); ok {
+		out.Cases = cases
+		return out, nil
+	}
 	name := slotNames(spec)
 	add := func(packet string, c model.Choice) {
 		out.Cases = append(out.Cases, admin.Case{Packet: packet, Backend: name(c.Slot), Reason: c.Reason.String(), Why: nameSlots(c.Words, name)})
@@ -110,9 +114,9 @@ func queryClass(r *http.Request, vip *state.VIP) (state.Class, error) {
 }
 
 func (m *member) explainNotes(spec *state.Spec, x *model.Explanation) []string {
-	notes := []string{}
-	if x.Record != nil && x.RecordStance == table.Leave {
-		notes = append(notes, "users behind this address share the record: the first login among them moves the address")
+	notes := limitNotes(spec, x)
+	if why := noReplies(spec, x.Client); why != "" {
+		notes = append(notes, why)
 	}
 	for _, c := range []model.Choice{x.Opening, x.Else} {
 		if b, ok := spec.BackendBySlot(state.Slot(c.Slot)); ok && b.Mode == state.ModeDSR {

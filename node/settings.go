@@ -125,15 +125,41 @@ func showSettings(s *state.Settings) map[string]string {
 	return out
 }
 
-// changeSetting returns s with one key changed.
+// changeSetting returns s with one key changed; its case does not matter.
 func changeSetting(s state.Settings, key, value string) (state.Settings, error) {
 	var keys []string
 	for _, k := range settings() {
-		if k.key == key {
-			err := k.read(&s, value)
-			return s, err
+		if k.key == strings.ToLower(key) {
+			if err := k.read(&s, value); err != nil {
+				return s, err
+			}
+			return s, related(&s, k.key)
 		}
 		keys = append(keys, k.key)
 	}
 	return s, fmt.Errorf("no setting is called %q; there are: %s", key, strings.Join(keys, ", "))
+}
+
+// related holds what the log would refuse, in the words of the keys: some
+// settings bound each other, so the other one has to be set first.
+func related(s *state.Settings, key string) error {
+	for _, r := range []struct {
+		low, high string
+		ok        bool
+		words     string // what low must be to high
+	}{
+		{"affinity_timeout", "unheard_timeout", s.AffinityTimeout <= s.UnheardTimeout, "at most"},
+		{"earned_sk_timeout", "earned_auth_timeout", s.EarnedSKTimeout <= s.EarnedAuthTimeout, "at most"},
+		{"touch_interval", "affinity_timeout", s.TouchInterval <= s.AffinityTimeout/2, "at most half of"},
+	} {
+		other := r.low
+		if key == r.low {
+			other = r.high
+		}
+		if !r.ok && (key == r.low || key == r.high) {
+			shown := showSettings(s)
+			return fmt.Errorf("%s is %s %s, and they would be %s and %s: set %s first", r.low, r.words, r.high, shown[r.low], shown[r.high], other)
+		}
+	}
+	return nil
 }

@@ -108,6 +108,33 @@ func TestSettingsRefuse(t *testing.T) {
 	}
 }
 
+// Settings that bound each other are named by their keys, with what to do first.
+func TestSettingsRelated(t *testing.T) {
+	for _, c := range []struct{ key, value, want string }{
+		{"affinity_timeout", "24h", "affinity_timeout is at most unheard_timeout, and they would be 24h0m0s and 12h0m0s: set unheard_timeout first"},
+		{"affinity_timeout", "6m", "touch_interval is at most half of affinity_timeout, and they would be 5m0s and 6m0s: set touch_interval first"},
+		{"touch_interval", "50m", "set affinity_timeout first"},
+		{"earned_sk_timeout", "1h", "earned_sk_timeout is at most earned_auth_timeout, and they would be 1h0m0s and 10m0s: set earned_auth_timeout first"},
+		{"earned_auth_timeout", "1m", "set earned_sk_timeout first"},
+	} {
+		_, err := changeSetting(state.DefaultSettings(), c.key, c.value)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s %s: %v, want %q", c.key, c.value, err, c.want)
+		}
+	}
+	// Whatever passes here passes the log: no sentence comes from deeper down.
+	for _, k := range settings() {
+		for _, v := range []string{"5m", "1h", "12h", "168h", "30s", "2m", "50", "1", "1000000"} {
+			if s, err := changeSetting(state.DefaultSettings(), k.key, v); err == nil && s.Validate() != nil {
+				t.Errorf("%s %s: %v", k.key, v, s.Validate())
+			}
+		}
+	}
+	if s, err := changeSetting(state.DefaultSettings(), "T1", "7s"); err != nil || s.Demote != 7*time.Second {
+		t.Errorf("T1, as people write it: %v, %v", s.Demote, err)
+	}
+}
+
 func TestSettingsUnknownKey(t *testing.T) {
 	_, err := changeSetting(state.DefaultSettings(), "affinity-timeout", "1h")
 	if err == nil {

@@ -266,24 +266,17 @@ func (m *member) setBackendAdmin(ctx context.Context, in admin.BackendAdminReque
 		return nil, err
 	}
 	cmd := state.SetBackendAdmin{ID: b.ID, Expect: b.Version}
-	var notes []string
 	switch in.Admin {
 	case "enabled":
 		cmd.Admin = state.AdminEnabled
 	case "drain":
 		cmd.Admin = state.AdminDrain
-		notes = append(notes, "known clients stay until they are idle for affinity_timeout; a busy address shared by many users never drains by itself")
 	case "offline":
 		cmd.Admin = state.AdminOffline
-		if b.Mode == state.ModeDSR {
-			notes = append(notes, fmt.Sprintf("it is in mode dsr: its %d clients are forgotten now, and their tunnels break", b.Entries[state.ClassIKE-1]))
-		} else if b.Admin != state.AdminDrain {
-			notes = append(notes, "users behind one shared address move together at the first login among them: 'backend drain' first moves nobody")
-		}
 	default:
 		return nil, refuse("a backend can be enabled, drain or offline, not %q", in.Admin)
 	}
-	return m.change(ctx, cmd, notes...)
+	return m.change(ctx, cmd, adminNotes(m.spec(), b, cmd.Admin)...)
 }
 
 func (m *member) removeBackend(ctx context.Context, in admin.NameRequest) (any, error) {
@@ -291,14 +284,7 @@ func (m *member) removeBackend(ctx context.Context, in admin.NameRequest) (any, 
 	if err != nil {
 		return nil, err
 	}
-	var notes []string
-	switch n := b.Entries[0] + b.Entries[1]; {
-	case n > 0 && b.Mode == state.ModeDSR:
-		notes = append(notes, fmt.Sprintf("%d clients are recorded on it and forgotten now: it is in mode dsr", n))
-	case n > 0 && !in.Purge:
-		notes = append(notes, fmt.Sprintf("%d clients are recorded on it: it stays listed, and their tunnels work, until they are gone", n))
-	}
-	return m.change(ctx, state.RemoveBackend{ID: b.ID, Purge: in.Purge, Expect: b.Version}, notes...)
+	return m.change(ctx, state.RemoveBackend{ID: b.ID, Purge: in.Purge, Expect: b.Version}, removeNotes(m.spec(), b, in.Purge)...)
 }
 
 func (m *member) addGateway(ctx context.Context, in admin.GatewayRequest) (any, error) {
@@ -307,13 +293,13 @@ func (m *member) addGateway(ctx context.Context, in admin.GatewayRequest) (any, 
 		return nil, err
 	}
 	spec := m.spec()
-	if _, ok := spec.GatewayByAddr(addr); ok {
-		return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("gateway %s is there already; 'vpnlb gateway list' shows its owner", addr)}
+	if g, ok := spec.GatewayByAddr(addr); ok { // nothing changes, and that is no failure
+		return m.change(ctx, state.PutGateway{Addr: addr, Expect: g.Version}, "it was there before; 'vpnlb gateway list' shows its owner")
 	}
 	if err := m.refuseOwned(spec, "a gateway", addr); err != nil {
 		return nil, err
 	}
-	return m.change(ctx, state.PutGateway{Addr: addr})
+	return m.change(ctx, state.PutGateway{Addr: addr}, gatewayNotes(m.cfg.Dataplane.Inside, subnetsOn(m.cfg.Dataplane.Inside), addr)...)
 }
 
 func (m *member) removeGateway(ctx context.Context, in admin.GatewayRequest) (any, error) {
@@ -336,7 +322,7 @@ func (m *member) set(ctx context.Context, in admin.SetRequest) (any, error) {
 	var notes []string
 	after := *m.spec()
 	after.Settings = changed
-	if t1 := after.DemoteAfter(); in.Key == "t1" && t1 != changed.Demote {
+	if t1 := after.DemoteAfter(); strings.EqualFold(in.Key, "t1") && t1 != changed.Demote {
 		notes = append(notes, fmt.Sprintf("%s is the default, and while TLS of SSTP ends on the nodes the default is %s: set another value to have that", changed.Demote, t1))
 	}
 	return m.change(ctx, state.SetSettings{Settings: changed, Expect: old.Version}, notes...)

@@ -141,6 +141,9 @@ func (r *reader) ifname(dst *string) func(*yaml.Node, string) {
 		if s == "" || len(s) > maxIfName || s == "." || s == ".." || strings.ContainsAny(s, "/: \t") {
 			return fmt.Errorf("%q is not an interface name (1 to %d bytes, no slash, colon or space); see: ip link", s, maxIfName)
 		}
+		if s == "lo" {
+			return fmt.Errorf("lo carries no packets of others; write the interface towards them, see: ip link")
+		}
 		*dst = s
 		return nil
 	})
@@ -168,7 +171,7 @@ func (r *reader) addrPort(dst *netip.AddrPort, defaultPort uint16) func(*yaml.No
 }
 
 func dialable(a netip.Addr, s string) error {
-	if a.IsUnspecified() || a.IsMulticast() {
+	if v4 := a.Unmap(); a.IsUnspecified() || a.IsMulticast() || v4.IsLoopback() || v4.Is4() && (v4.As4()[0] == 0 || v4.As4()[0] >= 240) {
 		return fmt.Errorf("%q cannot be dialled by the other nodes; write this node's own address", s)
 	}
 	if a.Zone() != "" || a.Unmap().IsLinkLocalUnicast() {
