@@ -68,6 +68,9 @@ func TestVirtualReaddress(t *testing.T) {
 		if err != nil || !strings.Contains(strings.Join(out.(admin.Changed).Notes, " "), "VIP vpn was 203.0.113.10: the tunnels of its ") {
 			t.Errorf("with --readdress: %+v, %v", out, err)
 		}
+		// A server that is gone between the look and the change is named, not numbered.
+		_, err = asked.changeBackend(ctx, "r9", state.SetBackendAdmin{ID: 99, Admin: state.AdminEnabled})
+		refused(t, "a server that was reaped", err, http.StatusNotFound, "backend r9 had been removed, and is gone for good by now: 'vpnlb backend add r9 ADDR'")
 		// One without servers is nobody's.
 		for _, addr := range []string{"203.0.113.78", "203.0.113.79"} {
 			if _, err := asked.addVIP(context.WithoutCancel(ctx), admin.VIPRequest{Name: "empty", Addr: addr}); err != nil {

@@ -260,6 +260,17 @@ func (m *member) backendNamed(name string) (*state.Backend, error) {
 	return b, nil
 }
 
+// changeBackend is change for a server that was there a moment ago: a removed one
+// goes when its last record does, and the log knows its number only.
+func (m *member) changeBackend(ctx context.Context, name string, cmd state.Command, notes ...string) (any, error) {
+	out, err := m.change(ctx, cmd, notes...)
+	var known *admin.Error
+	if errors.As(err, &known) && known.Status == http.StatusNotFound {
+		return nil, missing("backend %s had been removed, and is gone for good by now: 'vpnlb backend add %s ADDR' adds it again", name, name)
+	}
+	return out, err
+}
+
 func (m *member) setBackendAdmin(ctx context.Context, in admin.BackendAdminRequest) (any, error) {
 	b, err := m.backendNamed(in.Name)
 	if err != nil {
@@ -276,7 +287,7 @@ func (m *member) setBackendAdmin(ctx context.Context, in admin.BackendAdminReque
 	default:
 		return nil, refuse("a backend can be enabled, drain or offline, not %q", in.Admin)
 	}
-	return m.change(ctx, cmd, adminNotes(m.spec(), b, cmd.Admin)...)
+	return m.changeBackend(ctx, b.Name, cmd, adminNotes(m.spec(), b, cmd.Admin)...)
 }
 
 func (m *member) removeBackend(ctx context.Context, in admin.NameRequest) (any, error) {
@@ -284,7 +295,7 @@ func (m *member) removeBackend(ctx context.Context, in admin.NameRequest) (any, 
 	if err != nil {
 		return nil, err
 	}
-	return m.change(ctx, state.RemoveBackend{ID: b.ID, Purge: in.Purge, Expect: b.Version}, removeNotes(m.spec(), b, in.Purge)...)
+	return m.changeBackend(ctx, b.Name, state.RemoveBackend{ID: b.ID, Purge: in.Purge, Expect: b.Version}, removeNotes(m.spec(), b, in.Purge)...)
 }
 
 func (m *member) addGateway(ctx context.Context, in admin.GatewayRequest) (any, error) {

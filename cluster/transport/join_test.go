@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"io"
+	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,6 +116,30 @@ func TestJoin(t *testing.T) {
 			t.Errorf("%d half-open places are still held", n)
 		}
 	})
+}
+
+// Something else than a member answers at the address.
+func TestJoinAtAStranger(t *testing.T) {
+	for what, answer := range map[string]string{"hangs up": "", "speaks another protocol": "HTTP/1.1 400 Bad Request\r\n\r\n"} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		go func() {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.Read(make([]byte, 4096))
+			io.WriteString(c, answer)
+			c.Close()
+		}()
+		_, _, err = Joiner{Addr: ln.Addr().String()}.Join(t.Context(), joinRequest{}, nil)
+		if err == nil || !strings.Contains(err.Error(), "no member answers as one there: is it the port of cluster.address") {
+			t.Errorf("one that %s: %v", what, err)
+		}
+	}
 }
 
 func TestJoinServesNothingElse(t *testing.T) {

@@ -76,7 +76,7 @@ func (c *cli) clusterJoin() *cobra.Command {
 			if in.Token == "" || in.CAHash == "" {
 				return usagef("--token and --ca-hash are needed: 'vpnlb cluster token' on a member prints both")
 			}
-			in.Addr = args[0]
+			in.Addr = withPort(args[0])
 			return c.stream(cmd, admin.PathJoin, in)
 		},
 	}

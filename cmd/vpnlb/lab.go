@@ -26,6 +26,7 @@ func (c *cli) labUp() *cobra.Command {
 				return err
 			}
 			o.Peers, o.Out = lab.PeerKind(peers), cmd.OutOrStdout()
+			followPeers(&o, cmd.Flags().Changed("passthrough"))
 			l, err := lab.Up(cmd.Context(), o)
 			if err != nil {
 				return err
@@ -41,11 +42,19 @@ func (c *cli) labUp() *cobra.Command {
 	f.IntVar(&o.Clients, "clients", 200, "clients")
 	f.IntVar(&o.Rate, "rate", 10, "data packets of each embedded client a second")
 	f.BoolVar(&o.IPv6, "ipv6", lab.DefaultIPv6, "dual stack: a VIP, servers, gateways and every fourth client of IPv6 too")
-	f.BoolVar(&o.Passthrough, "passthrough", lab.DefaultPassthrough, "forward TCP 443; some clients hold a connection")
+	f.BoolVar(&o.Passthrough, "passthrough", lab.DefaultPassthrough, "forward TCP 443; some clients hold a connection (not with --peers real)")
 	f.StringVar((*string)(&o.SSTP), "sstp", "off", "SSTP servers, and what happens to TCP 443: off, passthrough, offload or reencrypt; for drills with sstpc, not together with --passthrough's clients")
 	f.BoolVar(&o.ICMP, "icmp", lab.DefaultICMP, "allow drills that need ICMP to be relayed and answered")
 	f.BoolVar(&o.DSR, "dsr", false, "servers answer clients directly (layer 2 DSR)")
 	return cmd
+}
+
+// followPeers turns off what real peers cannot do, unless it was asked for: then
+// the laboratory says why not.
+func followPeers(o *lab.Options, asked bool) {
+	if o.Peers == lab.Real && !asked {
+		o.Passthrough = false
+	}
 }
 
 func labName(cmd *cobra.Command, name *string) {

@@ -36,9 +36,7 @@ func newRoot() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&c.socket, "socket", socket, "admin socket of the node to talk to (or VPNLB_SOCKET)")
 	root.PersistentFlags().StringVarP(&c.output, "output", "o", "text", "text or json")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%v; see '%s --help'", err, cmd.CommandPath())
-	})
+	root.SetFlagErrorFunc(flagError)
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if c.output != "text" && c.output != "json" {
 			return usagef("--output is text or json, not %q", c.output)
@@ -60,7 +58,7 @@ func asUsage(cmd *cobra.Command) {
 			return nil
 		}
 		if err := args(cmd, given); err != nil {
-			return usagef("%v; see '%s --help'", err, cmd.CommandPath())
+			return argsError(cmd, given, err)
 		}
 		return nil
 	}

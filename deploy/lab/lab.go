@@ -111,7 +111,7 @@ func Open(ctx context.Context, name string) (*Lab, error) {
 	st, err := loadState(name)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		err = fmt.Errorf("no lab %s: build it first", name)
+		err = fmt.Errorf("no laboratory called %s stands here: 'vpnlb lab up' builds one", name)
 	case err == nil && !st.Ready:
 		err = fmt.Errorf("lab %s was never finished: remove it and build it again", name)
 	}

@@ -45,7 +45,7 @@ type ClientTotals struct {
 func StatusOf(ctx context.Context, name string) (Status, error) {
 	st, err := loadState(name)
 	if errors.Is(err, os.ErrNotExist) {
-		return Status{}, fmt.Errorf("no lab %s", name)
+		return Status{}, fmt.Errorf("no laboratory called %s stands here: 'vpnlb lab up' builds one", name)
 	}
 	if err != nil {
 		return Status{}, err
