@@ -52,6 +52,13 @@ func (c *cli) plane() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if c.output == "json" {
+				list := factWriter{w: cmd.OutOrStdout()}
+				if err := dataplane.Dump(node.PlaneConfig(cfg), &list); err != nil {
+					return err
+				}
+				return list.end()
+			}
 			return dataplane.Dump(node.PlaneConfig(cfg), cmd.OutOrStdout())
 		},
 	}
