@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vpnlb/vpnlb/bgp"
+	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/dataplane/table"
 	"github.com/vpnlb/vpnlb/node/rras"
 )
 
@@ -132,6 +135,29 @@ func TestValuesNamed(t *testing.T) {
 	for _, v := range []string{rras.Key, rras.ValueHTTPS, rras.ValueByAdmin, rras.ValueHash, rras.ValueOldHash, rras.ValuePort, rras.Service} {
 		if !strings.Contains(string(text), v) {
 			t.Errorf("sstp.md has no word of %s", v)
+		}
+	}
+}
+
+// Every word that status can show is explained.
+func TestReasonsExplained(t *testing.T) {
+	text, err := os.ReadFile("operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := []string{"no_bgp_neighbours"}
+	for _, r := range bgp.Reasons() {
+		words = append(words, r.String())
+	}
+	for r := table.ReasonNone + 1; r < table.ReasonCount; r++ {
+		words = append(words, r.String())
+	}
+	for _, s := range []state.Stance{state.StanceTake, state.StanceKeep, state.StanceLeave, state.StanceVoid} {
+		words = append(words, s.String())
+	}
+	for _, w := range words {
+		if !regexp.MustCompile("(?m)^\\|.*`" + regexp.QuoteMeta(w) + "`").Match(text) {
+			t.Errorf("no table of operations.md explains %s", w)
 		}
 	}
 }

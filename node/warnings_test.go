@@ -173,3 +173,23 @@ func TestVirtualSilentMember(t *testing.T) {
 		tw.rejoin(gone)
 	})
 }
+
+// Without a majority a node can still be taken out by force, to begin anew.
+func TestVirtualForcedLeaveWithoutMajority(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		alone := nodes[1]
+		tw.isolate(alone)
+		time.Sleep(5 * time.Second)
+		if err := alone.m.leave(admin.LeaveRequest{}, func(string) {}); err == nil {
+			t.Error("left without force and without a majority")
+		}
+		began := time.Now()
+		if err := alone.m.leave(admin.LeaveRequest{Force: true}, func(string) {}); err != nil {
+			t.Fatal(err)
+		}
+		<-alone.ended
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("took %s", took)
+		}
+	})
+}
