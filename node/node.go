@@ -159,12 +159,12 @@ func (n *Node) live(ctx context.Context) error {
 	for {
 		ad := admission{}
 		if !n.ids.Load().Identity().Member() {
+			n.warnWaiting(ctx)
 			newHandover(n.notify, n.inherited).update(nil)
 			for _, ln := range n.takeInherited() {
 				ln.Close() // of a membership that is over: nobody would serve it
 			}
 			n.setStage(StageWaiting, "run 'vpnlb cluster init' here, or 'vpnlb cluster join'")
-			n.warnWaiting(ctx)
 			n.notify.ready()
 			select {
 			case <-ctx.Done():

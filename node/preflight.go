@@ -70,7 +70,7 @@ func foreignPins(cfg *config.Config, facts hostFacts, cluster state.ClusterID) s
 	case cluster.IsZero() || owner == [16]byte{} || owner == [16]byte(cluster):
 		return ""
 	}
-	return fmt.Sprintf("what is pinned in %s belongs to cluster %s, and forwards for it: where that is over, stop the service, run 'vpnlb plane detach' and start it again", cfg.Dataplane.PinDir, state.ClusterID(owner))
+	return fmt.Sprintf("what is pinned in %s belongs to cluster %s, and forwards for it: where that is over, 'vpnlb plane detach --config FILE' removes it", cfg.Dataplane.PinDir, state.ClusterID(owner))
 }
 
 // facts gathers them. Ports are tried only where the node is about to become a

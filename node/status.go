@@ -224,6 +224,7 @@ func (m *member) gateways(spec *state.Spec) []admin.Gateway {
 func (m *member) warnings(st *admin.Status) []string {
 	out := []string{}
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	m.partWarnings(st, add)
 	if f := m.sync.failure.Load(); f != nil {
 		add("%s", *f)
 	}
@@ -257,17 +258,10 @@ func (m *member) warnings(st *admin.Status) []string {
 	if err := m.plane.SelfCheck(); err != nil {
 		add("the data plane's self-check fails, so this node announces nothing: %v", err)
 	}
-	if m.plane.PinsGone() {
-		add("what was pinned in %s was removed: forwarding ends with this process; stop the service in order and start it again", m.cfg.Dataplane.PinDir)
-	}
 	if e := m.keeper.Status().Err; e != "" {
 		add("gateway addresses: %s", e)
 	}
-	memberWarnings(m.memberList(), st.Voters, st.LiveVoters, add)
-	neighbourWarnings(st.Neighbours, add)
-	spec := m.spec()
-	serverWarnings(spec.VIPs, st.Backends, add)
-	m.sstpWarnings(spec, add)
+	m.sstpWarnings(m.spec(), add)
 	return out
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,10 +27,8 @@ func (c *cli) plane() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if conn, err := net.Dial("unix", cfg.AdminSocket); err == nil {
-				conn.Close()
-				// Its own link would keep the program where it is until the process dies, and then nothing would.
-				return fmt.Errorf("a node is running (%s answers): stop the service first, or run 'vpnlb cluster leave', which detaches without losing a packet", cfg.AdminSocket)
+			if err := mayDetach(cmd.Context(), cfg.AdminSocket); err != nil {
+				return err
 			}
 			if err := dataplane.Detach(node.PlaneConfig(cfg)); err != nil {
 				return err
@@ -91,4 +90,23 @@ func (c *cli) planeTrace() *cobra.Command {
 	}
 	cmd.Flags().IntVar(&count, "count", 100, "packets until it ends; it ends by itself after ten minutes")
 	return cmd
+}
+
+// mayDetach refuses while a member runs: its own link would keep the program
+// where it is until the process dies, and then nothing would. One that waits
+// for init or join holds nothing.
+func mayDetach(ctx context.Context, socket string) error {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return nil
+	}
+	conn.Close()
+	var st admin.Status
+	if err := admin.NewClient(socket).Get(ctx, admin.PathStatus, &st); err != nil {
+		return fmt.Errorf("a node may be running, so nothing was detached: stop the service first: %w", err)
+	}
+	if st.Stage != string(node.StageWaiting) {
+		return fmt.Errorf("a node is running (%s answers): stop the service first, or run 'vpnlb cluster leave', which detaches without losing a packet", socket)
+	}
+	return nil
 }
