@@ -6,10 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"syscall"
 	"time"
 )
 
@@ -111,14 +109,4 @@ func (j Joiner) Join(ctx context.Context, in, out any) (server Name, ca []byte, 
 		return Name{}, nil, fmt.Errorf("join at %s: %w", j.Addr, err)
 	}
 	return server, ca, nil
-}
-
-// strangerHint says what is likely where the other side does not speak TLS as
-// members do: something else listens there.
-func strangerHint(err error) string {
-	var record tls.RecordHeaderError
-	if errors.Is(err, io.EOF) || errors.As(err, &record) || errors.Is(err, syscall.ECONNRESET) {
-		return " (no member answers as one there: is it the port of cluster.address in its node file, 7950 by default, and not that of gossip?)"
-	}
-	return ""
 }
