@@ -45,6 +45,7 @@ type Node struct {
 	started time.Time
 	admin   *admin.Server
 	ids     atomic.Pointer[transport.IdentityStore]
+	host    func(ports bool) (hostFacts, error) // what init and join look at before
 	member  atomic.Pointer[member] // nil while it belongs to no cluster
 	notify  *notifier
 
@@ -87,6 +88,7 @@ func New(cfg config.Config, deps Deps) (*Node, error) {
 	if _, err := bgpConfig(&cfg); err != nil {
 		return nil, err
 	}
+	n.host = n.facts
 	n.routes()
 	return n, nil
 }

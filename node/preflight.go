@@ -105,7 +105,7 @@ func tryListen(network, address string) error {
 
 // mayBecomeMember refuses a membership that this host could not serve.
 func (n *Node) mayBecomeMember(cluster state.ClusterID) error {
-	facts, err := n.facts(true)
+	facts, err := n.host(true)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (n *Node) mayBecomeMember(cluster state.ClusterID) error {
 // vetCluster refuses a cluster whose data plane could not be attached, before a
 // token is spent there.
 func (n *Node) vetCluster(server transport.Name) error {
-	facts, err := n.facts(false)
+	facts, err := n.host(false)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (n *Node) vetCluster(server transport.Name) error {
 
 // waitingWarnings are what would keep this node from a membership.
 func (n *Node) waitingWarnings() []string {
-	facts, err := n.facts(false)
+	facts, err := n.host(false)
 	if err != nil {
 		return []string{err.Error()}
 	}
