@@ -46,7 +46,7 @@ type Node struct {
 	admin   *admin.Server
 	ids     atomic.Pointer[transport.IdentityStore]
 	host    func(ports bool) (hostFacts, error) // what init and join look at before
-	member  atomic.Pointer[member] // nil while it belongs to no cluster
+	member  atomic.Pointer[member]              // nil while it belongs to no cluster
 	notify  *notifier
 
 	// change serialises init, join and leave.

@@ -81,8 +81,8 @@ func (v *vnode) boot() {
 		t.Fatal(err)
 	}
 	n.ids.Store(ids)
-	n.host = func(bool) (hostFacts, error) { return v.facts(addr), nil }
 	v.Node = n
+	v.Node.host = func(bool) (hostFacts, error) { return v.facts(addr), nil }
 }
 
 // facts are those of a host that has all it needs: there is no kernel to ask.
