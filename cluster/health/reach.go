@@ -6,10 +6,11 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/state"
 )
 
-// ReachAfter is for how long a server must not answer this node before the
-// node doubts itself: long enough for the verdict to change if the server is
-// really dead.
-const ReachAfter = 3 * time.Second
+// ReachAfter is for how long a server must not answer this node, from the first
+// miss to the last, before the node doubts itself: a server that really died must
+// have its verdict by then. Nodes see a death up to a second apart, and a demotion
+// moves flows that have nothing to do with the server.
+const ReachAfter = 4 * time.Second
 
 // ReachFacts is what a node judges its own reach by.
 type ReachFacts struct {
@@ -136,16 +137,18 @@ func missed(own *Observation, id state.BackendID, t Timing) (missed, probed bool
 	if !ok {
 		return false, false
 	}
-	long := time.Duration(s.Misses)*t.Interval >= ReachAfter
+	long := s.Misses > 0 && time.Duration(s.Misses-1)*t.Interval >= ReachAfter
 	return s.Opinion == OpinionDown && long, s.Opinion != OpinionUnknown || s.Answers > 0
 }
 
+// reachedElsewhere reports whether another node reaches a server. One that has
+// begun to miss it, too, says nothing: it may only be a moment behind.
 func (f *ReachFacts) reachedElsewhere(id state.BackendID, t Timing) bool {
 	for _, o := range f.Observers {
 		if o.Member == f.Self || !observes(f.Spec, o.Member) {
 			continue
 		}
-		if s, ok := o.Observation.Of(id, state.ClassIKE); ok && fresh(o, s, t) && s.Opinion == OpinionUp {
+		if s, ok := o.Observation.Of(id, state.ClassIKE); ok && fresh(o, s, t) && s.Opinion == OpinionUp && s.Misses < failingMisses {
 			return true
 		}
 	}
