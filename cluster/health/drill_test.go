@@ -217,13 +217,13 @@ func TestDrillUnreachableFromOne(t *testing.T) {
 }
 
 func TestDrillProbeNetworkCut(t *testing.T) {
-	for range 10 { // jitter
+	for range 5 { // jitter
 		drillCut(t, 1, 2, 3)
 	}
 }
 
 func TestDrillProbeNetworkCutAtNight(t *testing.T) {
-	for range 10 { // jitter
+	for range 5 { // jitter
 		drillCut(t)
 	}
 }
@@ -236,7 +236,7 @@ func drillCut(t *testing.T, carried ...state.BackendID) {
 		for id := range drillServers {
 			c.kill(id+1, 0, 1, 2)
 		}
-		time.Sleep(5 * time.Minute)
+		time.Sleep(2 * time.Minute)
 		if c.changes != 0 {
 			t.Errorf("%d verdict changes: %d %d %d", c.changes, c.verdict(1), c.verdict(2), c.verdict(3))
 		}
