@@ -29,8 +29,8 @@ type Limits struct {
 	// StateAge is the oldest stored state that a cold start may use unless
 	// an operator forces it.
 	StateAge time.Duration
-	// ReachGrace is how long a server may be out of this node's reach alone
-	// before the node doubts itself. Longer than one probe's time-out.
+	// ReachGrace bounds UnreachedFor from below. Who gathers the facts judges reach
+	// and its duration already (health.ReachAfter), and then says at least this.
 	ReachGrace time.Duration
 }
 

@@ -23,7 +23,7 @@ import (
 // Sentinel errors.
 var (
 	// ErrForeign: the pinned maps belong to another cluster.
-	ErrForeign = errors.New("pinned maps belong to another cluster: run `vpnlb plane detach`")
+	ErrForeign = errors.New("pinned maps belong to another cluster: stop the service and run `vpnlb plane detach`")
 	// ErrBehind: the set is older than what the maps hold.
 	ErrBehind = errors.New("set is older than the pinned maps")
 	// ErrNotSynced: Apply before Resync, or anything before Attach.

@@ -79,17 +79,3 @@ func PinnedBy(cfg Config) ([16]byte, error) {
 	}
 	return [16]byte{}, nil
 }
-
-// PinsGone reports whether the pins of the interfaces' programs are missing
-// where they must be: what is attached then ends with the process that holds it.
-func (p *Plane) PinsGone() bool {
-	for _, i := range p.Status().Interfaces {
-		if i.ProgramID == 0 {
-			continue // told by its alarm
-		}
-		if _, err := os.Stat(p.linkPin(i.Name)); errors.Is(err, fs.ErrNotExist) {
-			return true
-		}
-	}
-	return false
-}

@@ -23,7 +23,7 @@ func hairpin(spec *state.Spec, client netip.Addr) ([]admin.Case, bool) {
 
 // noReplies says why replies to an address are not rewritten into a VIP's: "" where they are.
 func noReplies(spec *state.Spec, client netip.Addr) string {
-	const means = ": what servers send there is taken for traffic of their own and keeps their address, so a client there gets no answer"
+	const means = ": what servers send there is taken for traffic of their own and keeps their address, so a client there gets no answer (with DSR servers it does)"
 	if v, ok := spec.VIPByAddr(client); ok {
 		return fmt.Sprintf("%s is VIP %s%s", client, v.Name, means)
 	}

@@ -149,6 +149,7 @@ func (n *Node) Run(ctx context.Context) error {
 			cancel(err)
 		}
 	})
+	admins.Go(func() { n.notify.untilReady(adminCtx, startPatience) })
 	defer admins.Wait()
 	defer stopAdmin()
 	select {

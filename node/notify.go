@@ -1,10 +1,12 @@
 package node
 
 import (
+	"context"
 	"net"
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,8 +18,9 @@ import (
 // gives listening sockets to the service manager to keep (FDSTORE), who hands
 // them to the next process: connections wait meanwhile and none is refused.
 type notifier struct {
-	addr string
-	once sync.Once
+	addr  string
+	said  atomic.Bool // READY
+	quiet sync.Once
 }
 
 func newNotifier(addr string) *notifier {
@@ -27,7 +30,28 @@ func newNotifier(addr string) *notifier {
 	return &notifier{addr: addr}
 }
 
-func (n *notifier) ready()    { n.once.Do(func() { n.send("READY=1", nil) }) }
+func (n *notifier) ready() {
+	n.quiet.Do(func() {
+		n.said.Store(true)
+		n.send("READY=1", nil)
+	})
+}
+
+// startPatience is asked for again and again while READY has not been said, by a
+// node whose unit bounds the start: one that waits for a leader or a router has not
+// failed, and killing it would only keep the others from electing one.
+const startPatience = 30 * time.Second
+
+// untilReady asks for patience every third of that until READY was said.
+func (n *notifier) untilReady(ctx context.Context, patience time.Duration) {
+	for !n.said.Load() {
+		n.busy(patience)
+		if !pause(ctx, patience/3) {
+			return
+		}
+	}
+}
+
 func (n *notifier) stopping() { n.send("STOPPING=1", nil) }
 
 // busy asks for so much time before the manager loses its patience.

@@ -105,3 +105,26 @@ func TestReadyWhenSettled(t *testing.T) {
 		})
 	}
 }
+
+// While READY has not been said the manager is asked for patience, and not after.
+func TestPatienceUntilReady(t *testing.T) {
+	s := newManager(t)
+	n := newNotifier(s.path)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		n.untilReady(t.Context(), 30*time.Millisecond)
+	}()
+	b := make([]byte, 4096)
+	for range 2 {
+		if err := s.conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.conn.Read(b)
+		if err != nil || string(b[:got]) != "EXTEND_TIMEOUT_USEC=30000" {
+			t.Fatalf("told %q, %v", b[:got], err)
+		}
+	}
+	n.ready()
+	<-ended
+}

@@ -56,6 +56,12 @@ func (m *member) gatewayWarnings(st *admin.Status, add func(string, ...any)) {
 			add("gateway %s: %s", g.Addr, g.Alarm)
 		}
 	}
+	if m.fit.insideDead.Load() {
+		add("inside interface %s has no link: this node leaves the VIPs and gateways to others where there are any", m.cfg.Dataplane.Inside)
+	}
+	if m.fit.outsideDead.Load() {
+		add("outside interface %s has no link, or no router behind it is in session any more: gateways go to other nodes", m.cfg.Dataplane.Outside)
+	}
 	if why := m.fit.unfit.get(); why != "" && len(st.Gateways) > 0 {
 		add("gateways go to other nodes: %s", why)
 	}

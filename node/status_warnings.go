@@ -11,14 +11,11 @@ import (
 // What is wrong is said with its name and what it means: status is read at
 // night. These functions judge what the other answers hold; they ask nobody.
 
-// partWarnings speaks of members, routers, servers, and of pins that went away.
+// partWarnings speaks of members, routers and servers.
 func (m *member) partWarnings(st *admin.Status, add func(string, ...any)) {
 	memberWarnings(m.memberList(), st.Voters, st.LiveVoters, add)
 	neighbourWarnings(st.Neighbours, add)
 	serverWarnings(m.spec().VIPs, st.Backends, add)
-	if m.plane.PinsGone() {
-		add("what was pinned in %s was removed: forwarding ends with this process; stop the service in order and start it again", m.cfg.Dataplane.PinDir)
-	}
 }
 
 // memberWarnings speaks of members that do not take part.

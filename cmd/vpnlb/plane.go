@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"strconv"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -100,8 +102,11 @@ func (c *cli) planeTrace() *cobra.Command {
 // for init or join holds nothing.
 func mayDetach(ctx context.Context, socket string) error {
 	conn, err := net.Dial("unix", socket)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("ask whether a node is running, so nothing was detached: %w", err)
 	}
 	conn.Close()
 	var st admin.Status

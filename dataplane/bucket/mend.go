@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-var errSeed = errors.New("open affinity table: most records are not in their place (another seed, after a 'vpnlb plane detach' that was cut short?): run 'vpnlb plane detach', which ends forwarding here until the next start")
+var errSeed = errors.New("open affinity table: most records are not in their place (another seed, after a 'vpnlb plane detach' that was cut short?): stop the service and run 'vpnlb plane detach', which ends forwarding here until the next start")
 
 // mend counts the records and makes the table as Put and Remove leave it.
 // Level-triggered: the overflow words are computed from what is there.

@@ -108,8 +108,12 @@ func TestStreamFollows(t *testing.T) {
 	if err := <-first; err == nil || !strings.Contains(err.Error(), "goes on in the background") {
 		t.Errorf("interrupted: %v", err)
 	}
+	err := c.Stream(t.Context(), PathLeave, LeaveRequest{Force: true}, func(string) { t.Error("a step of what was not asked for") })
+	if err == nil || !strings.Contains(err.Error(), "with other arguments") {
+		t.Errorf("another request: %v", err)
+	}
 	var steps []string
-	err := c.Stream(t.Context(), PathLeave, LeaveRequest{}, func(text string) {
+	err = c.Stream(t.Context(), PathLeave, LeaveRequest{}, func(text string) {
 		steps = append(steps, text)
 		if text == "first" {
 			close(goOn)

@@ -12,6 +12,7 @@ const maxSteps = 256
 // operation is a long request under way. Whoever asks for it again while it
 // runs follows it: a person who pressed Ctrl-C finds it where it is.
 type operation struct {
+	in    any // the request that began it
 	mu    sync.Mutex
 	steps []string
 	more  chan struct{} // closed, and made anew, with each step; closed for good at the end
@@ -19,7 +20,7 @@ type operation struct {
 	err   error
 }
 
-func newOperation() *operation { return &operation{more: make(chan struct{})} }
+func newOperation(in any) *operation { return &operation{in: in, more: make(chan struct{})} }
 
 func (o *operation) step(s string) {
 	o.mu.Lock()
@@ -73,7 +74,7 @@ type operations struct {
 
 // begin gives the operation of a path, and whether it is a new one, which the
 // caller must run.
-func (s *operations) begin(path string) (o *operation, fresh bool) {
+func (s *operations) begin(path string, in any) (o *operation, fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o, ok := s.running[path]; ok {
@@ -82,7 +83,7 @@ func (s *operations) begin(path string) (o *operation, fresh bool) {
 	if s.running == nil {
 		s.running = make(map[string]*operation)
 	}
-	o = newOperation()
+	o = newOperation(in)
 	s.running[path] = o
 	return o, true
 }

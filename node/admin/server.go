@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -59,7 +60,7 @@ func Post[In any](s *Server, path string, fn func(context.Context, In) (any, err
 // Stream serves a long operation: fn reports steps, each is sent at once.
 // The operation goes on when the caller goes away (fn's context is not the
 // request's): join and leave are resumed by asking again, and whoever asks
-// while it runs follows it, whatever his own request says.
+// while it runs follows it; who asks for something else is refused.
 func Stream[In any](s *Server, path string, fn func(in In, step func(string)) error) {
 	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 		var in In
@@ -75,12 +76,15 @@ func Stream[In any](s *Server, path string, fn func(in In, step func(string)) er
 			flush.Flush()
 		}
 		step := func(step string) { send(Progress{Step: step}) }
-		op, fresh := s.long.begin(path)
+		op, fresh := s.long.begin(path, in)
 		var err error
-		if fresh {
+		switch {
+		case fresh:
 			err = s.long.run(path, func() error { return fn(in, func(text string) { op.step(text); step(text) }) })
 			s.audit(r, in, nil, err)
-		} else {
+		case !reflect.DeepEqual(op.in, any(in)):
+			err = &Error{Status: http.StatusConflict, Message: "this is under way already, as it was asked for with other arguments: repeat those to follow it, or wait until it has ended"}
+		default:
 			step("this is under way already: following it")
 			err = op.follow(r.Context(), step)
 		}
