@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/vpnlb/vpnlb/raft"
@@ -57,7 +56,7 @@ func (m *member) runCatchUp(ctx context.Context) error {
 			m.progress(StageStarting, "cold start: no leader found, forwarding from the stored state")
 			m.readyWithoutRoutes()
 		case m.tooOld():
-			m.progress(StageStarting, fmt.Sprintf("no leader found, and the stored state was last known good %s ago: it is not trusted; start the other nodes", ago(m.stateAge())))
+			m.progress(StageStarting, "no leader found, and the stored state was last known good at "+m.storedAt.UTC().Format("2006-01-02 15:04 MST")+": it is not trusted; start the other nodes")
 			m.readyWithoutRoutes()
 		}
 		if !pause(ctx, catchUpPoll) {

@@ -51,6 +51,13 @@ func (m *member) holdsTables() bool {
 	return m.sync.index.Load() > 0 || m.cold.Load() && m.pinned.Index > 0
 }
 
+// tablesMayWait reports whether what keeps this node's routes back is something
+// else than tables that are not written: it has not caught up, and may not start
+// without a leader. That is then the reason to tell.
+func (m *member) tablesMayWait() bool {
+	return !m.caughtUp.Load() && !m.cold.Load() && !m.mayColdStart()
+}
+
 // tablesInForce gives a reader of the set that is in the kernel's tables; nil:
 // none yet. Where a cold start rests on newer pins it is rendered from the store,
 // which lacks the last entries before the crash. That is near enough for SSTP to

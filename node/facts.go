@@ -150,7 +150,7 @@ func (m *member) nodeFacts() bgp.NodeFacts {
 		Stage:          m.stage(),
 		Removed:        m.removed.Load() != nil,
 		Parked:         st.Parked != "" && m.parkedForGood(),
-		PlaneAttached:  m.planeMode() != cluster.PlaneNone && m.holdsTables(),
+		PlaneAttached:  m.planeMode() != cluster.PlaneNone && (m.holdsTables() || m.tablesMayWait()), // after lost
 		PlaneSelfCheck: m.sync.failure.Load() == nil && !m.fit.insideDead.Load() && m.plane.SelfCheck() == nil,
 		CaughtUp:       m.caughtUp.Load(),
 		QuorumLost:     lost,

@@ -24,6 +24,7 @@ func (m *member) runLeader(ctx context.Context) error {
 		began := time.Now()
 		m.tookOffice.Store(&began)
 		defer m.tookOffice.Store(nil)
+		defer m.gossipFault.set(nil) // the next one tries
 		for pause(office, dutyInterval) {
 			m.judge(office, time.Since(began))
 			m.rotateGossipKey(office)

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,11 +48,15 @@ func (m *member) leave(in admin.LeaveRequest, step func(string)) (err error) {
 	if err := m.mayLeave(in.Force); err != nil {
 		return err
 	}
+	var before Stage
+	if m.parked.Load() {
+		before = StageParked
+	}
 	m.node.setStage(StageLeaving, "")
 	defer func() {
 		if err != nil { // serve again: the command can be repeated
 			m.draining.Store(int32(bgp.StageServing))
-			m.node.setStage(StageRunning, "the last leave failed: "+err.Error())
+			m.node.setStage(cmp.Or(before, StageRunning), "the last leave failed: "+err.Error())
 		}
 	}()
 	// What goes wrong stops a leave, or is said by a forced one.

@@ -68,8 +68,11 @@ func (m *member) tellMovedOnce(ctx context.Context, spec *state.Spec) error {
 		call, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err = m.transport.Call(call, transport.Target{Addr: other.Cluster, Node: other.ID}, pathMoved, req, nil)
 		cancel()
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
 			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
 	return fmt.Errorf("the node file gives this node the address %s, and no other member could be told: %w", req.Cluster, err)
@@ -90,6 +93,12 @@ func (m *member) serveMoved(ctx context.Context, p transport.Peer, in movedReque
 		if _, err := netip.ParseAddrPort(addr); err != nil {
 			return struct{}{}, badJoin("%v", err)
 		}
+	}
+	if len(in.Addrs) == 0 {
+		return struct{}{}, badJoin("no address of the host is named")
+	}
+	if fault := joinClash(m.spec(), &joinRequest{Cluster: in.Cluster, Gossip: in.Gossip, Addrs: in.Addrs}); fault != "" {
+		return struct{}{}, badJoin("%s", fault)
 	}
 	self, ok := m.spec().MemberByID(p.Node)
 	if !ok {

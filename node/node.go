@@ -28,7 +28,7 @@ const (
 	StageRunning  Stage = "running"
 	StageLeaving  Stage = "leaving"
 	StageStopping Stage = "stopping"
-	StageParked   Stage = "parked" // out of consensus for good; forwarding goes on where it is attached
+	StageParked   Stage = "parked" // out of consensus; forwarding goes on where it is attached
 )
 
 // Deps are what a node gets from outside.

@@ -130,6 +130,13 @@ func (m *member) tellAddresses(ctx context.Context, spec *state.Spec) {
 	changed.Cluster, changed.Gossip = m.cfg.Cluster.Address.String(), m.cfg.Cluster.Gossip.String()
 	changed.Addrs, changed.Draining = now, false
 	changed.Format = state.Format // this binary may be newer than the one that joined
+	if fault := joinClash(spec, &joinRequest{Cluster: changed.Cluster, Gossip: changed.Gossip, Addrs: now}); fault != "" {
+		if err := errors.New(fault); m.movedFault.set(err) {
+			m.log.Warn("the own entry in the member list stays as it was", "error", fault)
+		}
+		return
+	}
+	m.movedFault.set(nil)
 	if m.propose(ctx, state.UpdateMember{Member: changed}) {
 		m.log.Info("own entry in the member list changed", "addresses", now)
 	}

@@ -327,6 +327,11 @@ func (m *member) caller() (*transport.Transport, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	// Others may ask here who is a member. Without an answer of its own this would be
+	// taken for an older version, which does not know the question.
+	t.HandleRPC(pathVouch, transport.JSON(func(context.Context, transport.Peer, vouchRequest) (vouchAnswer, error) {
+		return vouchAnswer{}, &transport.StatusError{Code: http.StatusServiceUnavailable, Reason: "this node's store was set aside"}
+	}))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

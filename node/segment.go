@@ -60,7 +60,8 @@ func (n *Node) checkSegment(ctx context.Context) error {
 			nets = append(nets, p)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, greetPatience)
+	asked := ctx
+	ctx, cancel := context.WithTimeout(asked, greetPatience)
 	defer cancel()
 	own := n.cfg.Cluster.Address
 	var found error
@@ -80,5 +81,8 @@ func (n *Node) checkSegment(ctx context.Context) error {
 		})
 	}
 	all.Wait()
+	if found == nil && asked.Err() != nil {
+		return fmt.Errorf("look for a cluster on the segment: %w", asked.Err()) // nobody answers who was not waited for
+	}
 	return found
 }

@@ -299,6 +299,9 @@ func TestVirtualForcedColdStart(t *testing.T) {
 			if alone.m.cold.Load() != forced {
 				t.Errorf("cold start %v, forced %v", alone.m.cold.Load(), forced)
 			}
+			if alone.m.tablesMayWait() == forced {
+				t.Errorf("forced %v: tables that are not written are the reason", forced)
+			}
 			facts := alone.m.nodeFacts()
 			facts.PlaneAttached, facts.PlaneSelfCheck = true, true
 			want := bgp.StateTooOld

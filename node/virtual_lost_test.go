@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -284,6 +285,28 @@ func TestVirtualOldStateStaysOld(t *testing.T) {
 			if _, why := v.stageNow(); v.m.cold.Load() || v.wire.text() != "" || !strings.Contains(why, "not trusted") {
 				t.Errorf("start %d: cold start %v, %q", start+1, v.m.cold.Load(), why)
 			}
+		}
+	})
+}
+
+// A node whose store was set aside knows nobody. It must say so itself: who does
+// not know the question would be taken for an older version, which vouches by the
+// CA alone.
+func TestVirtualLostStoreVouchesForNobody(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		v := others(nodes, tw.leader(nodes...))[0]
+		asks := others(nodes, v)[0]
+		v.halt()
+		_, stop, err := v.m.caller()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+		time.Sleep(time.Second)
+		err = asks.m.transport.Call(t.Context(), transport.Target{Addr: v.cfg.Cluster.Address.String(), Node: v.m.self}, pathVouch, vouchRequest{}, nil)
+		var said *transport.StatusError
+		if !errors.As(err, &said) || said.Code != http.StatusServiceUnavailable {
+			t.Errorf("asked a node without a store: %v", err)
 		}
 	})
 }

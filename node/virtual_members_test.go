@@ -14,6 +14,7 @@ import (
 
 	"github.com/vpnlb/vpnlb/cluster"
 	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/node/admin"
 	"github.com/vpnlb/vpnlb/raft"
 )
@@ -321,6 +322,16 @@ func TestVirtualNodeMoves(t *testing.T) {
 			}
 			tw.agree(nodes...)
 			tw.eventually(20*time.Second, "gossip at the new address", func() bool { return len(v.m.hints()) == 2 })
+		}
+
+		// An address of the cluster's own is no node's: the others have it themselves.
+		leader = tw.leader(nodes...)
+		gateway := netip.MustParseAddr("198.51.100.251")
+		leader.propose(state.PutGateway{Addr: gateway})
+		at := netip.AddrPortFrom(gateway, 7950).String()
+		_, err := leader.m.serveMoved(t.Context(), transport.Peer{Name: transport.Name{Node: others(nodes, leader)[0].m.self}}, movedRequest{Cluster: at, Gossip: at, Addrs: []netip.Addr{gateway}})
+		if err == nil || !strings.Contains(err.Error(), "is a floating gateway") {
+			t.Errorf("moved to a gateway: %v", err)
 		}
 	})
 }
