@@ -7,10 +7,10 @@ import (
 )
 
 // ReachAfter is for how long a server must not answer this node, from the first
-// miss to the last, before the node doubts itself: a server that really died must
-// have its verdict by then. Nodes see a death up to a second apart, and a demotion
-// moves flows that have nothing to do with the server.
-const ReachAfter = 4 * time.Second
+// miss to the last, before the node doubts itself: a server that really died be
+// missed by others by then, who see it up to a second later. A demotion moves flows
+// that have nothing to do with the server.
+const ReachAfter = 3 * time.Second
 
 // ReachFacts is what a node judges its own reach by.
 type ReachFacts struct {
