@@ -12,9 +12,10 @@ import (
 const pathTable = "lab_paths"
 
 // reachLimit is how long the packets of a node may be lost whose way to the servers
-// is broken while its links are up: three misses, 4 s at most, until the node knows
-// that it is alone with that, and then what a move of gateways and a withdrawal take.
-const reachLimit = 6500 * time.Millisecond
+// is broken while its links are up: four misses, 5 s at most, until the node knows
+// that it is alone with that, and then what a move of gateways and a withdrawal take,
+// and servers' learning of it.
+const reachLimit = 7500 * time.Millisecond
 
 // blockServers drops, at the inside switch, what passes between a node and any
 // server. Links keep their carrier, and the nodes hear each other.
