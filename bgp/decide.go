@@ -29,9 +29,6 @@ type Limits struct {
 	// StateAge is the oldest stored state that a cold start may use unless
 	// an operator forces it.
 	StateAge time.Duration
-	// ReachGrace bounds UnreachedFor from below. Who gathers the facts judges reach
-	// and its duration already (health.ReachAfter), and then says at least this.
-	ReachGrace time.Duration
 }
 
 // DefaultLimits are the limits that the drills are written for.
@@ -40,7 +37,6 @@ func DefaultLimits() Limits {
 		QuorumGrace:   5 * time.Second,
 		ColdStartWait: 30 * time.Second,
 		StateAge:      7 * 24 * time.Hour,
-		ReachGrace:    3 * time.Second,
 	}
 }
 
@@ -80,9 +76,9 @@ type VIPFacts struct {
 	// Up counts the backends that the cluster calls up, Reached those of
 	// them that answer this node's own probes.
 	Up, Reached int
-	// UnreachedFor is how long at least one backend that is up has been out
-	// of reach of this node; 0 = all are reached.
-	UnreachedFor time.Duration
+	// Doubtful: at least one backend that is up has been out of reach of this
+	// node alone, for longer than a verdict takes. The caller judges that.
+	Doubtful bool
 	// ServiceFailed: what this node itself serves at the VIP (TLS of SSTP) does
 	// not work here: no listener, no certificate.
 	ServiceFailed bool
@@ -144,7 +140,7 @@ func Decide(f Facts, l Limits) Decision {
 		}
 		cold = true
 	}
-	if r := unfit(f, l); r != OK {
+	if r := unfit(f); r != OK {
 		d := Decision{Action: Withdraw, Wish: Withdraw, Reason: r, Soft: true}
 		if f.VIP.OthersWilling <= 0 {
 			d.Action = lowered(f.Node)
@@ -170,7 +166,7 @@ func able(f Facts, l Limits, cold bool) Decision {
 		return Decision{Action: Demote, Wish: Demote, Reason: ColdStart}
 	case f.Node.QuorumLost > 0 && f.Node.QuorumLost >= l.QuorumGrace:
 		return Decision{Action: Demote, Wish: Demote, Reason: NoQuorum}
-	case f.VIP.UnreachedFor > 0 && f.VIP.UnreachedFor >= l.ReachGrace:
+	case f.VIP.Doubtful:
 		return Decision{Action: Demote, Wish: Demote, Reason: ReachDoubt}
 	}
 	return Decision{Action: Announce, Wish: Announce, Reason: OK}
@@ -210,7 +206,7 @@ func coldStart(n NodeFacts, l Limits) Reason {
 
 // unfit gives the reason why this node should leave the VIP to others if
 // there are any, or OK.
-func unfit(f Facts, l Limits) Reason {
+func unfit(f Facts) Reason {
 	switch {
 	case f.Node.LeaseGap:
 		return LeaseGap
@@ -218,7 +214,7 @@ func unfit(f Facts, l Limits) Reason {
 		return SelfCheckFailed
 	case f.VIP.Usable <= 0:
 		return NoBackends
-	case f.VIP.Up > 0 && f.VIP.Reached <= 0 && f.VIP.UnreachedFor > 0 && f.VIP.UnreachedFor >= l.ReachGrace:
+	case f.VIP.Up > 0 && f.VIP.Reached <= 0 && f.VIP.Doubtful:
 		return ReachNone
 	case f.VIP.ServiceFailed:
 		return ServiceFailed

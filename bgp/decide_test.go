@@ -64,7 +64,7 @@ func TestDecide(t *testing.T) {
 		{"cold start while draining", func(f *Facts) { cold(f); f.Node.Stage = StageDraining }, Drain, Draining, Drain},
 		{"cold start, none reached, last", func(f *Facts) {
 			cold(f)
-			f.VIP = VIPFacts{Backends: 3, Usable: 3, Up: 3, UnreachedFor: time.Minute}
+			f.VIP = VIPFacts{Backends: 3, Usable: 3, Up: 3, Doubtful: true}
 		}, Demote, ReachNone, Withdraw},
 
 		{"self check", func(f *Facts) { f.Node.PlaneSelfCheck = false }, Withdraw, SelfCheckFailed, Withdraw},
@@ -76,10 +76,10 @@ func TestDecide(t *testing.T) {
 		{"no usable backend anywhere, draining", func(f *Facts) {
 			f.VIP.Usable, f.VIP.OthersWilling, f.Node.Stage = 0, 0, StageDraining
 		}, Drain, NoBackends, Withdraw},
-		{"none reached for 3 s", func(f *Facts) { f.VIP.Reached, f.VIP.UnreachedFor = 0, 3*time.Second }, Withdraw, ReachNone, Withdraw},
-		{"none reached for less", func(f *Facts) { f.VIP.Reached, f.VIP.UnreachedFor = 0, 3*time.Second-1 }, Announce, OK, Announce},
+		{"none reached", func(f *Facts) { f.VIP.Reached, f.VIP.Doubtful = 0, true }, Withdraw, ReachNone, Withdraw},
+		{"none reached, not for long", func(f *Facts) { f.VIP.Reached = 0 }, Announce, OK, Announce},
 		{"none reached by anybody", func(f *Facts) {
-			f.VIP.Reached, f.VIP.UnreachedFor, f.VIP.OthersWilling = 0, time.Minute, 0
+			f.VIP.Reached, f.VIP.Doubtful, f.VIP.OthersWilling = 0, true, 0
 		}, Demote, ReachNone, Withdraw},
 		{"none up, so none to reach", func(f *Facts) { f.VIP.Up, f.VIP.Reached = 0, 0 }, Announce, OK, Announce},
 
@@ -100,8 +100,8 @@ func TestDecide(t *testing.T) {
 		{"no quorum for a week", func(f *Facts) {
 			f.Node.QuorumLost, f.Node.StateAge = 8*24*time.Hour, 8*24*time.Hour
 		}, Demote, NoQuorum, Demote},
-		{"one of three not reached for 3 s", func(f *Facts) { f.VIP.Reached, f.VIP.UnreachedFor = 2, 3*time.Second }, Demote, ReachDoubt, Demote},
-		{"one of three not reached for less", func(f *Facts) { f.VIP.Reached, f.VIP.UnreachedFor = 2, 2*time.Second }, Announce, OK, Announce},
+		{"one of three not reached", func(f *Facts) { f.VIP.Reached, f.VIP.Doubtful = 2, true }, Demote, ReachDoubt, Demote},
+		{"one of three not reached, not for long", func(f *Facts) { f.VIP.Reached = 2 }, Announce, OK, Announce},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -154,9 +154,9 @@ func everyVIP(l Limits) []VIPFacts {
 		{},
 		{Backends: 2},
 		{Backends: 2, Usable: 2, Up: 2, Reached: 2},
-		{Backends: 2, Usable: 2, Up: 2, Reached: 1, UnreachedFor: l.ReachGrace - 1},
-		{Backends: 2, Usable: 2, Up: 2, Reached: 1, UnreachedFor: l.ReachGrace},
-		{Backends: 2, Usable: 2, Up: 2, Reached: 0, UnreachedFor: l.ReachGrace},
+		{Backends: 2, Usable: 2, Up: 2, Reached: 1},
+		{Backends: 2, Usable: 2, Up: 2, Reached: 1, Doubtful: true},
+		{Backends: 2, Usable: 2, Up: 2, Reached: 0, Doubtful: true},
 		{Backends: 2, Usable: 1, Up: 0, Reached: 0},
 		{Backends: 2, Usable: 2, Up: 2, Reached: 2, ServiceFailed: true},
 	}
@@ -235,7 +235,7 @@ func TestNeverAllWithdraw(t *testing.T) {
 		func(f *Facts) { f.VIP.Usable = 0 },
 		func(f *Facts) { f.VIP.ServiceFailed = true },
 		func(f *Facts) { f.VIP.Unprobed = true },
-		func(f *Facts) { f.VIP.Reached, f.VIP.UnreachedFor = 0, time.Minute },
+		func(f *Facts) { f.VIP.Reached, f.VIP.Doubtful = 0, true },
 		func(f *Facts) { f.Node.QuorumLost = time.Minute },
 		func(f *Facts) { f.Node.Stage = StageDraining },
 	}

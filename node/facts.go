@@ -122,7 +122,7 @@ func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 	out := make(map[netip.Addr]bgp.Facts, len(spec.VIPs))
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
-		facts := vipFacts(spec, v, &reach, limits)
+		facts := vipFacts(spec, v, &reach)
 		facts.ServiceFailed = m.routeFault(v, announced[v.Addr], now)
 		facts.Unprobed = probing && !announced[v.Addr]
 		for _, h := range hints {
@@ -189,7 +189,7 @@ func (p *firstProbes) wait(able, settled bool, now time.Time) bool {
 }
 
 // vipFacts is pure: what the spec and this node's reach say of one VIP.
-func vipFacts(spec *state.Spec, v *state.VIP, reach *health.Reached, limits bgp.Limits) bgp.VIPFacts {
+func vipFacts(spec *state.Spec, v *state.VIP, reach *health.Reached) bgp.VIPFacts {
 	var f bgp.VIPFacts
 	for i := range spec.Backends {
 		b := &spec.Backends[i]
@@ -208,7 +208,7 @@ func vipFacts(spec *state.Spec, v *state.VIP, reach *health.Reached, limits bgp.
 					f.Reached++
 				}
 				if alone || reach.CutOff {
-					f.UnreachedFor = limits.ReachGrace // Reach says so only after that long
+					f.Doubtful = true
 				}
 			}
 		}

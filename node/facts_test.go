@@ -11,7 +11,6 @@ import (
 )
 
 func TestVIPFacts(t *testing.T) {
-	grace := bgp.DefaultLimits().ReachGrace
 	ids := func(r *rig, names ...string) (out []state.BackendID) {
 		for _, n := range names {
 			b, _ := r.spec().BackendByName(n)
@@ -48,14 +47,14 @@ func TestVIPFacts(t *testing.T) {
 		"missed by this node alone": {
 			change: func(r *rig) { r.verdict("r1", state.VerdictUp); r.verdict("r2", state.VerdictUp) },
 			reach:  func(r *rig) health.Reached { return health.Reached{Alone: ids(r, "r2")} },
-			want:   bgp.VIPFacts{Backends: 2, Usable: 2, Up: 2, Reached: 1, UnreachedFor: grace},
+			want:   bgp.VIPFacts{Backends: 2, Usable: 2, Up: 2, Reached: 1, Doubtful: true},
 		},
 		"cut off": {
 			change: func(r *rig) { r.verdict("r1", state.VerdictUp); r.verdict("r2", state.VerdictUp) },
 			reach: func(r *rig) health.Reached {
 				return health.Reached{AlsoLost: ids(r, "r1", "r2"), CutOff: true, Doubts: true}
 			},
-			want: bgp.VIPFacts{Backends: 2, Usable: 2, Up: 2, UnreachedFor: grace},
+			want: bgp.VIPFacts{Backends: 2, Usable: 2, Up: 2, Doubtful: true},
 		},
 		"missed by everybody": {
 			change: func(r *rig) { r.verdict("r1", state.VerdictUp); r.verdict("r2", state.VerdictUp) },
@@ -112,7 +111,7 @@ func TestVIPFacts(t *testing.T) {
 				reach = c.reach(r)
 			}
 			v, _ := r.spec().VIPByID(vpn)
-			if got := vipFacts(r.spec(), v, &reach, bgp.DefaultLimits()); got != c.want {
+			if got := vipFacts(r.spec(), v, &reach); got != c.want {
 				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 		})

@@ -85,7 +85,7 @@ func TestReadyWhenSettled(t *testing.T) {
 		{"the stored state is too old", false, map[netip.Addr]bgp.Facts{first: old, second: with(func(f *bgp.Facts) { alone(f); f.VIP = bgp.VIPFacts{} })}, true},
 		{"removed", true, map[netip.Addr]bgp.Facts{first: with(func(f *bgp.Facts) { f.Node.Removed = true })}, true},
 		{"the node's own certificate is missing", true, map[netip.Addr]bgp.Facts{first: with(func(f *bgp.Facts) { f.VIP.ServiceFailed = true })}, false},
-		{"no server in reach", true, map[netip.Addr]bgp.Facts{first: with(func(f *bgp.Facts) { f.VIP.Reached, f.VIP.UnreachedFor = 0, time.Minute })}, false},
+		{"no server in reach", true, map[netip.Addr]bgp.Facts{first: with(func(f *bgp.Facts) { f.VIP.Reached, f.VIP.Doubtful = 0, true })}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newManager(t)

@@ -241,7 +241,7 @@ func TestVirtualRouteFacts(t *testing.T) {
 		s.Demote = 42 * time.Second
 		v.propose(state.SetSettings{Settings: s, Expect: v.m.spec().Settings.Version})
 		tw.eventually(time.Second, "the setting is known", func() bool { return facts().Limits.QuorumGrace == 42*time.Second })
-		if f := facts().Limits; f.ReachGrace != v.m.limits.ReachGrace {
+		if f := facts().Limits; f.ColdStartWait != v.m.limits.ColdStartWait {
 			t.Errorf("limits %+v", f)
 		}
 		// What stands in the way of this node as a whole.
