@@ -1,6 +1,7 @@
 # vpnlb: two commands matter on a fresh Linux machine (root, Go):
 #   make demo   runs a cluster of three nodes in network namespaces and breaks it
-#   make test   installs the real peers (FRR, strongSwan) and runs every test
+#   make test   installs the real peers (FRR, strongSwan) and runs the tests
+# CI runs more (.ci/run); deploy/DESIGN.md has the table of what each takes.
 SHELL := /bin/bash
 GO    ?= go
 BIN   := bin/vpnlb
@@ -8,7 +9,8 @@ BIN   := bin/vpnlb
 export GOFLAGS := -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint generated unit xdp lab-test fuzz bench generate deps clean
+.PHONY: help build demo test drills long flaky lint generated unit xdp lab-units fuzz bench generate deps clean
+PARTS := MAKE=$(MAKE) deploy/checks/parts
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +21,20 @@ build: ## Build bin/vpnlb
 demo: build ## Run the demo on embedded parts alone (root; DEMO=json prints the verdict as JSON)
 	@$(BIN) lab demo $(if $(filter json,$(DEMO)),-o json)
 
-test: deps lint generated unit xdp lab-test fuzz ## Install the test peers and run every test (root)
+test: ## Install the test peers and run the tests (root)
+	@$(PARTS) test "at most 15 minutes on two idle cores, as root" deps lint generated unit xdp lab-units fuzz
+
+drills: ## The laboratory's drills: embedded peers, sstpc, FRR and strongSwan (root)
+	@$(PARTS) drills "about 15 minutes on two idle cores, as root" deps drills-standin drills-embedded drills-dsr drills-sstp drills-real
+
+# What takes longer than CI should, in slices: SLICE="fuzz model" runs two of them.
+SLICES := fuzz model soak
+long: ## What takes hours, or some of it: SLICE="fuzz model soak" (root)
+	@for s in $(SLICE); do case " $(SLICES) " in *" $$s "*) ;; *) echo "SLICE=$$s is not known: want some of $(SLICES)"; exit 1;; esac; done
+	@$(PARTS) long "fuzz two hours, model one hour, soak ten minutes on two idle cores, as root" $(addprefix long-,$(or $(SLICE),$(SLICES)))
+
+flaky: ## N runs of the tests of PKG with a busy loop on each core (PKG=./raft N=10)
+	@deploy/checks/flaky -n $(or $(N),10) $(or $(PKG),./...)
 
 deps: ## Install what the tests need: FRR, strongSwan and friends (Debian, Ubuntu)
 	@deploy/checks/install-test-deps
@@ -27,6 +42,7 @@ deps: ## Install what the tests need: FRR, strongSwan and friends (Debian, Ubunt
 lint: ## gofmt, vet, staticcheck, import lattice, tidiness
 	@bad=$$(gofmt -l $$(git ls-files '*.go' | grep -v '_bpfel\.go$$')); [ -z "$$bad" ] || { echo "gofmt: run gofmt -w on:"; echo "$$bad"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags long ./dataplane
 	$(GO) tool staticcheck ./...
 	$(GO) test -count=1 ./deploy/checks/
 
@@ -42,8 +58,35 @@ xdp: ## The XDP program against the model, gateways, BGP with real routers (root
 	$(GO) test -race -count=1 -p 1 -skip TestProgramEqualsModel ./dataplane ./dataplane/forward ./dataplane/gateway ./dataplane/transparent ./bgp ./deploy/lab/router
 	$(GO) test -count=1 ./bgp # tests with several speakers in one process: the BGP library has races of its own
 
-lab-test: build ## The laboratory: embedded drills, then FRR and strongSwan (root)
-	$(GO) test -count=1 -p 1 -timeout 20m -v ./deploy/lab
+# The laboratory's tests that build a laboratory: the name says which part they are of.
+LAB := $(GO) test -count=1 -timeout 30m -v ./deploy/lab -run
+lab-units: ## What the laboratory's tests prove without building one
+	$(GO) test -race -count=1 -skip '^Test(Lab|StandIn)' ./deploy/lab
+
+.PHONY: drills-standin drills-embedded drills-dsr drills-sstp drills-real
+drills-standin: # the laboratory sees what happens, without vpnlb
+	$(LAB) '^TestStandIn'
+
+drills-embedded:
+	$(LAB) '^TestLab' -skip '^TestLab(DSR|SSTP|Real)'
+
+drills-dsr:
+	$(LAB) '^TestLabDSR'
+
+drills-sstp:
+	$(LAB) '^TestLabSSTP'
+
+drills-real:
+	$(LAB) '^TestLabReal'
+
+.PHONY: long-fuzz long-model long-soak
+long-fuzz:
+	@deploy/checks/fuzz-all 3000000x
+
+long-model:
+	$(GO) test -tags long -count=1 -timeout 3h -v -run '^TestLong' ./dataplane
+
+long-soak: soak-sstp
 
 fuzz: ## Each fuzz target with some tens of thousands of inputs
 	@deploy/checks/fuzz-all 30000x

@@ -23,15 +23,19 @@ const (
 func TestProgramEqualsModel(t *testing.T) {
 	b := newBench(t)
 	for _, name := range fixture.SetNames() {
-		rng := rand.New(rand.NewPCG(1, uint64(len(name))))
-		for world := range differentialWorlds / len(fixture.SetNames()) {
-			f := fixture.Generate(rng)
-			for f.SetName != name {
-				f = fixture.Generate(rng)
-			}
-			if !b.world(t, rng, &f) {
-				t.Fatalf("set %s, world %d", name, world)
-			}
+		b.worlds(t, rand.New(rand.NewPCG(1, uint64(len(name)))), name, differentialWorlds/len(fixture.SetNames()))
+	}
+}
+
+// worlds tries so many worlds of one set of tables.
+func (b *bench) worlds(t *testing.T, rng *rand.Rand, name string, count int) {
+	for world := range count {
+		f := fixture.Generate(rng)
+		for f.SetName != name {
+			f = fixture.Generate(rng)
+		}
+		if !b.world(t, rng, &f) {
+			t.Fatalf("set %s, world %d", name, world)
 		}
 	}
 }

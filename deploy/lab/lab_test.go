@@ -338,8 +338,8 @@ func (l *listener) Write(p []byte) (int, error) {
 	return l.out.Write(p)
 }
 
-// TestDownAfterCrash takes away what a process left that had no time to.
-func TestDownAfterCrash(t *testing.T) {
+// TestStandInDownAfterCrash takes away what a process left that had no time to.
+func TestStandInDownAfterCrash(t *testing.T) {
 	l := standInLab(t, Options{Name: "tcrash", Nodes: 1, Spares: 1, Servers: 2, Clients: 4})
 	delete(l.st.Processes, serverName(1)) // started, but the crash came before the note
 	if err := l.save(); err != nil {
@@ -354,11 +354,11 @@ func TestDownAfterCrash(t *testing.T) {
 	nothingLeft(t, "tcrash")
 }
 
-// TestRealPeers is the lab with FRR and strongSwan: certificate tunnels whose
+// TestLabRealPeers is the lab with FRR and strongSwan: certificate tunnels whose
 // IKE_AUTH is fragmented by IP and EAP-MSCHAPv2 tunnels of both families carry
 // pings, and 300 clients keep their servers, through node death, drain and leave
 // and join.
-func TestRealPeers(t *testing.T) {
+func TestLabRealPeers(t *testing.T) {
 	needRealPeers(t)
 	l := up(t, Options{Name: "tpeers", Servers: 2, Clients: 300, Peers: Real, IPv6: DefaultIPv6})
 	wantFragments(t, l)

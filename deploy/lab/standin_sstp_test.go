@@ -157,7 +157,7 @@ func wantCall(t *testing.T, l *Lab, i int, hash string) (sstppeer.CallStats, sst
 	return call, client
 }
 
-func TestSSTPCAgainstTheServer(t *testing.T) {
+func TestStandInSSTPC(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		mode SSTPMode
