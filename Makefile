@@ -93,7 +93,7 @@ fuzz: ## Each fuzz target with some tens of thousands of inputs
 
 # Each part of `make bench` has a target bench-PART. One pass over the benchmarks: they
 # repeat their rounds themselves.
-BENCHES := dataplane sstp
+BENCHES := dataplane sstp storm
 bench: ## Measure all, or one part: BENCH=dataplane, BENCH=sstp (root)
 	@for part in $(or $(BENCH),$(BENCHES)); do \
 		case " $(BENCHES) " in *" $$part "*) ;; *) echo "BENCH=$$part is not known: want one of $(BENCHES)"; exit 1;; esac; \
@@ -103,11 +103,15 @@ bench: ## Measure all, or one part: BENCH=dataplane, BENCH=sstp (root)
 bench-dataplane:
 	@$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 10m ./dataplane
 
-# The relay beside HAProxy.
-.PHONY: bench-sstp soak-sstp
+# The relay beside HAProxy, and logins through both beside a storm of hellos.
+.PHONY: bench-sstp bench-storm soak-sstp
 bench-sstp:
 	@deploy/checks/install-bench-deps
 	@$(GO) test -run '^$$' -bench '^BenchmarkSSTP$$' -benchtime 1x -timeout 15m ./dataplane/sstp/bench
+
+bench-storm:
+	@deploy/checks/install-bench-deps
+	@$(GO) test -run '^$$' -bench '^BenchmarkStorm$$' -benchtime 1x -timeout 10m ./dataplane/sstp/bench
 
 soak-sstp: ## 5,000 idle and 500 active SSTP sessions for five minutes
 	@$(GO) test -run '^$$' -bench '^BenchmarkSoak$$' -benchtime 1x -timeout 15m ./dataplane/sstp/bench

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +25,7 @@ func (c *cli) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			spareProcessor()
 			n, err := node.New(*cfg, node.Deps{Log: newLogger(cfg.Log), Version: version, ForceCold: force})
 			if err != nil {
 				return err
@@ -34,6 +36,15 @@ func (c *cli) serve() *cobra.Command {
 	configFlag(cmd, &file)
 	cmd.Flags().BoolVar(&force, "force-cold-start", false, "where no leader is found, forward from the stored state however old it is: only where no other node can come back, and for one start")
 	return cmd
+}
+
+// spareProcessor gives the runtime one processor more than the machine, or its
+// control group, has: package sstp lets handshakes compute on all but one. An
+// administrator's GOMAXPROCS stands.
+func spareProcessor() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
+	}
 }
 
 func configFlag(cmd *cobra.Command, file *string) {

@@ -85,7 +85,7 @@ type Certificate struct {
 type Limits struct {
 	Connections      int           // at one time, of all services: 20000
 	PerSource        int           // at one time, of one client key (IPv4 address, IPv6 /64): 256, many users share one NAT address
-	Handshakes       int           // that compute at one time: 512; 8 times as many may be under way, more wait in the kernel's queue
+	Handshakes       int           // under way at one time: 4096, of one client key a 32nd of it; more wait in the kernel's queue
 	HandshakeTimeout time.Duration // for TLS: 10 s
 	HeadTimeout      time.Duration // from the end of the handshake to the end of the head: 10 s
 	ResponseTimeout  time.Duration // for the server's response head: 60 s, as long as Windows waits

@@ -5,31 +5,38 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
 )
 
-const (
-	// waitersPerPlace: how many handshakes may be under way for each that may
-	// compute. Most of them wait for their clients, which costs memory alone.
-	waitersPerPlace = 8
-	// clientPatience is how long a client that has sent its whole hello may keep
-	// a handshake waiting when others need its place. Those are round trips, and
-	// in a storm of honest clients none must be ended half done.
-	clientPatience = time.Second
-)
+// clientPatience is how long a client that has sent its whole hello may keep
+// a handshake waiting when others need its place. Those are round trips, and
+// in a storm of honest clients none must be ended half done.
+const clientPatience = time.Second
 
-// gate lets a limited number of handshakes compute, and some times as many be
-// under way. A handshake that waits for its client is not one that computes: so
-// slow clients keep nobody from computing. When all places are taken by such,
-// the oldest of them makes room.
+// computingPlaces is how many handshakes compute at one time: all processors of
+// the runtime but one. A handshake computes for up to some milliseconds (RSA of
+// 4096 bits), and a goroutine that becomes ready waits behind those that are
+// ready already: with one processor left, consensus and BGP never wait behind
+// handshakes. The command gives the runtime one processor more than the machine
+// has, so that this costs no throughput.
+func computingPlaces() int { return max(runtime.GOMAXPROCS(0)-1, 1) }
+
+// gate lets few handshakes compute at a time, and many be under way. A handshake
+// that waits for its client is not one that computes: so slow clients keep no
+// other from computing. When as many are under way as may, the oldest that waits
+// for its client makes room.
 type gate struct {
 	mu        sync.Mutex
 	free      sync.Cond // for enter
-	limit     int
+	begun     sync.Cond // for goOn
+	places    int       // how many may compute
+	limit     int       // how many may be under way
 	computing int
-	waiting   [2]list.List // of *turn, the oldest first: without a whole hello, and with one
+	resuming  int          // have heard of their client, and wait to compute again
+	waiting   [2]list.List // for their clients; of *turn, the oldest first: without a whole hello, and with one
 	closed    bool
 }
 
@@ -43,16 +50,20 @@ type turn struct {
 	over    bool          // counted out
 }
 
-func (g *gate) init(limit int) { g.free.L, g.limit = &g.mu, limit }
+func (g *gate) init(places, limit int) {
+	g.free.L, g.begun.L, g.places, g.limit = &g.mu, &g.mu, places, limit
+}
 
-// enter waits until a handshake may begin; nil: the gate is closed.
+// enter waits until a handshake may begin; nil: the gate is closed. Those that
+// have begun go first.
 func (g *gate) enter(c *session) *turn {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for !g.closed {
-		if g.computing < g.limit {
-			if g.all() < g.limit*waitersPerPlace {
+		if g.computing < g.places && g.resuming == 0 {
+			if g.all() < g.limit {
 				g.computing++
+				g.wake()
 				return &turn{gate: g, session: c}
 			}
 			if t := g.oldest(); t != nil {
@@ -68,7 +79,20 @@ func (g *gate) enter(c *session) *turn {
 	return nil
 }
 
-func (g *gate) all() int { return g.computing + g.waiting[0].Len() + g.waiting[1].Len() }
+func (g *gate) all() int {
+	return g.computing + g.resuming + g.waiting[0].Len() + g.waiting[1].Len()
+}
+
+// wake tells one of those that want to compute, if one may. g.mu is held.
+func (g *gate) wake() {
+	switch {
+	case g.computing >= g.places:
+	case g.resuming > 0:
+		g.begun.Signal()
+	default:
+		g.free.Signal()
+	}
+}
 
 // oldest is the handshake that may be ended first; nil: none may. The kernel
 // hands a connection over with its first bytes, and an honest hello comes whole:
@@ -97,7 +121,7 @@ func (g *gate) remove(t *turn) {
 		g.computing--
 	}
 	t.over = true
-	g.free.Signal()
+	g.wake()
 }
 
 func (g *gate) list(t *turn) *list.List {
@@ -118,11 +142,12 @@ func (t *turn) wait() {
 	g.computing--
 	t.since = time.Now()
 	t.at = g.list(t).PushBack(t)
-	g.free.Signal()
+	g.wake()
 }
 
-// goOn says that it waits no more; false: it lost its place. It need not queue:
-// what is under way is bounded, and what has begun should end before more begins.
+// goOn waits until the handshake may compute again, before any that is new: what
+// has begun should end before more begins. False: it lost its place while it
+// waited for its client.
 func (t *turn) goOn() bool {
 	g := t.gate
 	g.mu.Lock()
@@ -132,7 +157,13 @@ func (t *turn) goOn() bool {
 	}
 	g.list(t).Remove(t.at)
 	t.at = nil
+	g.resuming++
+	for g.computing >= g.places {
+		g.begun.Wait()
+	}
+	g.resuming--
 	g.computing++
+	g.wake()
 	return true
 }
 
@@ -148,10 +179,29 @@ var errCrowded = errors.New("handshake kept others out for too long")
 
 // read reads for the handshake, and tells the gate if that has to wait.
 func (t *turn) read(raw syscall.RawConn, p []byte) (n int, err error) {
-	waited := false
-	failed := raw.Read(func(fd uintptr) bool {
+	failed := t.do(raw.Read, func(fd uintptr) bool {
 		n, err = readFD(fd, p)
-		if err != syscall.EAGAIN {
+		return err != syscall.EAGAIN
+	})
+	switch {
+	case failed != nil:
+		return 0, failed
+	case err != nil && err != io.EOF:
+		return 0, os.NewSyscallError("read", err)
+	}
+	return n, err
+}
+
+// write is the same for writing: a client that takes nothing must not hold a place.
+func (t *turn) write(out *sender, p []byte) (int, error) {
+	return out.write(p, func(try func(fd uintptr) bool) error { return t.do(out.raw.Write, try) })
+}
+
+// do tries until it need not wait for the client any more.
+func (t *turn) do(until func(func(fd uintptr) bool) error, try func(fd uintptr) bool) error {
+	waited := false
+	err := until(func(fd uintptr) bool {
+		if try(fd) {
 			return true
 		}
 		if !waited {
@@ -160,15 +210,10 @@ func (t *turn) read(raw syscall.RawConn, p []byte) (n int, err error) {
 		}
 		return false
 	})
-	switch {
-	case waited && !t.goOn():
-		return 0, errCrowded
-	case failed != nil:
-		return 0, failed
-	case err != nil && err != io.EOF:
-		return 0, os.NewSyscallError("read", err)
+	if waited && !t.goOn() {
+		return errCrowded
 	}
-	return n, err
+	return err
 }
 
 func (g *gate) set(limit int) {

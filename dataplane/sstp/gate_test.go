@@ -43,6 +43,9 @@ func hello(t testing.TB) string {
 	return string(first[:n])
 }
 
+// slowOnes is how many slow handshakes a test lets be under way.
+const slowOnes = 8
+
 func (b *bed) crowded() float64 {
 	return b.metric(b.metrics.handshakes.WithLabelValues("crowded", ""))
 }
@@ -58,7 +61,7 @@ func open(c *net.TCPConn) bool {
 func TestHandshakesDoNotWaitForSlowOnes(t *testing.T) {
 	f := newFarEnd(t, nil)
 	d := oneTarget(t, f)
-	d.Limits = Limits{Handshakes: 1}
+	d.Limits = Limits{Handshakes: slowOnes + 1}
 	b := newBed(t, d, nil)
 	slow := []*net.TCPConn{b.rawFrom(1, helloBegins), b.rawFrom(2, hello(t))}
 	b.until("both are under way", func() bool { return b.Status().Handshakes == 2 })
@@ -84,10 +87,10 @@ func TestSlowHandshakesMakeRoom(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			f := newFarEnd(t, nil)
 			d := oneTarget(t, f)
-			d.Limits = Limits{Handshakes: 1} // 8 under way
+			d.Limits = Limits{Handshakes: slowOnes}
 			b := newBed(t, d, nil)
 			var slow []*net.TCPConn
-			for i := range waitersPerPlace {
+			for i := range slowOnes {
 				slow = append(slow, b.rawFrom(byte(i+1), test.first))
 				b.until("it waits", func() bool {
 					b.gate.mu.Lock()
@@ -122,7 +125,7 @@ func TestSlowHandshakesMakeRoom(t *testing.T) {
 // Those without a hello go before those with one, however old.
 func TestWhoMakesRoom(t *testing.T) {
 	var g gate
-	g.init(1)
+	g.init(1, slowOnes)
 	begin := func() *turn { return g.enter(&session{}) }
 	old := begin()
 	old.hello = true

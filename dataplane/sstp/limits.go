@@ -17,9 +17,9 @@ type source struct{ connections, handshakes int }
 
 func (s *sources) init() { s.by = map[[16]byte]source{} }
 
-// sourceHandshakes bounds the handshakes of one source: a quarter of what may
-// compute at one time, so that no one client can keep the others waiting.
-func sourceHandshakes(l *Limits) int { return max(l.Handshakes/4, 1) }
+// sourceHandshakes bounds the handshakes of one source that are under way, so
+// that no one client can keep the others waiting.
+func sourceHandshakes(l *Limits) int { return max(l.Handshakes/32, 1) }
 
 // enter counts a connection in, or says why not.
 func (s *sources) enter(key [16]byte, l *Limits) (refused string) {

@@ -69,7 +69,7 @@ func TestNoServer(t *testing.T) {
 func TestLimits(t *testing.T) {
 	f := newFarEnd(t, nil)
 	d := oneTarget(t, f)
-	d.Limits = Limits{Connections: 4, PerSource: 3, Handshakes: 8}
+	d.Limits = Limits{Connections: 4, PerSource: 3, Handshakes: 64}
 	b := newBed(t, d, nil)
 	var open []*client
 	for range 3 {
@@ -109,10 +109,10 @@ func TestLimits(t *testing.T) {
 func TestSlowHandshakes(t *testing.T) {
 	f := newFarEnd(t, nil)
 	d := oneTarget(t, f)
-	d.Limits = Limits{Handshakes: 8, HandshakeTimeout: 300 * time.Millisecond}
+	d.Limits = Limits{Handshakes: 64, HandshakeTimeout: 300 * time.Millisecond}
 	b := newBed(t, d, nil)
 	var slow []*net.TCPConn
-	for range 2 { // a quarter of 8
+	for range 2 { // a 32nd of 64
 		slow = append(slow, b.rawDial(helloBegins))
 	}
 	b.until("both are under way", func() bool { return b.Status().Handshakes == 2 })
@@ -182,7 +182,7 @@ func TestHeadInPieces(t *testing.T) {
 func TestHandshakeFlood(t *testing.T) {
 	f := newFarEnd(t, nil)
 	d := oneTarget(t, f)
-	d.Limits = Limits{Handshakes: 16, PerSource: 64}
+	d.Limits = Limits{Handshakes: 128, PerSource: 64}
 	b := newBed(t, d, nil)
 	var wait sync.WaitGroup
 	for worker := range 8 {

@@ -105,7 +105,10 @@ func (l *link) fill() error {
 func (l *link) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.batch == nil {
+	switch {
+	case l.turn != nil:
+		return l.turn.write(&l.out, p)
+	case l.batch == nil:
 		return l.out.Write(p)
 	}
 	if len(p) > len(l.batch)-l.held {

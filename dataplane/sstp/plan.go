@@ -39,7 +39,7 @@ const (
 func (l Limits) withDefaults() Limits {
 	l.Connections = cmp.Or(l.Connections, 20000)
 	l.PerSource = cmp.Or(l.PerSource, 256)
-	l.Handshakes = cmp.Or(l.Handshakes, 512)
+	l.Handshakes = cmp.Or(l.Handshakes, 4096)
 	l.HandshakeTimeout = cmp.Or(l.HandshakeTimeout, 10*time.Second)
 	l.HeadTimeout = cmp.Or(l.HeadTimeout, 10*time.Second)
 	l.ResponseTimeout = cmp.Or(l.ResponseTimeout, 60*time.Second)

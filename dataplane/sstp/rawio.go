@@ -58,8 +58,13 @@ func (s *sender) init(tcp *net.TCPConn) (err error) {
 }
 
 func (s *sender) Write(p []byte) (int, error) {
+	return s.write(p, s.raw.Write)
+}
+
+// write tries until it is done, or until the caller's way to wait gives up.
+func (s *sender) write(p []byte, until func(try func(fd uintptr) bool) error) (int, error) {
 	s.p, s.err = p, nil
-	err := s.raw.Write(s.try)
+	err := until(s.try)
 	n := len(p) - len(s.p)
 	s.p = nil
 	if err == nil {

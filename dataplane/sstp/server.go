@@ -105,7 +105,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.tick.Store(1)
 	limits := Limits{}.withDefaults()
 	s.plan.Store(&plan{limits: &limits})
-	s.gate.init(limits.Handshakes)
+	s.gate.init(computingPlaces(), limits.Handshakes)
 	s.sources.init()
 	s.table.init()
 	s.alarms.init(s.log, &s.tick)

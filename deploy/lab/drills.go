@@ -107,6 +107,7 @@ func drillKinds() []drillKind {
 		{needs(needsPassthrough, "tcp", "TCP connections through a node's death and a drain; then their server dies"), (*drill).tcp, sumsNone},
 		{needs(needsDSR, "dsr", "replies bypass the nodes; a node's death costs its share alone"), (*drill).dsr, sumsNone},
 		{needs(needsSSTP, "sstp-call", "calls of sstpc: crypto binding, pings and TCP through the tunnels, IKE of the same client beside it"), (*drill).sstpCall, sumsNone},
+		{needs(needsSSTPEnds, "sstp-storm", "hellos of hundreds of strangers at once: consensus, BGP, status and calls do not notice"), (*drill).sstpStorm, sumsNone},
 		{needs(needsSSTPEnds, "sstp-rotate", "another certificate, one server after the other, with calls open"), (*drill).sstpRotate, sumsNone},
 		{needs(needsSSTP, "sstp-node-stop", "stop the daemon of a node that carries calls: they end gently and come again on the same servers"), (*drill).sstpNodeStop, sumsNone},
 		{needs(needsSSTP, "sstp-server-kill", "kill a server: its calls come again elsewhere, no others end"), (*drill).sstpServerKill, sumsNone},

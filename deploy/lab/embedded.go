@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vpnlb/vpnlb/dataplane/sstp/storm"
 	"github.com/vpnlb/vpnlb/deploy/lab/peer"
 	"github.com/vpnlb/vpnlb/deploy/lab/router"
 	"github.com/vpnlb/vpnlb/deploy/lab/sstppeer"
@@ -234,6 +235,11 @@ func PeerMain(kind string, args []string) error {
 		return runPeer(b, func(c peer.WatchConfig) error { return peer.RunWatch(ctx, c) })
 	case "ping":
 		return runPeer(b, func(c peer.PingConfig) error { return peer.Ping(ctx, c, os.Stdout) })
+	case stormName:
+		return runPeer(b, func(c storm.Config) error {
+			r, err := storm.Run(ctx, c)
+			return errors.Join(err, json.NewEncoder(os.Stdout).Encode(r))
+		})
 	case sstpServerKind:
 		return runPeer(b, func(c sstppeer.ServerConfig) error { return sstppeer.RunServer(ctx, c) })
 	case sstpClientKind:

@@ -20,7 +20,7 @@ func TestLabSSTP(t *testing.T) {
 	}{
 		{SSTPPassthrough, []string{"sstp-call", "sstp-node-stop"}},
 		{SSTPReencrypt, []string{"sstp-call", "sstp-rotate"}},
-		{SSTPOffload, []string{"sstp-call", "sstp-rotate", "sstp-node-stop", "sstp-server-kill", "sstp-wrong-hash"}},
+		{SSTPOffload, []string{"sstp-call", "sstp-storm", "sstp-rotate", "sstp-storm", "sstp-node-stop", "sstp-server-kill", "sstp-wrong-hash"}},
 	} {
 		if err := l.changeSSTP(t.Context(), c.mode); err != nil {
 			t.Fatal(err)

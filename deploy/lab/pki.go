@@ -101,12 +101,8 @@ func (p *pki) issue(dir, file, name string, usage x509.ExtKeyUsage) error {
 	return writePEM(filepath.Join(dir, file+".key"), "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key))
 }
 
-// issueTLS makes a certificate for TLS, ECDSA as administrators should.
-func (p *pki) issueTLS(dir, file, name string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fmt.Errorf("make key of %s: %w", file, err)
-	}
+// issueTLS makes a certificate for TLS.
+func (p *pki) issueTLS(dir, file, name string, key crypto.Signer) error {
 	t := p.template(name)
 	t.DNSNames = []string{name}
 	t.KeyUsage = x509.KeyUsageDigitalSignature

@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -35,7 +39,8 @@ const (
 	sstpClientKind = "sstpclient"
 	pppdKind       = "pppd"
 
-	// Names of certificates: the first one of all servers, and the one to rotate to.
+	// Names of certificates: the first one of all servers (ECDSA P-256), and the one
+	// to rotate to (RSA of 4096 bits).
 	certOld = "old"
 	certNew = "new"
 )
@@ -104,12 +109,16 @@ func (l *Lab) writeSSTPKI() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{certOld, certNew} {
-		if err := p.issueTLS(l.path("pki"), name, serverID); err != nil {
-			return err
-		}
+	// One key of each kind that sites have: ECDSA, and the largest of RSA.
+	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make key of %s: %w", certOld, err)
 	}
-	return nil
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 4096)
+	if err != nil {
+		return fmt.Errorf("make key of %s: %w", certNew, err)
+	}
+	return errors.Join(p.issueTLS(l.path("pki"), certOld, serverID, ecKey), p.issueTLS(l.path("pki"), certNew, serverID, rsaKey))
 }
 
 // startSSTP starts the SSTP service of server i, in the shape that the mode needs.

@@ -143,6 +143,12 @@ func (r results) ratio() float64 {
 
 // compare measures a case when its first line is wanted, and gives each proxy a line.
 func (bed *bed) compare(b *testing.B, name, unit string, measure func(b *testing.B) results) {
+	bed.compareWith(b, name, unit, measure, nil)
+}
+
+// compareWith is compare with a second figure, the hellos of strangers, which measure
+// fills in.
+func (bed *bed) compareWith(b *testing.B, name, unit string, measure func(b *testing.B) results, hellos results) {
 	var all results
 	for _, proxy := range []string{"haproxy", "vpnlb"} {
 		b.Run(name+"/proxy="+proxy, func(b *testing.B) {
@@ -153,6 +159,9 @@ func (bed *bed) compare(b *testing.B, name, unit string, measure func(b *testing
 			}
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(median(all[proxy]), unit)
+			if hellos != nil {
+				b.ReportMetric(median(hellos[proxy]), "hellos/s")
+			}
 			if proxy == "vpnlb" {
 				b.ReportMetric(all.ratio(), "x-haproxy")
 			}
@@ -162,6 +171,10 @@ func (bed *bed) compare(b *testing.B, name, unit string, measure func(b *testing
 
 // takeTurns gives every proxy a round that does not count, and then the rounds.
 func (bed *bed) takeTurns(b *testing.B, proxies []*proxy, round func(p *proxy) float64) results {
+	return bed.takeSomeTurns(b, rounds, proxies, round)
+}
+
+func (bed *bed) takeSomeTurns(b *testing.B, rounds int, proxies []*proxy, round func(p *proxy) float64) results {
 	all := make(results)
 	for n := range rounds + 1 {
 		if n%2 == 1 {

@@ -38,6 +38,7 @@ type RelayArgs struct {
 
 // Start makes a Server with a service for each key, each with one target: the origin.
 func (r *Relay) Start(a RelayArgs, _ *struct{}) error {
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 	r.metrics = prometheus.NewRegistry()
 	r.proofs = make(chan table.Evidence, 1024)
 	go func() {
