@@ -136,7 +136,7 @@ type Note uint8
 const (
 	NoteNone           Note = 0  // not probed yet
 	NoteInvalidKE      Note = 1  // INVALID_KE_PAYLOAD: a policy matched
-	NoteCookie         Note = 2  // COOKIE: alive under load
+	NoteCookie         Note = 2  // COOKIE, and no more, of a port that has shown a policy: alive under load
 	NoteSilent         Note = 3  // no answer within the timeout
 	NoteRefused        Note = 4  // ICMP: port, host or network unreachable
 	NoteUnsendable     Note = 5  // this node could not send at all
@@ -156,6 +156,7 @@ const (
 	NoteCallSilent     Note = 19 // to a call: no answer within its timeout, or none that is whole
 	NoteCallBroken     Note = 20 // to a call: an answer that is not SSTP
 	NotePolicyGone     Note = 21 // NO_PROPOSAL_CHOSEN of a port that had a policy before
+	NoteCookieAlone    Note = 22 // COOKIE, and no more, of a port that has never shown a policy
 )
 
 // Result is which side of the dampening a note counts for.
@@ -230,6 +231,8 @@ func (n Note) String() string {
 		return "sstp_call_broken"
 	case NotePolicyGone:
 		return "policy_gone"
+	case NoteCookieAlone:
+		return "cookie_alone"
 	}
 	return fmt.Sprintf("note(%d)", uint8(n))
 }
@@ -246,16 +249,19 @@ func (n Note) Hint() string {
 		return "this node could not send the probe: look at its own route and interface towards the server"
 	case NoteNoProposal:
 		return "the server speaks IKEv2 but accepts none of the probed proposals, so it counts neither as up nor as down: " +
-			"is RemoteAccess running? Else allow one of: " + ProposalNames()
+			"is RemoteAccess running? Else allow " + OfferedNames()
 	case NotePolicyGone:
 		return "the server accepted a probed proposal before and accepts none now, so this counts as no answer: " +
-			"is RemoteAccess running? If its proposals were changed on purpose, allow one of: " + ProposalNames()
+			"is RemoteAccess running? If its proposals were changed on purpose, allow " + OfferedNames()
 	case NoteInvalidSyntax:
 		return "the server rejects the probe as malformed; it counts neither as up nor as down"
 	case NoteInvalidVersion:
 		return "the server does not speak IKE version 2 on this port; it counts neither as up nor as down"
 	case NoteAccepted:
 		return "the server accepted a key exchange group that was not proposed; the next probe uses another one"
+	case NoteCookieAlone:
+		return "the server asks for a cookie (many logins are half open) and gives the probe with the cookie no answer; " +
+			"it counts neither as up nor as down"
 	case NoteOther:
 		return "the server sent an IKE answer that proves nothing about its policy; it counts neither as up nor as down"
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"slices"
 	"testing"
 )
 
@@ -90,51 +91,133 @@ func TestParseAnswer(t *testing.T) {
 
 // TestProbeGolden holds the bytes that matter to a server; random ones are zeroed.
 func TestProbeGolden(t *testing.T) {
-	b := appendProbe(nil, spi{1, 2, 3, 4, 5, 6, 7, 8}, 0, true)
-	const head = "00000000" + "0102030405060708" + "0000000000000000" + "21202208" + "00000000"
-	if got := hex.EncodeToString(b[:len(head)/2]); got != head {
-		t.Errorf("header %s, want %s", got, head)
+	for _, c := range []struct {
+		offer int
+		first string // SA, next KE, first proposal: number, IKE, transforms
+	}{
+		{0, "22000174" + "020000d4" + "01010018" +
+			"0300000c" + "0100000c" + "800e0100" + "0300000c" + "0100000c" + "800e00c0" + "0300000c" + "0100000c" + "800e0080" + // AES-CBC
+			"03000008" + "01000003" + "03000008" + "01000002"}, // 3DES, DES
+		{1, "220003dc" + "0200002c" + "01010004" + "0300000c" + "0100000c" + "800e0100" + // AES-CBC 256
+			"03000008" + "02000005" + "03000008" + "0300000c" + "00000008" + "0400000e"}, // SHA-256, group 14
+	} {
+		b := appendProbe(nil, spi{1, 2, 3, 4, 5, 6, 7, 8}, form{offer: c.offer}, true)
+		const head = "00000000" + "0102030405060708" + "0000000000000000" + "21202208" + "00000000"
+		if got := hex.EncodeToString(b[:len(head)/2]); got != head {
+			t.Errorf("header %s, want %s", got, head)
+		}
+		if got := hex.EncodeToString(b[32 : 32+len(c.first)/2]); got != c.first {
+			t.Errorf("offer %d: first proposal %s, want %s", c.offer, got, c.first)
+		}
+		if n := int(binary.BigEndian.Uint32(b[28:])); n != len(b)-markerSize {
+			t.Errorf("length %d of %d", n, len(b)-markerSize)
+		}
 	}
-	const first = "2200031c" + // SA, next KE
-		"0200002c" + "01010004" + // proposal 1, IKE, 4 transforms
-		"0300000c" + "0100000c" + "800e0100" + // AES-CBC 256
-		"03000008" + "02000002" + "03000008" + "03000002" + "00000008" + "04000002"
-	if got := hex.EncodeToString(b[32 : 32+len(first)/2]); got != first {
-		t.Errorf("first proposal %s, want %s", got, first)
+}
+
+// TestOffersCoverWindows: the first offer covers each policy that a Windows server may
+// have, and the others cover all of them again, one by one.
+func TestOffersCoverWindows(t *testing.T) {
+	single := slices.Concat(offers[1:]...)
+	n := 0
+	for _, c := range windowsCiphers {
+		for _, h := range windowsHashes {
+			for _, g := range windowsGroups {
+				n++
+				has := func(p proposal) bool {
+					return slices.Contains(p.ciphers, c) && slices.Contains(p.hashes, h) && slices.Contains(p.groups, g)
+				}
+				if !slices.ContainsFunc(offers[0], has) || !slices.ContainsFunc(single, has) {
+					t.Errorf("%s with %s and %s is not offered", c.name, h.name, g.name)
+				}
+			}
+		}
 	}
-	if n := int(binary.BigEndian.Uint32(b[28:])); n != len(b)-markerSize {
-		t.Errorf("length %d of %d", n, len(b)-markerSize)
+	if n != 168 || len(single) != 168 {
+		t.Errorf("%d combinations, %d of them single, want 168", n, len(single))
+	}
+	for _, p := range slices.Concat(offers...) {
+		for _, c := range p.ciphers {
+			if c.aead() != p.aead() {
+				t.Errorf("%s is mixed with others", c.name) // RFC 5282, section 8
+			}
+		}
+	}
+}
+
+// TestNextOffer: everything is offered every other time, and each of the others comes.
+func TestNextOffer(t *testing.T) {
+	seen, offer, single := map[int]int{}, 0, 0
+	for range 4 * (len(offers) - 1) {
+		seen[offer]++
+		offer = nextOffer(offer, &single)
+	}
+	for i := range offers {
+		want := 2
+		if i == 0 {
+			want = 2 * (len(offers) - 1)
+		}
+		if seen[i] != want {
+			t.Errorf("offer %d came %d times, want %d", i, seen[i], want)
+		}
 	}
 }
 
 // TestProbeLeavesNoState checks what makes a server refuse: the KE group of
-// every variant is in none of the proposals, and each has its right length.
+// every form is in none of its proposals, and each has its right length.
 func TestProbeLeavesNoState(t *testing.T) {
 	seen := map[spi]bool{}
-	for g, w := range wrongGroups {
-		id := newSPI()
-		if seen[id] {
-			t.Fatal("an SPI came twice")
-		}
-		seen[id] = true
-		b := appendProbe(nil, id, g, false)
-		if len(b) > 1400 {
-			t.Errorf("group %d: %d bytes would be fragmented", w.number, len(b))
-		}
-		var kinds []byte
-		err := eachPayload(b[16], b[headerSize:], func(kind byte, body []byte) {
-			kinds = append(kinds, kind)
-			if kind == payloadKE && (binary.BigEndian.Uint16(body) != w.number || len(body) != 4+w.size || body[4]&0x80 != 0) {
-				t.Errorf("group %d: KE payload %x", w.number, body)
+	for o, offer := range offers {
+		for g, w := range wrongGroups {
+			id := newSPI()
+			if seen[id] {
+				t.Fatal("an SPI came twice")
 			}
-		})
-		if err != nil || !bytes.Equal(kinds, []byte{payloadSA, payloadKE, payloadNonce}) {
-			t.Errorf("group %d: payloads %v, %v", w.number, kinds, err)
-		}
-		for _, p := range proposals {
-			if p.keGroup == w.number {
-				t.Errorf("group %d is proposed by %s", w.number, p.name)
+			seen[id] = true
+			b := appendProbe(nil, id, form{o, g}, false)
+			if n := markerSize + len(b) + 8 + maxCookie; n > 1400 {
+				t.Errorf("offer %d, group %d: %d bytes would be fragmented", o, w.number, n)
 			}
+			var kinds []byte
+			err := eachPayload(b[16], b[headerSize:], func(kind byte, body []byte) {
+				kinds = append(kinds, kind)
+				if kind == payloadKE && (binary.BigEndian.Uint16(body) != w.number || len(body) != 4+w.size || body[4]&0x80 != 0) {
+					t.Errorf("group %d: KE payload %x", w.number, body)
+				}
+			})
+			if err != nil || !bytes.Equal(kinds, []byte{payloadSA, payloadKE, payloadNonce}) {
+				t.Errorf("group %d: payloads %v, %v", w.number, kinds, err)
+			}
+			for _, p := range offer {
+				if slices.ContainsFunc(p.groups, func(g group) bool { return g.id == w.number }) {
+					t.Errorf("group %d is proposed", w.number)
+				}
+			}
+		}
+	}
+}
+
+// TestWithCookie: all but the first payload stays what it was (RFC 7296, section 2.6).
+func TestWithCookie(t *testing.T) {
+	for _, marker := range []bool{false, true} {
+		request := appendProbe(nil, newSPI(), form{}, marker)
+		kept := bytes.Clone(request)
+		b := withCookie(request, []byte{1, 2, 3}, marker)
+		if !bytes.Equal(request, kept) {
+			t.Error("the request itself has changed")
+		}
+		if marker {
+			b, request = b[markerSize:], request[markerSize:]
+		}
+		const notify = "2100000b" + "00004006" + "010203"
+		if got := hex.EncodeToString(b[headerSize : headerSize+len(notify)/2]); b[16] != payloadNotify || got != notify {
+			t.Errorf("first payload %d: %s, want %s", b[16], got, notify)
+		}
+		if !bytes.Equal(b[:16], request[:16]) || !bytes.Equal(b[headerSize+len(notify)/2:], request[headerSize:]) {
+			t.Error("the rest is not the request")
+		}
+		if n := int(binary.BigEndian.Uint32(b[24:])); n != len(b) {
+			t.Errorf("length %d of %d", n, len(b))
 		}
 	}
 }
@@ -144,7 +227,7 @@ func FuzzParseAnswer(f *testing.F) {
 	f.Add(reply(id, false, payloadNotify, notify(notifyInvalidKE, 0, 14)...), false)
 	f.Add(reply(id, true, payloadNotify, notify(notifyCookie, 1)...), true)
 	f.Add(reply(id, false, payloadKE, keyExchange(31)...), false)
-	f.Add(appendProbe(nil, id, 0, true), true)
+	f.Add(appendProbe(nil, id, form{}, true), true)
 	f.Fuzz(func(t *testing.T, data []byte, marker bool) {
 		a, err := parseAnswer(data, marker)
 		if err == nil && (a.id == spi{} || a.note == NoteNone || a.note > NoteOther) {

@@ -61,14 +61,15 @@ type Prober struct {
 	timing   Timing
 	sequence uint64
 	targets  map[state.BackendID]*target
-	asked    map[spi]question // at most one for each port of each target
+	asked    map[spi]*question // at most one for each port of each target
 }
 
 // target is a backend under observation.
 type target struct {
 	Target
 	ports   [len(probedPorts)]portState
-	group   int // index into wrongGroups
+	form    form // of its next probe
+	single  int  // the last of offers but the first that was tried
 	damped  damped
 	opinion Opinion
 	sstp    *sstpState // nil: not asked for
@@ -78,7 +79,7 @@ type portState struct {
 	run    run
 	note   Note
 	group  uint16        // the KE group the server asked for
-	policy bool          // it has answered this very probe with INVALID_KE_PAYLOAD before
+	policy bool          // it has answered a probe with this wrong group with INVALID_KE_PAYLOAD before
 	rtt    time.Duration // of the last answer
 	at     time.Time     // of the last result; zero: none yet
 	next   time.Time     // when to ask
@@ -86,9 +87,13 @@ type portState struct {
 	asking spi
 }
 
+// question is one probe that waits for its answer.
 type question struct {
 	backend state.BackendID
 	port    int // index into probedPorts
+	form    form
+	request []byte
+	cookie  bool // the server asked for a cookie and has got it
 }
 
 // NewProber makes a prober without targets.
@@ -102,7 +107,7 @@ func NewProber(cfg Config, deps Deps) (*Prober, error) {
 	p := &Prober{
 		cfg: cfg, listen: deps.Listen, dial: deps.Dial, log: deps.Log,
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		timing: DefaultTiming(), targets: map[state.BackendID]*target{}, asked: map[spi]question{},
+		timing: DefaultTiming(), targets: map[state.BackendID]*target{}, asked: map[spi]*question{},
 	}
 	if p.listen == nil {
 		p.listen = Listen
@@ -300,8 +305,12 @@ func (p *Prober) due(now time.Time) (out []probeDue, sstp, calls []sstpDue, next
 		for i := range t.ports {
 			q := &t.ports[i]
 			if !q.asked.IsZero() && now.Sub(q.asked) >= p.timing.Timeout {
+				silent := answer{note: NoteSilent}
+				if p.asked[q.asking].cookie { // it did answer, with what proves nothing new
+					silent.note = NoteCookie
+				}
+				p.result(t, p.asked[q.asking], silent, now)
 				delete(p.asked, q.asking)
-				p.result(t, i, answer{note: NoteSilent}, now)
 				q.next = now // at once: a miss has cost a whole timeout already
 			}
 			if q.asked.IsZero() && !now.Before(q.next) {
@@ -327,11 +336,9 @@ func (p *Prober) ask(t *target, i int, now time.Time) probeDue {
 	q := &t.ports[i]
 	q.asking, q.asked = newSPI(), now
 	q.next = now.Add(p.timing.Interval - rand.N(p.timing.Interval/10))
-	p.asked[q.asking] = question{backend: t.Backend, port: i}
-	return probeDue{
-		id: q.asking, to: netip.AddrPortFrom(t.Addr, probedPorts[i]),
-		data: appendProbe(nil, q.asking, t.group, probedPorts[i] == 4500),
-	}
+	data := appendProbe(nil, q.asking, t.form, probedPorts[i] == 4500)
+	p.asked[q.asking] = &question{backend: t.Backend, port: i, form: t.form, request: data}
+	return probeDue{id: q.asking, to: netip.AddrPortFrom(t.Addr, probedPorts[i]), data: data}
 }
 
 // settle ends the question id with a result, if it is still open.
@@ -347,18 +354,39 @@ func (p *Prober) settle(id spi, a answer, err error) {
 	if err != nil && t.ports[q.port].note != a.note {
 		p.log.Warn("probe not sent", "backend", uint32(q.backend), "port", probedPorts[q.port], "err", err)
 	}
-	p.result(t, q.port, a, time.Now())
+	p.result(t, q, a, time.Now())
 }
 
 // answered takes a datagram. Only one from the very address and port that was
-// asked, with the SPI drawn for it, counts (RFC 7296, section 2.1).
-func (p *Prober) answered(from netip.AddrPort, data []byte) {
-	a, err := parseAnswer(data, from.Port() == 4500)
-	if err == nil && p.askedOf(a.id) == netip.AddrPortFrom(from.Addr().Unmap(), from.Port()) {
-		p.settle(a.id, a, nil)
-		return
+// asked, with the SPI drawn for it, counts (RFC 7296, section 2.1). It returns what
+// to send back: the request with the cookie that the server asks for, once.
+func (p *Prober) answered(from netip.AddrPort, data []byte) (again []byte) {
+	marker := from.Port() == 4500
+	a, err := parseAnswer(data, marker)
+	if err != nil || p.askedOf(a.id) != netip.AddrPortFrom(from.Addr().Unmap(), from.Port()) {
+		p.metrics.stray.Inc()
+		return nil
 	}
-	p.metrics.stray.Inc()
+	if a.note == NoteCookie {
+		if again = p.repeat(a, marker); again != nil {
+			return again
+		}
+	}
+	p.settle(a.id, a, nil)
+	return nil
+}
+
+// repeat gives the request of an open question with the cookie of a; nil: it had
+// one already.
+func (p *Prober) repeat(a answer, marker bool) []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q, ok := p.asked[a.id]
+	if !ok || q.cookie {
+		return nil
+	}
+	q.cookie = true
+	return withCookie(q.request, a.cookie, marker)
 }
 
 // askedOf tells who was asked with this SPI.
@@ -387,26 +415,26 @@ func (p *Prober) refused(tos []netip.AddrPort) {
 	}
 }
 
-// result adds one result to a port and renews the opinion. p.mu is held.
-func (p *Prober) result(t *target, i int, a answer, now time.Time) {
+// result adds the result of a question to its port and renews the opinion. p.mu is
+// held.
+func (p *Prober) result(t *target, asked *question, a answer, now time.Time) {
+	i := asked.port
 	q := &t.ports[i]
-	if a.note == NoteNoProposal && q.policy {
+	switch {
+	case a.note == NoteNoProposal && q.policy:
 		a.note = NotePolicyGone
+	case a.note == NoteCookie && !q.policy:
+		a.note = NoteCookieAlone
 	}
 	q.rtt = now.Sub(q.asked)
 	q.asked = time.Time{}
 	q.at, q.note = now, a.note
 	q.run.add(a.note.Result())
 	p.metrics.results.WithLabelValues(a.note.String()).Inc()
-	switch {
-	case a.note == NoteInvalidKE:
+	if a.note == NoteInvalidKE {
 		q.group, q.policy = a.group, true
-	case a.note == NoteAccepted, a.note == NoteInvalidSyntax:
-		t.group = (t.group + 1) % len(wrongGroups)
-		for j := range t.ports { // another probe: what was known is of the old one
-			t.ports[j].policy = false
-		}
 	}
+	t.reform(asked.form, a.note)
 	runs := make([]run, len(t.ports))
 	for j := range t.ports {
 		runs[j] = t.ports[j].run
@@ -416,6 +444,23 @@ func (p *Prober) result(t *target, i int, a answer, now time.Time) {
 		p.log.Info("opinion changed", "backend", uint32(t.Backend), "addr", t.Addr, "port", probedPorts[i],
 			"from", was.String(), "to", t.opinion.String(), "note", a.note.String())
 		poke(p.changed)
+	}
+}
+
+// reform takes the next form of the probe after an answer that the form of the
+// question may have caused. The other port's answer to the same form changes nothing more.
+func (t *target) reform(asked form, note Note) {
+	if asked != t.form {
+		return
+	}
+	switch note {
+	case NoteNoProposal, NotePolicyGone:
+		t.form.offer = nextOffer(asked.offer, &t.single)
+	case NoteAccepted, NoteInvalidSyntax:
+		t.form.group = (t.form.group + 1) % len(wrongGroups)
+		for i := range t.ports { // another probe: what was known is of the old one
+			t.ports[i].policy = false
+		}
 	}
 }
 

@@ -102,7 +102,9 @@ func (p *Prober) read(conn net.PacketConn) {
 		}
 		failures = 0
 		if u, ok := from.(*net.UDPAddr); ok {
-			p.answered(u.AddrPort(), buf[:n])
+			if again := p.answered(u.AddrPort(), buf[:n]); again != nil {
+				_, _ = conn.WriteTo(again, from) // lost or not: the question's timeout follows
+			}
 		}
 	}
 }

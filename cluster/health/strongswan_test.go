@@ -28,6 +28,7 @@ const (
 secrets { ike { secret = "test" } }
 `
 	charonConf = `charon-systemd { load_modular = no
+  %[2]s
   load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey revocation constraints kdf hmac sha1 sha2 gcm aes drbg vici kernel-libipsec kernel-netlink socket-default updown
   plugins { vici { socket = unix://%[1]s/vici } } }
 swanctl { plugins { vici { socket = unix://%[1]s/vici } } }
@@ -37,19 +38,8 @@ swanctl { plugins { vici { socket = unix://%[1]s/vici } } }
 // TestStrongSwan probes a real IKEv2 server in a network namespace: it must
 // answer on both ports, for each set of proposals, and hold no half-open SA.
 func TestStrongSwan(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("strongSwan in a network namespace needs root")
-	}
-	if _, err := os.Stat(charon); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("strongSwan (charon-systemd, swanctl) is not installed")
-		}
-		t.Skip("strongSwan (charon-systemd, swanctl) is not installed")
-	}
-	s := startStrongSwan(t)
+	needStrongSwan(t)
+	s := startStrongSwan(t, "")
 	six := strongSwanPair{server: netip.MustParseAddr("2001:db8:77::1"), client: netip.MustParseAddr("2001:db8:77::2")}
 	s.addresses(t, six)
 	for _, c := range []struct {
@@ -94,6 +84,23 @@ func TestStrongSwan(t *testing.T) {
 	}
 }
 
+// needStrongSwan skips where a person lacks what the test needs; CI must have it.
+func needStrongSwan(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root")
+		}
+		t.Skip("strongSwan in a network namespace needs root")
+	}
+	if _, err := os.Stat(charon); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("strongSwan (charon-systemd, swanctl) is not installed")
+		}
+		t.Skip("strongSwan (charon-systemd, swanctl) is not installed")
+	}
+}
+
 type strongSwan struct {
 	dir       string
 	namespace string
@@ -110,14 +117,15 @@ func (s *strongSwan) addresses(t *testing.T, p strongSwanPair) {
 	}
 }
 
-func startStrongSwan(t *testing.T) *strongSwan {
+// startStrongSwan starts a server with these settings of strongswan.conf(5).
+func startStrongSwan(t *testing.T, settings string) *strongSwan {
 	s := &strongSwan{dir: t.TempDir(), namespace: fmt.Sprintf("vpnlb-thealth%d", os.Getpid()),
 		strongSwanPair: strongSwanPair{server: netip.MustParseAddr("198.18.77.1"), client: netip.MustParseAddr("198.18.77.2")}}
 	s.run(t, "ip", "netns", "add", s.namespace)
 	t.Cleanup(func() { s.run(t, "ip", "netns", "del", s.namespace) })
 	s.run(t, "ip", "-n", s.namespace, "link", "set", "lo", "up")
 	s.addresses(t, s.strongSwanPair)
-	s.write(t, "strongswan.conf", fmt.Sprintf(charonConf, s.dir))
+	s.write(t, "strongswan.conf", fmt.Sprintf(charonConf, s.dir, settings))
 	cmd := exec.Command("ip", "netns", "exec", s.namespace, charon)
 	cmd.Env = s.env()
 	if err := cmd.Start(); err != nil {
