@@ -56,9 +56,10 @@ type NodeFacts struct {
 	// QuorumLost is how long there has been no confirmed leader; 0 = there
 	// is one. Before catching up: since the start of the process.
 	QuorumLost time.Duration
-	// LeaseGap: the monotonic clock jumped by more than the lease (SIGSTOP,
-	// a suspended VM) and no leader has confirmed since.
-	LeaseGap bool
+	// LeaseGap is how long ago the monotonic clock began to jump by more than the
+	// lease (SIGSTOP, a suspended VM), if no leader has confirmed since; 0: a leader
+	// has, or there was no jump.
+	LeaseGap time.Duration
 
 	// The stored state, for the cold start.
 	SpecStored bool          // the store held a spec with at least one VIP
@@ -82,6 +83,9 @@ type VIPFacts struct {
 	// ServiceFailed: what this node itself serves at the VIP (TLS of SSTP) does
 	// not work here: no listener, no certificate.
 	ServiceFailed bool
+	// Carries: clients' connections end on this node (TLS of SSTP), so a withdrawal
+	// ends them.
+	Carries bool
 	// Unprobed: this node has just started, announced nothing of the VIP yet, and
 	// does not know yet whether it reaches the servers. The caller bounds it: a
 	// server that never gives an opinion must not keep a node out.
@@ -140,7 +144,7 @@ func Decide(f Facts, l Limits) Decision {
 		}
 		cold = true
 	}
-	if r := unfit(f); r != OK {
+	if r := unfit(f, l); r != OK {
 		d := Decision{Action: Withdraw, Wish: Withdraw, Reason: r, Soft: true}
 		if f.VIP.OthersWilling <= 0 {
 			d.Action = lowered(f.Node)
@@ -205,10 +209,11 @@ func coldStart(n NodeFacts, l Limits) Reason {
 }
 
 // unfit gives the reason why this node should leave the VIP to others if
-// there are any, or OK.
-func unfit(f Facts) Reason {
+// there are any, or OK. After a standstill a VIP whose connections end here is no
+// worse than on a node that has lost its leader, so it has the same time.
+func unfit(f Facts, l Limits) Reason {
 	switch {
-	case f.Node.LeaseGap:
+	case f.Node.LeaseGap > 0 && (!f.VIP.Carries || f.Node.LeaseGap >= l.QuorumGrace):
 		return LeaseGap
 	case !f.Node.PlaneSelfCheck:
 		return SelfCheckFailed

@@ -69,8 +69,10 @@ func TestDecide(t *testing.T) {
 
 		{"self check", func(f *Facts) { f.Node.PlaneSelfCheck = false }, Withdraw, SelfCheckFailed, Withdraw},
 		{"self check as the last", func(f *Facts) { f.Node.PlaneSelfCheck = false; f.VIP.OthersWilling = 0 }, Demote, SelfCheckFailed, Withdraw},
-		{"lease gap", func(f *Facts) { f.Node.LeaseGap = true }, Withdraw, LeaseGap, Withdraw},
-		{"lease gap as the last", func(f *Facts) { f.Node.LeaseGap = true; f.VIP.OthersWilling = 0 }, Demote, LeaseGap, Withdraw},
+		{"lease gap", func(f *Facts) { f.Node.LeaseGap = time.Second }, Withdraw, LeaseGap, Withdraw},
+		{"lease gap as the last", func(f *Facts) { f.Node.LeaseGap = time.Second; f.VIP.OthersWilling = 0 }, Demote, LeaseGap, Withdraw},
+		{"lease gap with connections", func(f *Facts) { f.Node.LeaseGap = DefaultLimits().QuorumGrace - 1; f.VIP.Carries = true }, Announce, OK, Announce},
+		{"long lease gap with connections", func(f *Facts) { f.Node.LeaseGap = DefaultLimits().QuorumGrace; f.VIP.Carries = true }, Withdraw, LeaseGap, Withdraw},
 		{"no usable backend", func(f *Facts) { f.VIP.Usable = 0 }, Withdraw, NoBackends, Withdraw},
 		{"no usable backend anywhere", func(f *Facts) { f.VIP.Usable, f.VIP.OthersWilling = 0, 0 }, Demote, NoBackends, Withdraw},
 		{"no usable backend anywhere, draining", func(f *Facts) {
@@ -136,10 +138,14 @@ func everyFacts(yield func(Facts)) {
 						if on(8) {
 							age = l.StateAge + 1
 						}
+						gap := time.Duration(0)
+						if on(6) {
+							gap = l.QuorumGrace - 1
+						}
 						yield(Facts{VIP: v, Node: NodeFacts{
 							Stage: stage, QuorumLost: lost,
 							Removed: on(0), Parked: on(1), PlaneAttached: on(3),
-							PlaneSelfCheck: on(4), CaughtUp: on(5), LeaseGap: on(6), SpecStored: on(7),
+							PlaneSelfCheck: on(4), CaughtUp: on(5), LeaseGap: gap, SpecStored: on(7),
 							StateAge: age,
 						}})
 					}
@@ -159,6 +165,7 @@ func everyVIP(l Limits) []VIPFacts {
 		{Backends: 2, Usable: 2, Up: 2, Reached: 0, Doubtful: true},
 		{Backends: 2, Usable: 1, Up: 0, Reached: 0},
 		{Backends: 2, Usable: 2, Up: 2, Reached: 2, ServiceFailed: true},
+		{Backends: 2, Usable: 2, Up: 2, Reached: 2, Carries: true},
 	}
 }
 
@@ -231,7 +238,7 @@ func TestNeverAllWithdraw(t *testing.T) {
 	soft := []func(*Facts){
 		func(*Facts) {},
 		func(f *Facts) { f.Node.PlaneSelfCheck = false },
-		func(f *Facts) { f.Node.LeaseGap = true },
+		func(f *Facts) { f.Node.LeaseGap = time.Second },
 		func(f *Facts) { f.VIP.Usable = 0 },
 		func(f *Facts) { f.VIP.ServiceFailed = true },
 		func(f *Facts) { f.VIP.Unprobed = true },

@@ -210,7 +210,8 @@ func (m *member) deliver(bundle []byte) {
 type heartbeat struct {
 	mu   sync.Mutex
 	last time.Time
-	gap  time.Time // when the last gap ended; zero: none
+	from time.Time // when the last gap began
+	gap  time.Time // when it ended; zero: there was none
 	over bool      // a leader was heard since
 }
 
@@ -224,19 +225,25 @@ func (h *heartbeat) beat() {
 	defer h.mu.Unlock()
 	now := time.Now()
 	if !h.last.IsZero() && now.Sub(h.last) > lease {
+		if h.over || h.gap.IsZero() { // else no leader was heard in between
+			h.from = h.last
+		}
 		h.gap, h.over = now, false
 	}
 	h.last = now
 }
 
-// unconfirmed reports whether no leader has been heard since the last gap, given
-// when one was heard last. Once one was, the gap is over: what becomes of leaders
-// later is another matter.
-func (h *heartbeat) unconfirmed(leader time.Time) bool {
+// unconfirmed gives how long ago the last gap began, if no leader has been heard
+// since its end, given when one was heard last; else 0. Once one was, the gap is
+// over: what becomes of leaders later is another matter.
+func (h *heartbeat) unconfirmed(leader time.Time) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.over = h.over || !leader.Before(h.gap)
-	return !h.over && !h.gap.IsZero()
+	if h.over || h.gap.IsZero() {
+		return 0
+	}
+	return time.Since(h.from)
 }
 
 // gapSince returns the end of the last gap.

@@ -48,9 +48,9 @@ func (m *member) noteQuorum() bool {
 	return true
 }
 
-// leaseGap: the process stood still, and no leader has been heard since, or no
-// majority that stands behind this one.
-func (m *member) leaseGap() bool { return m.alive.unconfirmed(m.leaderHeard()) }
+// leaseGap is how long ago the process began to stand still, if no leader has been
+// heard since, or no majority that stands behind this one; else 0.
+func (m *member) leaseGap() time.Duration { return m.alive.unconfirmed(m.leaderHeard()) }
 
 // leaderHeard is when a leader was heard last; zero: never. A leader hears itself
 // when a majority has said that it is one: a process that stood still believes
@@ -123,6 +123,7 @@ func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
 		facts := vipFacts(spec, v, &reach)
+		facts.Carries = v.SSTP.Ends()
 		facts.ServiceFailed = m.routeFault(v, announced[v.Addr], now)
 		facts.Unprobed = probing && !announced[v.Addr]
 		for _, h := range hints {

@@ -165,7 +165,7 @@ func TestGapIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h heartbeat
 		h.beat()
-		if h.unconfirmed(time.Time{}) {
+		if h.unconfirmed(time.Time{}) != 0 {
 			t.Error("unconfirmed without a gap")
 		}
 		stand := func() {
@@ -173,14 +173,18 @@ func TestGapIsOver(t *testing.T) {
 			h.beat()
 		}
 		stand()
-		if !h.unconfirmed(time.Time{}) || !h.unconfirmed(time.Now().Add(-time.Millisecond)) {
+		if want := lease + time.Second; h.unconfirmed(time.Time{}) != want || h.unconfirmed(time.Now().Add(-time.Millisecond)) != want {
 			t.Error("a word from before the gap confirms")
 		}
-		if h.unconfirmed(time.Now()) || h.unconfirmed(time.Time{}) {
+		stand()
+		if want := 2 * (lease + time.Second); h.unconfirmed(time.Time{}) != want {
+			t.Error("a second gap does not count from the first, though no leader was heard in between")
+		}
+		if h.unconfirmed(time.Now()) != 0 || h.unconfirmed(time.Time{}) != 0 {
 			t.Error("a word after the gap does not confirm, or not for good")
 		}
 		stand()
-		if !h.unconfirmed(time.Time{}) {
+		if want := lease + time.Second; h.unconfirmed(time.Time{}) != want {
 			t.Error("the next gap is not one")
 		}
 	})

@@ -205,7 +205,7 @@ func TestVirtualRouteFacts(t *testing.T) {
 		v := nodes[0]
 		facts := func() bgp.Facts { return v.m.routeFacts()[vipAddr] }
 		f := facts()
-		if !f.Node.CaughtUp || f.Node.LeaseGap || f.Node.Removed || f.Node.Parked || f.Node.QuorumLost != 0 || f.Node.Stage != bgp.StageServing {
+		if !f.Node.CaughtUp || f.Node.LeaseGap != 0 || f.Node.Removed || f.Node.Parked || f.Node.QuorumLost != 0 || f.Node.Stage != bgp.StageServing {
 			t.Errorf("a node that is well: %+v", f.Node)
 		}
 		if f.VIP.Backends != 3 || f.VIP.Usable != 3 || f.VIP.Up != 3 {

@@ -187,21 +187,21 @@ func TestVirtualLeaderProvesItself(t *testing.T) {
 		leader := tw.leader(nodes...)
 		time.Sleep(5 * time.Second)
 		for _, v := range nodes {
-			if age := time.Since(v.m.agreement().LeaderHeard); age > lease || v.m.leaseGap() {
+			if age := time.Since(v.m.agreement().LeaderHeard); age > lease || v.m.leaseGap() != 0 {
 				t.Errorf("%s: a leader was heard %v ago, gap %v", v.host, age, v.m.leaseGap())
 			}
 		}
 		tw.isolate(leader)
 		for _, v := range nodes {
 			v.m.alive.mu.Lock()
-			v.m.alive.gap, v.m.alive.over = time.Now(), false
+			v.m.alive.from, v.m.alive.gap, v.m.alive.over = time.Now().Add(-2*lease), time.Now(), false
 			v.m.alive.mu.Unlock()
-			if !v.m.leaseGap() {
+			if v.m.leaseGap() == 0 {
 				t.Errorf("%s: confirmed at the end of the gap", v.host)
 			}
 		}
 		for began := time.Now(); leader.m.replica.Status().Role == raft.RoleLeader; time.Sleep(10 * time.Millisecond) {
-			if !leader.m.leaseGap() || !leader.m.agreement().LeaderHeard.Before(began) {
+			if leader.m.leaseGap() == 0 || !leader.m.agreement().LeaderHeard.Before(began) {
 				t.Fatalf("it confirmed itself, alone, %v after the gap", time.Since(began))
 			}
 		}
@@ -209,13 +209,13 @@ func TestVirtualLeaderProvesItself(t *testing.T) {
 			tw.eventually(lease+time.Second, "the proof ends with the office", func() bool { return leader.m.proved.Load() == nil })
 		}
 		next := tw.leader(others(nodes, leader)...)
-		tw.eventually(time.Second, "the new leader is confirmed", func() bool { return !next.m.leaseGap() })
+		tw.eventually(time.Second, "the new leader is confirmed", func() bool { return next.m.leaseGap() == 0 })
 		time.Sleep(10 * time.Second)
-		if !leader.m.leaseGap() {
+		if leader.m.leaseGap() == 0 {
 			t.Error("confirmed without a leader")
 		}
 		tw.rejoin(leader)
-		tw.eventually(20*time.Second, "the old one too", func() bool { return !leader.m.leaseGap() })
+		tw.eventually(20*time.Second, "the old one too", func() bool { return leader.m.leaseGap() == 0 })
 	})
 }
 

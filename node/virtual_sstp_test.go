@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vpnlb/vpnlb/bgp"
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/dataplane/model"
@@ -361,5 +362,48 @@ func TestVirtualLeaderJudgesFormat(t *testing.T) {
 		if _, ok := asked.m.spec().SecretByName(state.SecretOfCertificate("c")); ok {
 			t.Error("the secret is there still")
 		}
+	})
+}
+
+// A node that stands still for a moment, a suspended virtual machine say, keeps the
+// route of a VIP whose TLS it ends, as it does without a leader: to withdraw it would
+// end its calls. Other VIPs lose nothing by it.
+func TestVirtualStandstillKeepsCalls(t *testing.T) {
+	inStreet(t, nil, func(t *testing.T, s *street, nodes []*vnode) {
+		s.offload(nodes, "198.51.100.141")
+		tls := netip.MustParseAddr("203.0.113.40")
+		routes := func(v *vnode) map[netip.Addr]bgp.VIPStatus {
+			out := map[netip.Addr]bgp.VIPStatus{}
+			for _, st := range v.m.announcer.Status() {
+				out[st.VIP] = st
+			}
+			return out
+		}
+		for _, v := range nodes {
+			v.m.offload.Store(nil) // its service is not what is judged
+			s.eventually(20*time.Second, "announce both", func() bool {
+				r := routes(v)
+				return r[tls].Announced == bgp.Announce && r[vipAddr].Announced == bgp.Announce
+			})
+		}
+		v := nodes[2]
+		s.isolate(v)
+		v.m.alive.mu.Lock()
+		v.m.alive.last = time.Now().Add(-2 * lease)
+		v.m.alive.mu.Unlock()
+		s.eventually(2*time.Second, "the route goes that no connection ends with", func() bool { return routes(v)[vipAddr].Announced != bgp.Announce })
+		if r := routes(v)[tls]; r.Announced != bgp.Announce {
+			t.Errorf("after a standstill of %v: %v because of %v, and its calls end", 2*lease, r.Announced, r.Decision.Reason)
+		}
+		time.Sleep(30 * time.Second)
+		if r := routes(v)[tls]; r.Announced != bgp.Announce {
+			t.Errorf("half of t1 after it: %v because of %v", r.Announced, r.Decision.Reason)
+		}
+		s.eventually(60*time.Second, "t1 is over", func() bool { return routes(v)[tls].Announced != bgp.Announce })
+		s.rejoin(v)
+		s.eventually(30*time.Second, "announce again", func() bool {
+			r := routes(v)
+			return r[tls].Announced == bgp.Announce && r[vipAddr].Announced == bgp.Announce
+		})
 	})
 }

@@ -26,10 +26,11 @@ type Config struct {
 
 // Result of a storm, in connections.
 type Result struct {
-	Answered int64 // the server signed
-	Refused  int64 // reset, or closed
-	Silent   int64 // no answer within patience
-	Failed   int64 // not even connected, and not refused
+	Answered int64  // the server signed
+	Refused  int64  // reset, or closed
+	Silent   int64  // no answer within patience
+	Failed   int64  // did not even connect
+	Fault    string // of the last that failed
 }
 
 // patience is how long a connection waits for an answer.
@@ -48,6 +49,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.For)
 	defer cancel()
 	var next, answered, refused, silent, failed atomic.Int64
+	var fault atomic.Pointer[string]
 	var wg sync.WaitGroup
 	for range cfg.Parallel {
 		wg.Go(func() {
@@ -63,12 +65,17 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 					refused.Add(1)
 				default:
 					failed.Add(1)
+					fault.Store(new(err.Error()))
 				}
 			}
 		})
 	}
 	wg.Wait()
-	return Result{Answered: answered.Load(), Refused: refused.Load(), Silent: silent.Load(), Failed: failed.Load()}, nil
+	r := Result{Answered: answered.Load(), Refused: refused.Load(), Silent: silent.Load(), Failed: failed.Load()}
+	if f := fault.Load(); f != nil {
+		r.Fault = *f
+	}
+	return r, nil
 }
 
 var errNoAnswer = errors.New("the connection ended without an answer")
