@@ -133,14 +133,17 @@ func (m *member) offer(o *offload) {
 }
 
 // due reports whether there may be something new: another agreement, or time to
-// look at files.
+// look at files and to try again what failed. The leader's clock makes a new
+// agreement each second, so that one does not put off the other.
 func (o *offload) due(spec *state.Spec, now time.Time) bool {
 	again := now.Sub(o.looked) >= fileInterval
 	if spec == o.spec && !again {
 		return false
 	}
-	o.again = again
-	o.spec, o.looked = spec, now
+	o.spec, o.again = spec, again
+	if again {
+		o.looked = now
+	}
 	return true
 }
 

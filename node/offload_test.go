@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -88,8 +89,14 @@ func TestTellSSTP(t *testing.T) {
 	}
 	look(2, "not again at once")
 	server.fail = nil
-	now = now.Add(fileInterval)
-	look(3, "tried again")
+	for i := range 2 * fileInterval / time.Second { // the leader's clock alone makes a new agreement each second
+		now = now.Add(time.Second)
+		r.learn(fmt.Sprintf("198.18.0.%d", 80+i), 1)
+		if o.due(r.spec(), now) {
+			o.tell(r.spec(), nil, config.SSTP{})
+		}
+	}
+	look(3, "tried again, once")
 	if o.fault.get() != "" {
 		t.Error("the fault stays")
 	}

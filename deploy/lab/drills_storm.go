@@ -18,7 +18,7 @@ const (
 	stormParallel = 600
 	stormTime     = 15 * time.Second
 	calmTime      = time.Second
-	statusLimit   = 500 * time.Millisecond // for a node to answer about itself, more than in calm
+	statusLimit   = time.Second // for a node to answer about itself, more than in calm: 0.5 s where the machine has nothing else to do
 )
 
 // sstpStorm sends hellos from many sources that never log in, while calls stand,
@@ -48,7 +48,7 @@ func (d *drill) sstpStorm(ctx context.Context) error {
 		return err
 	}
 	d.notef("%.0f hellos a second answered, %d refused, %d silent, %d failed %s", float64(r.Answered)/stormTime.Seconds(), r.Refused, r.Silent, r.Failed, r.Fault)
-	if r.Answered < stormParallel {
+	if r.Answered < stormSources {
 		d.failf("that was no storm")
 	}
 	d.within(fmt.Sprintf("the slowest of %d answers of status", asked), slowest, usual+statusLimit)
