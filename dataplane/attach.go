@@ -137,13 +137,21 @@ func (p *Plane) attach(a *attachment) error {
 	case Generic:
 		flags = flags[1:]
 	}
-	if devices, err := p.ns.netlink.LinkList(); err == nil { // an error shows in what follows
-		p.quieten(a.name, onVLAN(devices, a.index))
+	devices, err := p.listDevices()
+	if err != nil {
+		return err
 	}
+	dev := devices.at(a.index)
+	if dev == nil {
+		return fmt.Errorf("attach to %s: interface is gone", a.name)
+	}
+	p.quietenAll(devices, dev)
 	var failed error
 	for _, f := range flags {
-		if err := p.introduce(a, f == link.XDPGenericMode); err != nil {
-			return err
+		for _, d := range devices.carriers(dev) {
+			if err := p.introduce(devices, d, f == link.XDPGenericMode); err != nil {
+				return err
+			}
 		}
 		l, err := link.AttachXDP(link.XDPOptions{Program: p.coll.Programs["vpnlb"], Interface: a.index, Flags: f})
 		if err != nil {
@@ -166,38 +174,19 @@ func (p *Plane) attach(a *attachment) error {
 	return fmt.Errorf("attach to %s: %w", a.name, failed)
 }
 
-// physical gives the device that a VLAN device is on: the program sees its frames,
-// tagged, there.
-func (p *Plane) physical(dev netlink.Link) (netlink.Link, error) {
-	vlan, ok := dev.(*netlink.Vlan)
-	if !ok {
-		return dev, nil
-	}
-	parent, err := p.ns.netlink.LinkByIndex(vlan.ParentIndex)
-	if err != nil {
-		return nil, fmt.Errorf("find the device that %s is on: %w", vlan.Name, err)
-	}
-	return parent, nil
-}
-
 // introduce tells the program the interface's MAC, and how it will be attached, before
 // it gets its packets: else it would pass the first ones to the kernel as somebody
 // else's.
-func (p *Plane) introduce(a *attachment, generic bool) error {
-	dev, err := p.ns.netlink.LinkByIndex(a.index)
-	if err != nil {
-		return fmt.Errorf("find interface %s: %w", a.name, err)
-	}
-	place := uint32(a.index % interfacePlaces)
+func (p *Plane) introduce(devices devices, dev netlink.Link, generic bool) error {
+	place := uint32(dev.Attrs().Index % interfacePlaces)
 	var have bpf.PlaneInterface
 	if err := p.coll.Maps["interfaces"].Lookup(place, &have); err != nil {
 		return fmt.Errorf("read interface: %w", err)
 	}
 	v := have
-	if v.Ifindex != uint32(a.index) {
-		v = bpf.PlaneInterface{Ifindex: uint32(a.index), Mtu: uint32(dev.Attrs().MTU), Lower: uint32(a.index)}
-		copy(v.Mac[:], dev.Attrs().HardwareAddr)
-		if partialDrivers[p.ns.driver(a.name)] {
+	if fresh := baseInterface(devices, dev); v.Ifindex != fresh.Ifindex || v.Master != fresh.Master {
+		v = fresh
+		if p.mayBePartial(devices, dev) {
 			v.Flags = flagPartial // and not "transmit": the kernel forwards until more is known
 		}
 	}
@@ -217,12 +206,16 @@ func (p *Plane) introduce(a *attachment, generic bool) error {
 
 // attachAll takes over or attaches every interface.
 func (p *Plane) attachAll(found *Pinned) error {
+	devices, err := p.listDevices()
+	if err != nil {
+		return err
+	}
 	for _, c := range p.cfg.Interfaces {
-		dev, err := p.ns.netlink.LinkByName(c.Name)
-		if err != nil {
-			return fmt.Errorf("find interface %s: %w", c.Name, err)
+		dev := devices.named(c.Name)
+		if dev == nil {
+			return fmt.Errorf("find interface %s: there is none of that name", c.Name)
 		}
-		if dev, err = p.physical(dev); err != nil {
+		if dev, err = devices.physical(dev); err != nil {
 			return err
 		}
 		if slices.ContainsFunc(p.attachments, func(a *attachment) bool { return a.index == dev.Attrs().Index }) {

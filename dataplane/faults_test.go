@@ -108,7 +108,7 @@ func TestFailedAttachKeepsOldPins(t *testing.T) {
 	p, dir := newSmallPlane(t)
 	mustResync(t, p, farm(t, 100), nil)
 	p.Close()
-	if err := os.Remove(dir + "/plane_meta_v2"); err != nil { // as a newer schema would find it
+	if err := os.Remove(p.mapPin("plane_meta")); err != nil { // as a newer schema would find it
 		t.Fatal(err)
 	}
 	before, err := pinsIn(dir)

@@ -53,22 +53,36 @@ func newBench(t testing.TB) *bench {
 	return b
 }
 
-// lower gives the kernel's index of the interface whose frames these are.
+// lower gives the kernel's index of the interface where its frames leave.
 func (b *bench) lower(i model.Interface) uint32 {
-	if i.Parent != 0 {
+	switch {
+	case i.Parent != 0:
 		return b.real[i.Parent]
+	case i.Master != 0:
+		return b.real[i.Master]
 	}
 	return b.real[i.Index]
 }
 
+// tag is the tag of a VLAN device as the maps have it.
+func tag(i model.Interface) uint16 {
+	if i.Service {
+		return i.VLAN | vlanService
+	}
+	return i.VLAN
+}
+
 func (b *bench) setInterface(t testing.TB, i model.Interface) {
 	index := b.real[i.Index]
-	v := bpf.PlaneInterface{Ifindex: index, Mtu: 1500, Mac: i.MAC, Flags: b.flags(i), Lower: b.lower(i), Vlan: i.VLAN}
+	v := bpf.PlaneInterface{Ifindex: index, Mtu: 1500, Mac: i.MAC, Flags: b.flags(i), Lower: b.lower(i), Vlan: tag(i), Master: index}
+	if i.Master != 0 {
+		v.Master = b.real[i.Master]
+	}
 	if err := b.coll.Maps["interfaces"].Put(index%interfacePlaces, &v); err != nil {
 		t.Fatal(err)
 	}
 	if i.Parent != 0 {
-		key := bpf.PlaneVlanKey{Lower: b.lower(i), Vlan: uint32(i.VLAN)}
+		key := bpf.PlaneVlanKey{Lower: b.lower(i), Vlan: uint32(tag(i))}
 		if err := b.coll.Maps["vlans"].Put(&key, index); err != nil {
 			t.Fatal(err)
 		}
@@ -102,7 +116,7 @@ func (b *bench) hop(h model.Hop, to netip.Addr, vip uint8) bpf.PlaneNextHop {
 	for _, i := range fixture.Interfaces() {
 		if i.Index == h.Interface {
 			v.Flags |= b.flags(i)
-			v.Ifindex, v.Vlan = b.lower(i), i.VLAN
+			v.Ifindex, v.Vlan = b.lower(i), tag(i)
 		}
 	}
 	return v
@@ -137,7 +151,7 @@ func (b *bench) setHops(t testing.TB, set *table.Set, toServer map[table.Slot]mo
 			putSlotHop(t, b.Plane, uint32(s.Slot), b.hop(hop, s.Addr, s.VIP))
 		case model.NoNeighbour:
 			b.setRoute(t, s.Addr, hop, s.DSR && !hop.Direct)
-		case model.NoRoute:
+		case model.NoRoute, model.NotForwarded:
 			r := &netlink.Route{Type: unix.RTN_UNREACHABLE, Dst: netlink.NewIPNet(s.Addr.AsSlice())}
 			if err := netlink.RouteAdd(r); err != nil {
 				t.Fatal(err)
@@ -160,6 +174,7 @@ func (b *bench) setClients(t testing.TB, set *table.Set, hop model.Hop, spread b
 		}
 	}
 	if hop.State != model.Resolved {
+		b.refuseClients(t, hop)
 		b.setRoute(t, netip.IPv4Unspecified(), hop, false)
 		b.setRoute(t, netip.IPv6Unspecified(), hop, false)
 		return
@@ -168,6 +183,21 @@ func (b *bench) setClients(t testing.TB, set *table.Set, hop model.Hop, spread b
 		for i := range uint32(16) {
 			putPerCPU(t, b.coll.Maps["next_hop_by_vip"], uint32(v.Index)*16+i, b.hop(hop, netip.IPv4Unspecified(), v.Index))
 		}
+	}
+}
+
+// refuseClients: a route that says no is not the same as none, which is what
+// [model.NotForwarded] needs.
+func (b *bench) refuseClients(t testing.TB, hop model.Hop) {
+	if hop.State != model.NoRoute {
+		return
+	}
+	for _, to := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		r := &netlink.Route{Type: unix.RTN_UNREACHABLE, Dst: &net.IPNet{IP: to.AsSlice(), Mask: net.CIDRMask(0, to.BitLen())}}
+		if err := netlink.RouteAdd(r); err != nil {
+			t.Fatal(err)
+		}
+		b.routes = append(b.routes, r)
 	}
 }
 

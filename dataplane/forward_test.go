@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"github.com/vpnlb/vpnlb/dataplane/ike"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
@@ -343,5 +345,49 @@ func TestNeighbourChangeIsFollowed(t *testing.T) {
 	}
 	if _, ok := p.LookupEntry(clientKey(1)); ok {
 		t.Error("a record out of nowhere")
+	}
+}
+
+// A server answers what this node sent from an address that the member record does not
+// name yet (DHCP, a new privacy address): no reply to a client, so the kernel's as it is.
+func TestReplyToAnOwnAddressThatIsNotAgreed(t *testing.T) {
+	const fresh = "198.51.100.77"
+	l := newLane(t)
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	setAddr(t, lo, fresh+"/32")
+	server := listen(t, l.server, laneServer+":4500")
+	inside(t, l.server, func() {
+		peer, err := netlink.LinkByName("s0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: peer.Attrs().Index, Dst: netlink.NewIPNet(net.ParseIP(fresh)), Gw: net.ParseIP("198.51.100.1")}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	p := newPlane(t, newBPFFS(t), "outside", "inside")
+	attachPlane(t, p)
+	mustResync(t, p, laneSet(100), nil)
+	own, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(fresh), Port: 45000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	answer := append([]byte{0, 0, 0, 0}, ike.Header{InitiatorSPI: 1, NextPayload: ike.SecurityAssoc, Version: ike.MajorVersion << 4,
+		Exchange: ike.SAInit, Flags: ike.FlagResponse, Length: ike.HeaderLen}.Append(nil)...)
+	b := make([]byte, 2048)
+	eventually(t, "the answer arrives at this node", func() bool {
+		if _, err := server.WriteToUDPAddrPort(answer, netip.MustParseAddrPort(fresh+":45000")); err != nil {
+			t.Fatal(err)
+		}
+		own.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		n, _, err := own.ReadFromUDP(b)
+		return err == nil && bytes.Equal(b[:n], answer)
+	})
+	if n := allCounts(t, p).Reasons[table.PassNotForwarded].Packets; n == 0 {
+		t.Error("not counted as pass_not_forwarded")
 	}
 }

@@ -20,6 +20,9 @@ const interfacePlaces = 1024
 // index have the program, the rest are the kernel's.
 const maxVLANs = 64
 
+// vlanService stands beside a VLAN ID: the tag is one of 802.1ad, as in bpf/consts.h.
+const vlanService = 0x1000
+
 // Flags of bpf.PlaneInterface, as in bpf/consts.h.
 const (
 	flagPartial  = 1
@@ -37,15 +40,11 @@ var partialDrivers = map[string]bool{"veth": true, "virtio_net": true, "tun": tr
 // the kernel says, and mends the difference. It reports whether there was one.
 // Not safe for several goroutines: Attach first, then Run's alone.
 func (p *Plane) refreshInterfaces() (changed bool, err error) {
-	devices, err := p.ns.netlink.LinkList()
+	devices, err := p.listDevices()
 	if err != nil {
-		return false, fmt.Errorf("list interfaces: %w", err)
+		return false, err
 	}
-	byName := make(map[string]netlink.Link, len(devices))
-	for _, d := range devices {
-		byName[d.Attrs().Name] = d
-	}
-	p.checkAttachments(byName, devices)
+	p.checkAttachments(devices)
 	want := p.renderInterfaces(devices)
 	if err := p.mendVLANs(want); err != nil {
 		return true, err
@@ -87,12 +86,12 @@ func (p *Plane) readInterfaces() error {
 
 // checkAttachments learns how the program is attached, and follows an interface
 // that came back under its name.
-func (p *Plane) checkAttachments(byName map[string]netlink.Link, devices []netlink.Link) {
+func (p *Plane) checkAttachments(devices devices) {
 	p.status.Lock()
 	defer p.status.Unlock()
 	pinAlarm := p.mendPins(time.Now())
 	for _, a := range p.attachments {
-		dev := byName[a.name]
+		dev := devices.named(a.name)
 		was := a.alarm
 		switch {
 		case dev == nil:
@@ -121,7 +120,7 @@ func (p *Plane) checkAttachments(byName map[string]netlink.Link, devices []netli
 			a.alarm = fmt.Sprintf("interface index %d equals another one's modulo %d: its packets go to the kernel; make the interface anew", a.index, interfacePlaces)
 		}
 		if a.alarm == "" {
-			a.alarm = p.frameAlarm(a, onVLAN(devices, a.index))
+			a.alarm = p.frameAlarm(devices, dev)
 		}
 		if a.alarm == "" {
 			a.alarm = pinAlarm
@@ -148,11 +147,10 @@ func (p *Plane) collides(a *attachment) bool {
 // renderInterfaces gives the desired map. The program's own interfaces take
 // their places first; one that finds its place taken is left out, which means
 // that the program passes its packets to the kernel.
-func (p *Plane) renderInterfaces(devices []netlink.Link) map[uint32]bpf.PlaneInterface {
-	own := make(map[int]*attachment)
+func (p *Plane) renderInterfaces(devices devices) map[uint32]bpf.PlaneInterface {
+	own := p.attachedAt(devices)
 	generic := len(p.attachments) > 0
 	for _, a := range p.attachments {
-		own[a.index] = a
 		generic = generic && a.mode == Generic
 	}
 	family, haveFamily := p.ns.netdevFamilyID()
@@ -170,23 +168,59 @@ func (p *Plane) renderInterfaces(devices []netlink.Link) map[uint32]bpf.PlaneInt
 			if _, taken := want[place]; (own[index] != nil) != ownPass || taken {
 				continue
 			}
-			want[place] = p.renderInterface(d, own, generic, features)
+			want[place] = p.renderInterface(devices, d, own, generic, features)
 		}
 	}
 	return want
 }
 
-// renderInterface says what the program must know of one interface. A VLAN device
-// sends through its parent, with a tag, and can what that can.
-func (p *Plane) renderInterface(d netlink.Link, own map[int]*attachment, generic bool, features func(int) (uint64, bool)) bpf.PlaneInterface {
-	attrs := d.Attrs()
-	v := bpf.PlaneInterface{Ifindex: uint32(attrs.Index), Mtu: uint32(attrs.MTU), Lower: uint32(attrs.Index)}
-	copy(v.Mac[:], attrs.HardwareAddr)
-	lower := attrs.Index
-	if vlan, ok := d.(*netlink.Vlan); ok {
-		lower = attrs.ParentIndex
-		v.Lower, v.Vlan = uint32(lower), uint16(vlan.VlanId)
+// attachedAt finds the attachment by which the frames of a device come: its own, that
+// of the bond it is in, or that of a bond's members.
+func (p *Plane) attachedAt(devices devices) map[int]*attachment {
+	own := make(map[int]*attachment)
+	for _, a := range p.attachments {
+		own[a.index] = a
+		dev := devices.at(a.index)
+		if dev == nil {
+			continue
+		}
+		top := devices.master(dev).Attrs().Index
+		if own[top] == nil {
+			own[top] = a
+		}
 	}
+	for _, d := range devices {
+		index := d.Attrs().Index
+		if a := own[devices.master(d).Attrs().Index]; a != nil && own[index] == nil {
+			own[index] = a
+		}
+	}
+	return own
+}
+
+// baseInterface says of an interface where its frames come in and go out: its own
+// index; of a VLAN device its parent's, with a tag; of a bond's member the bond's.
+// The MAC is the device's own: the kernel, too, takes a member's frames by that.
+func baseInterface(devices devices, d netlink.Link) bpf.PlaneInterface {
+	attrs := d.Attrs()
+	top := uint32(devices.master(d).Attrs().Index)
+	v := bpf.PlaneInterface{Ifindex: uint32(attrs.Index), Mtu: uint32(attrs.MTU), Lower: top, Master: top}
+	copy(v.Mac[:], attrs.HardwareAddr)
+	if vlan, ok := d.(*netlink.Vlan); ok {
+		v.Lower, v.Vlan = uint32(attrs.ParentIndex), uint16(vlan.VlanId)
+		if vlan.VlanProtocol == netlink.VLAN_PROTOCOL_8021AD {
+			v.Vlan |= vlanService
+		}
+	}
+	return v
+}
+
+// renderInterface says what the program must know of one interface. A VLAN device and
+// a bond's member send through another one, and can what that can.
+func (p *Plane) renderInterface(devices devices, d netlink.Link, own map[int]*attachment, generic bool,
+	features func(int) (uint64, bool)) bpf.PlaneInterface {
+	v := baseInterface(devices, d)
+	lower := int(v.Lower)
 	a := own[lower]
 	can, known := features(lower)
 	// Generic XDP transmits by the ordinary way, which every device has. Where the
@@ -198,15 +232,19 @@ func (p *Plane) renderInterface(d netlink.Link, own map[int]*attachment, generic
 	if generic || known && can&xdpFeatureSeveral != 0 {
 		v.Flags |= flagSeveral
 	}
-	driver := p.driver(lower, attrs.Name)
-	if partialDrivers[driver] {
+	below := devices.at(lower)
+	if below == nil { // in another network namespace
+		below = d
+	}
+	if p.mayBePartial(devices, below) {
 		v.Flags |= flagPartial
 	}
 	if a != nil && a.mode == Generic {
 		v.Flags |= flagGeneric
 	}
-	// On veth XDP_TX needs a program at the peer, a redirect only GRO.
-	if a != nil && a.mode == Native && driver != "veth" {
+	// On veth XDP_TX needs a program at the peer, a redirect only GRO. A bond chooses the
+	// member, so its frames are redirected to it.
+	if a != nil && a.mode == Native && p.driver(lower, below.Attrs().Name) != "veth" && len(devices.members(lower)) == 0 {
 		v.Flags |= flagXDPTX
 	}
 	return v
@@ -218,6 +256,7 @@ func (p *Plane) mendVLANs(interfaces map[uint32]bpf.PlaneInterface) error {
 	own := make(map[uint32]bool)
 	for _, a := range p.attachments {
 		own[uint32(a.index)] = true
+		own[interfaces[uint32(a.index%interfacePlaces)].Master] = true // of a member with the program
 	}
 	var devices []bpf.PlaneInterface
 	for _, v := range interfaces {
@@ -254,6 +293,14 @@ func (p *Plane) mendVLANs(interfaces map[uint32]bpf.PlaneInterface) error {
 		}
 	}
 	return nil
+}
+
+// mayBePartial: may a device hand a frame to the program whose checksum another was
+// to complete? A bond hands over what its members do.
+func (p *Plane) mayBePartial(devices devices, l netlink.Link) bool {
+	return slices.ContainsFunc(devices.carriers(l), func(c netlink.Link) bool {
+		return partialDrivers[p.driver(c.Attrs().Index, c.Attrs().Name)]
+	})
 }
 
 // driver remembers the driver of an interface: it cannot change.

@@ -62,7 +62,7 @@ func offloadAlarm(device string, left []offload) string {
 
 // onVLAN: does a VLAN device lie on the one with this index? The program takes the
 // tags of all of them for its own.
-func onVLAN(devices []netlink.Link, index int) bool {
+func onVLAN(devices devices, index int) bool {
 	return slices.ContainsFunc(devices, func(d netlink.Link) bool {
 		_, is := d.(*netlink.Vlan)
 		return is && d.Attrs().ParentIndex == index
@@ -76,6 +76,14 @@ func offloadPin(dir, device string) string {
 }
 
 const offloadPrefix = "offloads_"
+
+// quietenAll does so on all devices whose hardware receives the frames of one.
+func (p *Plane) quietenAll(devices devices, dev netlink.Link) {
+	vlan := onVLAN(devices, devices.master(dev).Attrs().Index)
+	for _, d := range devices.carriers(dev) {
+		p.quieten(d.Attrs().Name, vlan)
+	}
+}
 
 // quieten switches off what must be off, before the program is attached: the
 // change may stop a device for a moment, so it is made at no other time. What
@@ -105,13 +113,21 @@ func (p *Plane) quieten(device string, vlan bool) {
 	p.log.Info("switched receive offloads off", "interface", device, "features", names)
 }
 
-// frameAlarm tells of what is still on, or on again.
-func (p *Plane) frameAlarm(a *attachment, vlan bool) string {
-	active, err := p.ns.activeFeatures(a.name)
-	if err != nil {
-		return "" // a device that cannot say has none of them
+// frameAlarm tells of what is still on, or on again, on a device or a member of it.
+func (p *Plane) frameAlarm(devices devices, dev netlink.Link) string {
+	vlan := onVLAN(devices, devices.master(dev).Attrs().Index)
+	var alarms []string
+	for _, d := range devices.carriers(dev) {
+		name := d.Attrs().Name
+		active, err := p.ns.activeFeatures(name)
+		if err != nil {
+			continue // a device that cannot say has none of them
+		}
+		if alarm := offloadAlarm(name, disturbed(active, vlan, p.driver(d.Attrs().Index, name))); alarm != "" {
+			alarms = append(alarms, alarm)
+		}
 	}
-	return offloadAlarm(a.name, disturbed(active, vlan, p.driver(a.index, a.name)))
+	return strings.Join(alarms, "; ")
 }
 
 // noteOffloads adds features to those that were noted of a device.

@@ -72,13 +72,13 @@ func TestOffloadVeth(t *testing.T) {
 		}
 		return active[strip]
 	}
-	alarm := func(devices ...netlink.Link) string {
+	alarm := func(more ...netlink.Link) string {
 		t.Helper()
 		link, err := netlink.LinkByName("out")
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.checkAttachments(map[string]netlink.Link{"out": link}, devices)
+		p.checkAttachments(append(devices{link}, more...))
 		return p.Status().Interfaces[0].Alarm
 	}
 	if !on() {
@@ -87,10 +87,10 @@ func TestOffloadVeth(t *testing.T) {
 	if _, err := os.Readlink(offloadPin(dir, "out")); err == nil {
 		t.Error("something was noted where nothing was switched")
 	}
-	if got := alarm(out); got != "" {
+	if got := alarm(); got != "" {
 		t.Errorf("alarm without a VLAN device: %q", got)
 	}
-	if got := alarm(out, vlanOn(out)); got != "the device takes the VLAN tag out of the frame: run ethtool -K out rxvlan off" {
+	if got := alarm(vlanOn(out)); got != "the device takes the VLAN tag out of the frame: run ethtool -K out rxvlan off" {
 		t.Errorf("alarm with a VLAN device: %q", got)
 	}
 
@@ -98,7 +98,7 @@ func TestOffloadVeth(t *testing.T) {
 	if on() {
 		t.Fatal("still on")
 	}
-	if got := alarm(out, vlanOn(out)); got != "" {
+	if got := alarm(vlanOn(out)); got != "" {
 		t.Errorf("alarm after the switch: %q", got)
 	}
 	p.quieten("out", true) // nothing is on any more: the note stays as it is

@@ -5,4 +5,4 @@ package dataplane
 // schema is the version of the maps' layout and part of their pins' names. A
 // change of any struct in bpf/structs.h that is shared with user space, or of a
 // map's type or size, needs a new one.
-const schema = 2
+const schema = 3

@@ -156,7 +156,7 @@ static __always_inline __u32 answer(struct flow *f, __u32 mtu, const struct way 
 	}
 	if (answer_write(f->ctx, &room->answer))
 		return done(f, XDP_DROP, drop);
-	f->ifindex = f->ctx->ingress_ifindex;
+	f->ifindex = f->in->lower;
 	f->action = f->in->flags & INTERFACE_XDP_TX ? XDP_TX : XDP_REDIRECT;
 	return mtu ? ANSWER_TOO_BIG : ANSWER_EXPIRED;
 }

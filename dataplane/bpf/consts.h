@@ -9,6 +9,7 @@
 #define ETH_P_8021AD 0x88a8
 #define VLAN_BYTES 4
 #define VLAN_ID 0x0fff
+#define VLAN_SERVICE 0x1000 /* beside an ID: the tag is one of 802.1ad, not 802.1Q */
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_HOPOPTS 0

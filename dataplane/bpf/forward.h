@@ -82,7 +82,7 @@ static __always_inline int next_hop_ask(struct flow *f, const struct way *w, __u
 		.l4_protocol = p->protocol,
 		/* 0 = any length: of a DSR server the neighbour must be known first. */
 		.tot_len = w->dsr ? 0 : p->total,
-		.ifindex = f->in->ifindex,
+		.ifindex = f->in->master,
 	};
 	if (six) {
 		__builtin_memcpy(q->src, w->source ? (void *)&w->to6 : (void *)p->ip6->saddr, 16);
@@ -103,11 +103,15 @@ static __always_inline int next_hop_ask(struct flow *f, const struct way *w, __u
 }
 
 /* obstacle turns what the FIB said of a packet into a reason; 0 = none. */
-static __always_inline __u32 obstacle(int rc, int dsr)
+static __always_inline __u32 obstacle(int rc, const struct way *w)
 {
+	int dsr = w->dsr;
+
 	switch (rc) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		return 0;
+	case BPF_FIB_LKUP_RET_NOT_FWDED: /* an address of this node, or no route at all */
+		return w->source ? PASS_NOT_FORWARDED : DROP_NO_ROUTE;
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
 		return DROP_TOO_BIG;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
@@ -234,8 +238,8 @@ static __always_inline int retag(struct flow *f, __u16 vlan)
 		return 0;
 	eth->h_proto = proto;
 	if (vlan) {
-		eth->h_proto = bpf_htons(ETH_P_8021Q);
-		tag->tci = bpf_htons(vlan);
+		eth->h_proto = vlan & VLAN_SERVICE ? bpf_htons(ETH_P_8021AD) : bpf_htons(ETH_P_8021Q);
+		tag->tci = bpf_htons(vlan & VLAN_ID);
 		tag->proto = proto;
 	}
 	return 1;
@@ -308,9 +312,11 @@ static __always_inline __u32 leave(struct flow *f, const struct way *w, __u32 re
 	if (left <= 1 && !w->dsr)
 		return answer(f, 0, w, six);
 	if (!next_hop_fresh(f, w, six)) {
-		blocked = obstacle(next_hop_ask(f, w, &mtu, six), w->dsr);
+		blocked = obstacle(next_hop_ask(f, w, &mtu, six), w);
 		if (blocked == DROP_NO_ROUTE)
 			return done(f, XDP_DROP, blocked);
+		if (blocked == PASS_NOT_FORWARDED)
+			return done(f, XDP_PASS, blocked); /* as it came */
 	}
 	if (w->dsr && !(w->hop->flags & HOP_DIRECT))
 		return done(f, XDP_DROP, DROP_NO_ROUTE);

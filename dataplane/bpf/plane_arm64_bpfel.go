@@ -136,6 +136,7 @@ type PlaneInterface struct {
 	Lower   uint32
 	Vlan    uint16
 	Unused2 uint16
+	Master  uint32
 }
 
 type PlaneMaglevChunk struct {

@@ -174,15 +174,16 @@ struct interface {
 	__u8 mac[6];
 	__u8 flags;
 	__u8 unused;
-	__u32 lower; /* where its frames leave: itself, or a VLAN device's parent */
-	__u16 vlan;  /* VLAN ID of its frames there; 0 = no tag */
+	__u32 lower; /* where its frames leave: itself, its master, or a VLAN device's parent */
+	__u16 vlan;  /* VLAN ID of its frames there, with VLAN_SERVICE; 0 = no tag */
 	__u16 unused2;
+	__u32 master; /* owns the VLAN devices and routes of its frames: itself, or the bond it is in */
 };
-_Static_assert(sizeof(struct interface) == 24, "shared with Go");
+_Static_assert(sizeof(struct interface) == 28, "shared with Go");
 
 struct vlan_key {
-	__u32 lower;
-	__u32 vlan;
+	__u32 lower; /* never a bond's member: its master */
+	__u32 vlan;  /* VLAN ID, with VLAN_SERVICE */
 };
 
 struct count {
@@ -208,7 +209,7 @@ struct next_hop {
 	struct in6 destination; /* IPv4: in the low half of hi */
 	__u32 ifindex; /* where the frame leaves */
 	__u16 mtu;
-	__u16 vlan; /* its tag there; 0 = none */
+	__u16 vlan; /* its tag there, as in struct interface; 0 = none */
 	__u8 dmac[6];
 	__u8 smac[6];
 	__u8 flags; /* of the interface, and HOP_DIRECT */

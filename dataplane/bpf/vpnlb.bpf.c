@@ -103,17 +103,19 @@ static __always_inline int same_mac(const __u8 *a, const __u8 *b)
 static __always_inline struct interface *untag(struct flow *f, __be16 *proto)
 {
 	struct vlanhdr *tag = f->packet.data + sizeof(struct ethhdr);
-	struct vlan_key key = {.lower = f->ctx->ingress_ifindex};
+	struct vlan_key key = {.lower = f->in->master};
 	struct interface *in;
-	__u32 *index, place;
+	__u32 *index, place, service;
 
 	if ((void *)(tag + 1) > f->packet.end)
 		return 0;
 	key.vlan = bpf_ntohs(tag->tci) & VLAN_ID;
+	service = *proto == bpf_htons(ETH_P_8021AD) ? VLAN_SERVICE : 0;
 	*proto = tag->proto;
 	f->packet.l3 = (sizeof(struct ethhdr) + VLAN_BYTES) ^ (f->packet.zero & 31);
 	if (!key.vlan)
 		return f->in; /* a priority and no VLAN, IEEE 802.1Q section 6.9 */
+	key.vlan |= service;
 	index = bpf_map_lookup_elem(&vlans, &key);
 	if (!index)
 		return 0;

@@ -10,9 +10,10 @@
 //
 //  1. Less than 14 bytes: PassOther. The physical interface is not known:
 //     PassForeignMAC. With ethertype 0x8100 or 0x88a8 the VLAN ID (12 bits of the tag)
-//     names a VLAN device on that interface, which stands for it from here on (ID 0 is a
-//     priority and no VLAN: the interface itself, IEEE 802.1Q section 6.9); no such
-//     device, or less than 18 bytes: PassNotIP. One tag is read, not two. The
+//     names a VLAN device of that ethertype on that interface, which stands for it from here
+//     on (ID 0 is a priority and no VLAN: the interface itself, IEEE 802.1Q section 6.9); no
+//     such device, or less than 18 bytes: PassNotIP. One tag is read, not two. A frame of a
+//     bond comes in on a member; VLAN devices are the bond's, and so is the way out. The
 //     destination MAC is not that of the interface, or of the VLAN device:
 //     PassForeignMAC.
 //  2. The ethertype (behind the tag) is neither IPv4 nor IPv6: PassNotIP.
@@ -147,7 +148,8 @@
 // # Forwarding, both ways
 //
 //  1. TTL (hop limit) 0 or 1: AnswerExpired, or DropTTL. (Not with DSR.)
-//  2. No route, or with DSR a next hop that is not the server itself: DropNoRoute. DSR
+//  2. A return packet that the FIB does not forward (to an address of the node itself, or no
+//     route at all): PassNotForwarded, as it came. No route, or with DSR a next hop that is not the server itself: DropNoRoute. DSR
 //     and no neighbour: DropNoNeighbour.
 //  3. Total length (IPv6: with the header) above the route's MTU: IPv4 without DF, and
 //     not DSR: PassMustFragment, rewritten as in 4. Else AnswerTooBig, or DropTooBig.
@@ -160,7 +162,7 @@
 //     one off the TTL: the program does not, else a TTL of 2 would make the kernel answer
 //     the wrong host. The frame keeps its MACs and its tag.
 //  6. One off the TTL (not DSR), new MACs, out of the exit; the tag of the frame becomes
-//     the exit's: none, or 0x8100 and its VLAN ID, priority 0.
+//     the exit's: none, or 0x8100 (802.1ad: 0x88a8) and its VLAN ID, priority 0.
 //
 // On an interface that may hand over partial sums, a UDP or TCP checksum that equals the
 // folded, not complemented sum of the pseudo-header (UDP: with the UDP length field; TCP:
@@ -176,7 +178,7 @@
 //
 // # Answers
 //
-// Sent back out of the interface the frame came in on, MACs swapped, tag and ethertype
+// Sent back out of the interface the frame came in on (the bond of a member), MACs swapped, tag and ethertype
 // kept (the frame's own bytes). Not about ICMP errors that are relayed; about IPv4 later
 // fragments; about a source that is 0 in its first byte, loopback (127/8), multicast or
 // above (first byte 224 and more), IPv6: unspecified, loopback (::1), multicast (ff); only

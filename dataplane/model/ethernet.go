@@ -18,7 +18,7 @@ const (
 
 // link is how a frame came in.
 type link struct {
-	ifindex   uint32    // of the physical interface
+	ifindex   uint32    // of the physical interface, where an answer leaves: of a bond's member the bond
 	in        Interface // or the VLAN device on it
 	ethertype uint16    // behind the tag
 	header    int       // bytes before the IP header
@@ -34,14 +34,14 @@ func (t *Tables) arrive(frame []byte, ifindex uint32) (link, table.Reason) {
 	if !known {
 		return link{}, table.PassForeignMAC
 	}
-	l := link{ifindex: ifindex, in: in, ethertype: binary.BigEndian.Uint16(frame[12:]), header: ethernetLen}
-	if l.ethertype == etherVLAN || l.ethertype == etherService {
+	l := link{ifindex: in.top(), in: in, ethertype: binary.BigEndian.Uint16(frame[12:]), header: ethernetLen}
+	if service := l.ethertype == etherService; service || l.ethertype == etherVLAN {
 		if len(frame) < ethernetLen+tagLen {
 			return link{}, table.PassNotIP
 		}
 		id := binary.BigEndian.Uint16(frame[14:]) & 0x0fff
 		if id != 0 { // 0 is a priority and no VLAN
-			if l.in, known = t.vlans[vlanKey{ifindex, id}]; !known {
+			if l.in, known = t.vlans[vlanKey{in.top(), id, service}]; !known {
 				return link{}, table.PassNotIP
 			}
 		}
@@ -61,9 +61,13 @@ func (t *Tables) arrive(frame []byte, ifindex uint32) (link, table.Reason) {
 func leave(ip []byte, l link, hop Hop, exit Interface) ([]byte, uint32) {
 	out := make([]byte, 0, ethernetLen+tagLen+len(ip))
 	out = append(append(out, hop.MAC[:]...), hop.SourceMAC[:]...)
-	ifindex := exit.Index
+	ifindex := exit.top()
 	if exit.Parent != 0 {
-		out = binary.BigEndian.AppendUint16(out, etherVLAN)
+		tag := uint16(etherVLAN)
+		if exit.Service {
+			tag = etherService
+		}
+		out = binary.BigEndian.AppendUint16(out, tag)
 		out = binary.BigEndian.AppendUint16(out, exit.VLAN)
 		ifindex = exit.Parent
 	}

@@ -24,7 +24,10 @@ func forward(d Decision, p *packet, w *way, t *Tables) Decision {
 	switch {
 	case !w.dsr && p.ttl() <= 1:
 		return expired(d, p, w, t)
-	case w.hop.State == NoRoute, w.dsr && !w.hop.Direct:
+	case w.hop.State == NotForwarded && w.source:
+		d.Verdict, d.Reason = Pass, table.PassNotForwarded
+		return d
+	case w.hop.State == NoRoute, w.hop.State == NotForwarded, w.dsr && !w.hop.Direct:
 		return d.end(table.DropNoRoute)
 	case w.dsr && w.hop.State == NoNeighbour:
 		return d.end(table.DropNoNeighbour)

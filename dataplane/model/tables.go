@@ -19,8 +19,21 @@ type Interface struct {
 	// Parent is the index of the interface below a VLAN device; 0: a physical one.
 	// Frames of a VLAN device come in and go out on its parent's index, with a tag.
 	// What holds for the parent's driver is said here again.
-	Parent uint32
-	VLAN   uint16 // ID of the tag, where Parent is not 0
+	Parent  uint32
+	VLAN    uint16 // ID of the tag, where Parent is not 0
+	Service bool   // the tag is one of 802.1ad (0x88a8), else of 802.1Q (0x8100)
+	// Master is the index of the bond that the interface is in; 0: in none. Its frames
+	// come in on the member's index. VLAN devices are the master's, and frames go out
+	// on the master's index.
+	Master uint32
+}
+
+// top is the index by which VLAN devices and exits know the interface.
+func (i *Interface) top() uint32 {
+	if i.Master != 0 {
+		return i.Master
+	}
+	return i.Index
 }
 
 // HopState says what is known of a next hop.
@@ -28,9 +41,10 @@ type HopState uint8
 
 // States of a next hop.
 const (
-	NoRoute     HopState = iota // the FIB has none
+	NoRoute     HopState = iota // the FIB refuses: unreachable, prohibited
 	NoNeighbour                 // a route, but no MAC yet
 	Resolved
+	NotForwarded // the FIB does not forward there: an address of the node itself, or no route at all
 )
 
 // Hop is where a rewritten packet goes next.
@@ -63,8 +77,9 @@ type Env struct {
 }
 
 type vlanKey struct {
-	parent uint32
-	id     uint16
+	parent  uint32
+	id      uint16
+	service bool
 }
 
 type poolKey struct {
@@ -125,7 +140,7 @@ func FromSet(set *table.Set, env Env) (*Tables, error) {
 	for _, i := range env.Interfaces {
 		t.interfaces[i.Index] = i
 		if i.Parent != 0 {
-			t.vlans[vlanKey{i.Parent, i.VLAN}] = i
+			t.vlans[vlanKey{i.Parent, i.VLAN, i.Service}] = i
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

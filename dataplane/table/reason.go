@@ -14,6 +14,7 @@ const (
 	PassOther                            // not for a VIP, not from a backend
 	PassLocalVIP                         // to a VIP, but not ours to forward (TCP 443 offload, ping)
 	PassNotReturn                        // from a backend to a member, an inside prefix, another backend
+	PassNotForwarded                     // from a backend to where the routing table does not lead: an own address that is not agreed yet, or no route
 	PassBackendOther                     // from a backend, but not a service of ours: routed by the kernel
 	PassNoNeighbour                      // rewritten, next hop not resolved yet: the kernel resolves and forwards
 	PassCannotTransmit                   // rewritten, the device cannot transmit XDP frames
@@ -44,7 +45,7 @@ const (
 )
 
 var reasonNames = [ReasonCount]string{
-	"none", "pass_foreign_mac", "pass_not_ip", "pass_other", "pass_local_vip", "pass_not_return",
+	"none", "pass_foreign_mac", "pass_not_ip", "pass_other", "pass_local_vip", "pass_not_return", "pass_not_forwarded",
 	"pass_backend_other", "pass_no_neighbour", "pass_cannot_transmit", "pass_must_fragment",
 	"forward_affinity", "forward_maglev", "forward_reopened", "forward_other_class",
 	"forward_icmp_error", "forward_return", "forward_return_fragment", "forward_return_unknown",
