@@ -249,6 +249,47 @@ func (l *ledger) bundle(all bool) []byte {
 	return out
 }
 
+// fellBack reports whether a bundle of a node is of an older boot than is known of
+// it already.
+func (l *ledger) fellBack(from state.NodeID, bundle []byte) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.records[from]
+	if r == nil || from == l.self {
+		return false
+	}
+	back := false
+	_ = readBundle(bundle, func(raw []byte, _ time.Duration) { // Deliver has reported what is wrong with it
+		if p, err := parsePart(raw); err == nil && p.origin == from && p.order.boot < r.entry(p.kind).order.boot {
+			back = true
+		}
+	})
+	return back
+}
+
+// remind appends the newest hint of a node to a bundle for that node: its first
+// part is enough.
+func (l *ledger) remind(from state.NodeID, bundle []byte) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.records[from]
+	if r == nil {
+		return bundle
+	}
+	newest := &r.status
+	if r.observations.order.after(newest.order) {
+		newest = &r.observations
+	}
+	if len(newest.raw) == 0 {
+		return bundle
+	}
+	out := appendBundle(bundle, newest.raw[0], time.Since(newest.at))
+	if len(out) > MaxBundle {
+		return bundle
+	}
+	return out
+}
+
 // refusal makes an error of a verdict that a caller should hear about.
 func refusal(p part, v verdict) error {
 	switch v {

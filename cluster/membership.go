@@ -21,7 +21,7 @@ import (
 type Config struct {
 	Cluster state.ClusterID // the label of every packet
 	Node    state.NodeID
-	Boot    uint64 // persisted boot counter: orders hints over restarts
+	Boot    uint64 // persisted boot counter: orders hints over restarts; see Membership.Boot
 
 	// Bind is the host:port to listen on, UDP and TCP, on the cluster
 	// interface. It is also what the member list says of us.
@@ -99,6 +99,8 @@ type Membership struct {
 	list     *memberlist.Memberlist // nil before and after Run
 	peers    map[state.NodeID]Peer
 	watchers map[chan struct{}]struct{}
+	boot     uint64    // Config.Boot, or above what this node was proved to have used
+	raised   time.Time // when a proof last raised it
 	sequence uint64
 	live     int // in peers; read by the queue
 }
@@ -131,6 +133,7 @@ func New(cfg Config, deps Deps) (*Membership, error) {
 		rejoin:   make(chan struct{}, 1),
 		peers:    make(map[state.NodeID]Peer),
 		watchers: make(map[chan struct{}]struct{}),
+		boot:     cfg.Boot,
 	}
 	m.queue = &memberlist.TransmitLimitedQueue{NumNodes: m.numLive, RetransmitMult: retransmitMult}
 	return m, nil
@@ -165,8 +168,9 @@ func (d Deps) check() error {
 	return nil
 }
 
-// Run gossips until ctx ends and returns nil; an error when it cannot listen.
-// It may be called once.
+// Run gossips until ctx ends and returns nil; an error when it cannot listen:
+// then it may be called again. Hints that come and go by Bundle, Answer and
+// Deliver need no Run.
 func (m *Membership) Run(ctx context.Context) error {
 	list, err := memberlist.Create(m.listConfig())
 	if err != nil {
@@ -175,6 +179,8 @@ func (m *Membership) Run(ctx context.Context) error {
 	m.mu.Lock()
 	m.list = list
 	m.mu.Unlock()
+	m.met.running.Set(1)
+	defer m.met.running.Set(0)
 	tick := time.NewTicker(m.cfg.Rejoin)
 	defer tick.Stop()
 	for {
@@ -196,6 +202,13 @@ func (m *Membership) Run(ctx context.Context) error {
 		case <-m.rejoin:
 		}
 	}
+}
+
+// Running reports whether Run gossips now.
+func (m *Membership) Running() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.list != nil
 }
 
 // joinAll joins every member that gossip does not know to be alive: after a
@@ -231,7 +244,7 @@ func (m *Membership) SetStatus(s NodeStatus) error {
 	if err := s.check(); err != nil {
 		return fmt.Errorf("publish status: %w", err)
 	}
-	s.Boot = m.cfg.Boot
+	s.Boot = m.Boot()
 	return m.publish(kindStatus, s.encode(), &s)
 }
 
@@ -247,7 +260,7 @@ func (m *Membership) publish(k kind, payload []byte, s *NodeStatus) error {
 	}
 	m.mu.Lock()
 	m.sequence++
-	o := order{boot: m.cfg.Boot, sequence: m.sequence}
+	o := order{boot: m.boot, sequence: m.sequence}
 	m.mu.Unlock()
 	raw := makeParts(m.cfg.Cluster, m.cfg.Node, m.deps.Key, k, o, payload)
 	m.ledger.put(k, o, payload, raw, s)
@@ -342,7 +355,7 @@ func (m *Membership) Deliver(bundle []byte) error {
 // receive judges a part and passes news on.
 func (m *Membership) receive(raw []byte, age time.Duration) (part, verdict) {
 	m.mu.Lock()
-	ours := order{boot: m.cfg.Boot, sequence: m.sequence}
+	ours := order{boot: m.boot, sequence: m.sequence}
 	m.mu.Unlock()
 	p, v := m.ledger.receive(raw, age, ours)
 	m.met.hints.WithLabelValues(string(v)).Inc()
@@ -350,7 +363,7 @@ func (m *Membership) receive(raw []byte, age time.Duration) (part, verdict) {
 	case partFresh, partUnknown:
 		m.queue.QueueBroadcast(&broadcast{name: broadcastName(p.origin, p.kind, p.part), raw: slices.Clone(raw)})
 	case partClone:
-		m.log.Error("another node speaks with this node's key", "node", p.origin.String())
+		m.overtake(p.order)
 	case partForged:
 		m.log.Warn("hint with a wrong signature refused", "node", p.origin.String())
 	}

@@ -115,7 +115,7 @@ func (m *member) sealCertificate(spec *state.Spec, name string, text []byte) (st
 		put.Expect = old.Version
 	}
 	var err error
-	put.Sealed, err = transport.Seal(m.ids.Identity().Secret, put.Name, text)
+	put.Sealed, err = m.seal(put.Name, text)
 	return put, err
 }
 

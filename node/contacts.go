@@ -197,6 +197,19 @@ func (m *member) bundle() []byte {
 	return nil
 }
 
+// answerContact takes a member's hints and gives this node's.
+func (m *member) answerContact(from state.NodeID, in []byte) []byte {
+	g := m.gossip.Load()
+	if g == nil {
+		return nil
+	}
+	out, err := g.Answer(from, in)
+	if err != nil {
+		m.log.Debug("hint refused", "error", err.Error())
+	}
+	return out
+}
+
 func (m *member) deliver(bundle []byte) {
 	if g := m.gossip.Load(); g != nil && len(bundle) > 0 {
 		if err := g.Deliver(bundle); err != nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/vpnlb/vpnlb/cluster/affinity"
 	"github.com/vpnlb/vpnlb/cluster/health"
 	"github.com/vpnlb/vpnlb/cluster/state"
-	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/raft"
 )
 
@@ -57,6 +56,9 @@ func (m *member) observation() []byte {
 		m.returns.Sample(counts)
 	}
 	o := m.prober.Observe(m.returns)
+	if g := m.gossip.Load(); g != nil {
+		o.Boot = g.Boot() // the prober knows the file's; the others may have proved that it is too low
+	}
 	m.collector.Receive(m.self, o)
 	return o.Encode()
 }
@@ -162,9 +164,9 @@ func (m *member) rotateGossipKey(ctx context.Context) {
 }
 
 func (m *member) putGossipKeys(ctx context.Context, old *state.Secret, keys []byte) bool {
-	sealed, err := transport.Seal(m.ids.Identity().Secret, secretGossip, keys)
+	sealed, err := m.seal(secretGossip, keys)
 	if err != nil {
-		return false // the system is out of random numbers
+		return false // secretFault tells
 	}
 	return m.propose(ctx, state.PutSecret{Name: secretGossip, Sealed: sealed, Expect: old.Version})
 }

@@ -147,7 +147,7 @@ func unfitness(planeFault string, failing time.Duration, reach *health.Reached) 
 }
 
 // unfit reports whether this node should hold no gateways; see armDead too.
-func (m *member) unfit() bool { return m.fit.unfit.get() != "" }
+func (m *member) unfit() bool { return m.fit.unfit.get() != "" || m.secretFault.get() != "" }
 
 // candidate is what the leader knows of a member that may own gateways.
 type candidate struct {

@@ -27,11 +27,18 @@ const gossipKeyBytes = 32
 
 // openSecret reads a secret of the agreement with the cluster secret.
 func (m *member) openSecret(name string) ([]byte, error) {
+	plain, _, err := m.openSealed(name)
+	return plain, err
+}
+
+// openSealed is openSecret with the version of the sealed value; 0: there is none.
+func (m *member) openSealed(name string) (plain []byte, version uint64, err error) {
 	s, ok := m.spec().SecretByName(name)
 	if !ok {
-		return nil, fmt.Errorf("secret %q is not in the agreed state yet", name)
+		return nil, 0, fmt.Errorf("secret %q is not in the agreed state yet", name)
 	}
-	return transport.Open(m.ids.Identity().Secret, name, s.Sealed)
+	plain, err = transport.Open(m.ids.Identity().Secret, name, s.Sealed)
+	return plain, s.Version, err
 }
 
 func splitKeys(b []byte) ([][]byte, error) {
@@ -45,38 +52,97 @@ func splitKeys(b []byte) ([][]byte, error) {
 	return keys, nil
 }
 
-// runGossip starts when the agreement holds a key, and follows key changes.
+// runGossip gossips as soon as the agreement holds a key that this node can open,
+// and follows key changes. Hints that travel by the mTLS port need no key: a node
+// that cannot gossip hears and is heard all the same.
 func (m *member) runGossip(ctx context.Context) error {
-	var keys [][]byte
-	for keys == nil {
-		if raw, err := m.openSecret(secretGossip); err == nil {
-			if keys, err = splitKeys(raw); err != nil {
-				return err
-			}
-		}
-		if keys == nil && !pause(ctx, 100*time.Millisecond) {
-			return nil
-		}
-	}
-	id := m.ids.Identity()
-	g, err := cluster.New(cluster.Config{
-		Cluster: id.Cluster(), Node: id.Node, Boot: id.Boot,
-		Bind: m.cfg.Cluster.Gossip.String(), Keys: keys,
-	}, cluster.Deps{
+	id, unused := m.ids.Identity(), cluster.NewKey()
+	deps := cluster.Deps{
 		Key:    id.Key,
 		Member: m.memberKey,
 		Peers:  m.gossipPeers,
 		Logger: m.log, Registerer: m.metrics,
-	})
+	}
+	m.gossipNet(&deps)
+	g, err := cluster.New(cluster.Config{
+		Cluster: id.Cluster(), Node: id.Node, Boot: id.Boot,
+		Bind: m.cfg.Cluster.Gossip.String(), Keys: [][]byte{unused},
+	}, deps)
 	if err != nil {
 		return err
 	}
-	m.ring = keys
 	m.gossip.Store(g)
+	keys, version := m.awaitKeys(ctx, g)
+	if keys == nil {
+		return nil
+	}
+	m.ring = [][]byte{unused}
+	if err := m.startKeys(g, keys); err != nil {
+		return err
+	}
 	follow, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go m.followKeys(follow, g) // ends with follow; writes nothing after it
-	return g.Run(ctx)
+	go m.followKeys(follow, g, version) // ends with follow; writes nothing after it
+	return m.keepGossip(ctx, g)
+}
+
+// awaitKeys waits for the gossip keys; nil: ctx ended. Why they do not come is in
+// secretFault.
+func (m *member) awaitKeys(ctx context.Context, g *cluster.Membership) (keys [][]byte, version uint64) {
+	for {
+		g.Raise(m.replica.Status().Boot) // the store may know of later starts than the file
+		raw, version, err := m.openSealed(secretGossip)
+		if err == nil {
+			if keys, err = splitKeys(raw); err == nil {
+				return keys, version
+			}
+		}
+		if version > 0 && m.keysFault.set(err) {
+			m.log.Warn("gossip does not start", "error", err.Error())
+		}
+		if !pause(ctx, 100*time.Millisecond) {
+			return nil, 0
+		}
+	}
+}
+
+// startKeys puts the agreed keys in the place of the one that g was made with.
+func (m *member) startKeys(g *cluster.Membership, keys [][]byte) error {
+	for _, k := range keys {
+		if err := g.AddKey(k); err != nil {
+			return err
+		}
+	}
+	return m.useKeys(g, keys)
+}
+
+// gossipRetry is between two tries to listen for gossip.
+const gossipRetry = 2 * time.Second
+
+// keepGossip runs the gossip, and begins anew where it cannot listen: its port may
+// be taken, or its address not be there yet.
+func (m *member) keepGossip(ctx context.Context, g *cluster.Membership) error {
+	for {
+		err := g.Run(ctx)
+		if err == nil {
+			return nil
+		}
+		if m.keysFault.set(err) {
+			m.log.Warn("gossip does not start", "error", err.Error())
+		}
+		if !pause(ctx, gossipRetry) {
+			return nil
+		}
+	}
+}
+
+// gossipSilent says why this node does not gossip; empty: it does, or has only just
+// started.
+func (m *member) gossipSilent() string {
+	if g := m.gossip.Load(); g != nil && g.Running() {
+		return ""
+	}
+	return m.keysFault.get()
 }
 
 func (m *member) memberKey(id state.NodeID) (ed25519.PublicKey, bool) {
@@ -105,18 +171,16 @@ const useAfter = 3 * time.Second
 
 // followKeys makes the keyring what the agreement says: every key of the list
 // is understood at once, and later the first one encrypts and the rest goes.
-func (m *member) followKeys(ctx context.Context, g *cluster.Membership) {
-	var seen uint64
-	if s, ok := m.spec().SecretByName(secretGossip); ok {
-		seen = s.Version
-	}
+func (m *member) followKeys(ctx context.Context, g *cluster.Membership, seen uint64) {
 	var next [][]byte // understood, not used yet
 	var due time.Time
 	for pause(ctx, time.Second) {
 		if next != nil && time.Now().After(due) {
-			if err := m.useKeys(g, next); err != nil {
+			err := m.useKeys(g, next)
+			if m.followFault.set(err) {
 				m.log.Warn("follow the gossip keys", "error", err.Error())
-			} else {
+			}
+			if err == nil {
 				next = nil
 				m.log.Info("gossip keys follow the agreement", "index", seen)
 			}
@@ -126,8 +190,10 @@ func (m *member) followKeys(ctx context.Context, g *cluster.Membership) {
 			continue
 		}
 		keys, err := m.learnKeys(g)
-		if err != nil {
+		if m.followFault.set(err) {
 			m.log.Warn("learn the gossip keys", "error", err.Error())
+		}
+		if err != nil {
 			continue
 		}
 		next, due, seen = keys, time.Now().Add(useAfter), s.Version
@@ -185,12 +251,10 @@ func (m *member) runStatus(ctx context.Context) error {
 		m.noteQuorum()
 		observed := m.observation()
 		if g := m.gossip.Load(); g != nil {
-			if err := g.SetStatus(m.nodeStatus()); err != nil {
-				m.log.Warn("publish the node's status", "error", err.Error())
+			if err := errors.Join(g.SetStatus(m.nodeStatus()), g.SetObservations(observed)); m.publishFault.set(err) {
+				m.log.Warn("tell the others this node's status and observations", "error", err.Error())
 			}
-			if err := g.SetObservations(observed); err != nil {
-				m.log.Warn("publish the node's observations", "error", err.Error())
-			}
+			m.keepBoot(g)
 			m.collect(g)
 		}
 		select {
@@ -205,7 +269,7 @@ func (m *member) runStatus(ctx context.Context) error {
 func (m *member) nodeStatus() cluster.NodeStatus {
 	st := m.replica.Status()
 	out := cluster.NodeStatus{
-		Role: m.ids.Identity().Role(), Boot: m.ids.Identity().Boot, Format: state.Format,
+		Role: m.ids.Identity().Role(), Format: state.Format,
 		Applied: st.Applied, PlaneApplied: m.sync.index.Load(), Generation: m.sync.generation.Load(),
 		RaftTerm: st.Term, RaftLast: st.LastIndex, Leader: st.LeaderID,
 		Quorum: m.quorum(&st), RaftOff: st.Parked != "" || m.removed.Load() != nil,
@@ -269,10 +333,21 @@ func (m *member) planeHealthy() bool {
 	return m.planeMode() != cluster.PlaneNone && m.sync.failure.Load() == nil
 }
 
-// collect hands what the others observed to the tally's collector.
+// keepBoot keeps a boot counter that the others proved to be too low.
+func (m *member) keepBoot(g *cluster.Membership) {
+	if err := m.ids.RaiseBoot(g.Boot()); m.bootFault.set(err) {
+		m.log.Warn("keep the boot counter", "error", err.Error())
+	}
+}
+
+// collect hands what the others observed to the tally's collector, and notes which
+// of them are not well. A member that answers calls and says nothing of itself is
+// not well either: nobody can know how far its data plane is.
 func (m *member) collect(g *cluster.Membership) {
+	said := make(map[state.NodeID]bool)
 	for _, h := range g.Hints() {
 		if h.Node != m.self && h.Status != nil && h.StatusAge <= hintFresh {
+			said[h.Node] = true
 			m.unwell.note(h.Node, h.Status.Quorum && h.Status.CaughtUp && h.Status.PlaneHealthy)
 		}
 		if h.Observations == nil || h.Node == m.self || h.ObservationsAge > hintFresh {
@@ -284,5 +359,11 @@ func (m *member) collect(g *cluster.Membership) {
 			continue
 		}
 		m.collector.Receive(h.Node, o)
+	}
+	spec := m.spec()
+	for i := range spec.Members {
+		if id := spec.Members[i].ID; id != m.self && !said[id] && m.contacts.ever(id) && m.contacts.silence(id) < silentAfter {
+			m.unwell.note(id, false)
+		}
 	}
 }

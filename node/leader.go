@@ -26,6 +26,7 @@ func (m *member) runLeader(ctx context.Context) error {
 		defer m.tookOffice.Store(nil)
 		defer m.gossipFault.set(nil) // the next one tries
 		for pause(office, dutyInterval) {
+			m.giveUpOffice(office)
 			m.judge(office, time.Since(began))
 			m.rotateGossipKey(office)
 			m.tidyGossipKeys(office)

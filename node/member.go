@@ -93,6 +93,7 @@ type member struct {
 	dropAddrs func() error                     // VIPs and gateways from this host's interfaces
 	cleanUp   func() error                     // everything that a membership puts into the kernel
 	passed    func() (packets uint64, ok bool) // how many this node has sent on
+	gossipNet func(*cluster.Deps)
 
 	lastMembers  []state.NodeID            // the contacts goroutine's
 	fit          fitness                   // for gateways, and as far as routers go
@@ -108,7 +109,13 @@ type member struct {
 	ticketsSeen  uint64  // the leader duty's: version of the ticket keys,
 	ticketsHeld  tickets // and what they are
 	gossipFault  fault   // of the last change of the gossip key
-	movedFault   fault   // of the last try to tell this node's new address
+	keysFault    fault   // of the start of the gossip
+	followFault  fault   // of the last try to follow the gossip keys
+	publishFault fault   // of the last status and observations
+	bootFault    fault   // of keeping the boot counter
+	secretFault  fault   // of the cluster secret: what the cluster has sealed does not open
+	secretProved atomic.Bool
+	movedFault   fault // of the last try to tell this node's new address
 
 	offload atomic.Pointer[offload] // the TLS of SSTP; nil: this member has no such part
 
@@ -139,6 +146,7 @@ func newMember(n *Node, ad admission) (*member, error) {
 		vetted:     make(map[state.NodeID]bool),
 	}
 	m.newCaller, m.dropAddrs, m.cleanUp, m.passed = m.makeCaller, m.dropAddresses, m.clean, m.forwarded
+	m.gossipNet = func(*cluster.Deps) {}
 	m.raftOff, m.stopRaft = context.WithCancel(context.Background())
 	var err error
 	if m.admitted, err = n.readMemberList(m.self); err != nil {
@@ -170,6 +178,7 @@ func (m *member) makeTransport() (err error) {
 		Addr:      m.cfg.Cluster.Address.String(),
 		Dir:       m.node.storeDir(),
 		Heartbeat: m.cfg.Cluster.Heartbeat,
+		Boot:      id.Boot,
 	}, raft.Deps{
 		Stream:  m.transport.Raft(),
 		Forward: forwarder{m.transport},
@@ -262,6 +271,7 @@ func (m *member) run(ctx context.Context) error {
 	start("raft", m.runRaft)
 	start("data plane", m.plane.Run)
 	start("gossip", m.runGossip)
+	start("cluster secret", m.runSecret)
 	start("contacts", m.runContacts)
 	start("data plane sync", func(ctx context.Context) error {
 		w := m.replica.Watch()

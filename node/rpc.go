@@ -23,6 +23,7 @@ const (
 	pathMark    = "/v1/mark"    // how far the caller's log is; out: what the callee remembered
 	pathApplied = "/v1/applied" // the callee's own applied index
 	pathVouch   = "/v1/vouch"   // whether the callee's member list has a node; older versions do not know it
+	pathSecret  = "/v1/secret"  // the cluster secret, for a member that has lost it; older versions do not know it
 	pathMoved   = "/v1/moved"   // the caller's cluster and gossip address changed
 )
 
@@ -40,9 +41,8 @@ type silenceAnswer struct {
 
 // serveRPC registers what other nodes may ask.
 func (m *member) serveRPC() {
-	m.transport.HandleRPC(pathContact, transport.Bytes(func(_ context.Context, _ transport.Peer, in []byte) ([]byte, error) {
-		m.deliver(in)
-		return m.bundle(), nil
+	m.transport.HandleRPC(pathContact, transport.Bytes(func(_ context.Context, p transport.Peer, in []byte) ([]byte, error) {
+		return m.answerContact(p.Node, in), nil
 	}))
 	m.transport.HandleRPC(pathPropose, transport.Bytes(func(ctx context.Context, p transport.Peer, in []byte) ([]byte, error) {
 		if err := checkOrigin(p.Node, in); err != nil {
@@ -69,6 +69,9 @@ func (m *member) serveRPC() {
 	}))
 	m.transport.HandleRPC(pathVouch, transport.JSON(func(_ context.Context, _ transport.Peer, in vouchRequest) (vouchAnswer, error) {
 		return m.vouch(in)
+	}))
+	m.transport.HandleRPC(pathSecret, transport.JSON(func(_ context.Context, p transport.Peer, _ struct{}) (secretAnswer, error) {
+		return m.serveSecret(p)
 	}))
 	m.transport.HandleRPC(pathMoved, transport.JSON(m.serveMoved))
 	m.transport.HandleRPC(pathJoin, transport.JSON(func(ctx context.Context, _ transport.Peer, in joinRequest) (joinAnswer, error) {

@@ -234,6 +234,7 @@ func (m *member) warnings(st *admin.Status) []string {
 	if f := m.gossipFault.get(); f != "" {
 		add("the gossip key was not changed after a removal: %s", f)
 	}
+	m.identityWarnings(add)
 	if f := m.policyFault.get(); f != "" {
 		add("the node forwards whatever reaches it: %s", f)
 	}
@@ -313,9 +314,11 @@ func (m *member) memberList() []admin.Member {
 			a.PlaneIndex, a.Announced = m.sync.index.Load(), m.announcer != nil && m.anyAnnounced()
 		case h.Status == nil || h.StatusAge > hintFresh || !a.Live:
 			a.Stale = true // what it said last may not be so any more
+			age := time.Since(m.started)
 			if h.Status != nil {
-				a.PlaneIndex = h.Status.PlaneApplied
+				a.PlaneIndex, age = h.Status.PlaneApplied, h.StatusAge
 			}
+			a.StatusAgo, a.StatusAgoSeconds = ago(age), seconds(age)
 		default:
 			a.PlaneIndex, a.Announced, a.RaftOff = h.Status.PlaneApplied, len(h.Status.Announced) > 0, h.Status.RaftOff
 		}

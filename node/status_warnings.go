@@ -18,6 +18,27 @@ func (m *member) partWarnings(st *admin.Status, add func(string, ...any)) {
 	serverWarnings(m.spec().VIPs, st.Backends, add)
 }
 
+// mutePatience is for a member that starts: its calls come before its first word.
+const mutePatience = 2 * hintFresh
+
+// identityWarnings speak of this node's own files and of how it is heard.
+func (m *member) identityWarnings(add func(string, ...any)) {
+	if f := m.secretFault.get(); f != "" {
+		add("%s. This node holds no gateway, leads nothing and shows no certificate of the cluster meanwhile", f)
+	} else if f := m.gossipSilent(); f != "" {
+		add("this node does not gossip, and hints travel by the mTLS port alone: %s", f)
+	}
+	if f := m.followFault.get(); f != "" {
+		add("the gossip keys of the cluster are not followed: %s", f)
+	}
+	if f := m.publishFault.get(); f != "" {
+		add("the others are not told how this node is: %s", f)
+	}
+	if f := m.bootFault.get(); f != "" {
+		add("the boot counter is not kept: %s", f)
+	}
+}
+
 // memberWarnings speaks of members that do not take part.
 func memberWarnings(members []admin.Member, voters, live int, add func(string, ...any)) {
 	need := voters/2 + 1
@@ -40,6 +61,8 @@ func memberWarnings(members []admin.Member, voters, live int, add func(string, .
 		switch {
 		case !m.Live:
 			add("member %s has not answered for %s%s: look at its service and at the network, or 'vpnlb cluster remove %s' if it is gone for good", m.Name, m.HeardAgo, said, m.Name)
+		case m.Stale && m.StatusAgoSeconds > mutePatience.Seconds():
+			add("member %s answers calls, but has said nothing of itself for %s: changes no longer wait for its data plane; 'vpnlb status' there says why, or restart its service", m.Name, m.StatusAgo)
 		case m.RaftOff:
 			add("member %s answers, but its consensus is off%s: 'vpnlb status' there says why; a restart of its service brings it back", m.Name, said)
 		}

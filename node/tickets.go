@@ -141,7 +141,7 @@ func (m *member) rotateTickets(ctx context.Context) {
 		}
 	}
 	next := old.next(now)
-	sealed, err := transport.Seal(m.ids.Identity().Secret, state.SecretTickets, next.encode())
+	sealed, err := m.seal(state.SecretTickets, next.encode())
 	if err != nil {
 		return
 	}

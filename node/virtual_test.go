@@ -175,7 +175,7 @@ func (v *vnode) start(ad admission) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.replica, err = raft.New(raft.Config{ID: m.self, Addr: addr, Dir: v.storeDir(), Heartbeat: m.cfg.Cluster.Heartbeat},
+	m.replica, err = raft.New(raft.Config{ID: m.self, Addr: addr, Dir: v.storeDir(), Heartbeat: m.cfg.Cluster.Heartbeat, Boot: m.ids.Identity().Boot},
 		raft.Deps{Stream: m.transport.Raft(), Forward: forwarder{m.transport}, Logger: m.log, Vet: m.vetStore})
 	m.newCaller = func() (*transport.Transport, error) {
 		return transport.New(transport.Config{Addr: addr}, transport.Deps{
@@ -183,6 +183,7 @@ func (v *vnode) start(ad admission) {
 			Listener: v.town.net.Listen(addr), Dial: v.town.net.Dialer(addr),
 		})
 	}
+	m.gossipNet = func(d *cluster.Deps) { d.Transport, d.Registerer = v.town.net.Gossip(m.cfg.Cluster.Gossip), nil }
 	m.dropAddrs = func() error { v.drops.Add(1); return nil }
 	m.cleanUp = func() error { v.clean.Add(1); return nil }
 	m.metrics = prometheus.NewRegistry() // the parts below register again
@@ -210,7 +211,7 @@ func (v *vnode) run(ctx context.Context, cancel context.CancelFunc) {
 	work, fail := context.WithCancelCause(context.WithoutCancel(ctx))
 	var parts sync.WaitGroup
 	for name, run := range map[string]func(context.Context) error{
-		"transport": m.transport.Run, "raft": m.runRaft, "gossip": v.gossip, "contacts": m.runContacts,
+		"transport": m.transport.Run, "raft": m.runRaft, "gossip": m.runGossip, "cluster secret": m.runSecret, "contacts": m.runContacts,
 		"catch up": m.runCatchUp, "learning": m.runLearning, "duties": m.runLeader, "status": m.runStatus, "peers": m.rememberPeers, "own address": m.tellMoved,
 		"strangers": m.runStrangers,
 		"sync": func(ctx context.Context) error {
@@ -253,33 +254,6 @@ func (v *vnode) again() {
 		v.town.t.Fatalf("%s: %v", v.host, err)
 	}
 	v.start(admission{})
-}
-
-// gossip is runGossip with the network in memory.
-func (v *vnode) gossip(ctx context.Context) error {
-	m := v.m
-	raw, err := m.openSecret(secretGossip)
-	for ; err != nil; raw, err = m.openSecret(secretGossip) {
-		if !pause(ctx, 100*time.Millisecond) {
-			return nil
-		}
-	}
-	keys, err := splitKeys(raw)
-	if err != nil {
-		return err
-	}
-	id, bind := m.ids.Identity(), m.cfg.Cluster.Gossip
-	g, err := cluster.New(cluster.Config{Cluster: id.Cluster(), Node: id.Node, Boot: id.Boot, Bind: bind.String(), Keys: keys},
-		cluster.Deps{Key: id.Key, Member: m.memberKey, Peers: m.gossipPeers, Logger: m.log, Transport: v.town.net.Gossip(bind)})
-	if err != nil {
-		return err
-	}
-	m.ring = keys
-	m.gossip.Store(g)
-	follow, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go m.followKeys(follow, g)
-	return g.Run(ctx)
 }
 
 // halt ends a membership: in order, or as a power cut where the node was

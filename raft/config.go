@@ -38,6 +38,10 @@ type Config struct {
 	ID   state.NodeID
 	Addr string
 
+	// Boot is the least boot counter of this start: what is kept outside the store
+	// may know of later starts than the store does. 0: the store's own counts.
+	Boot uint64
+
 	// Dir holds raft.db and snapshots/. It is made with mode 0700.
 	Dir string
 

@@ -68,7 +68,8 @@ func (r *Replica) startOn(ctx context.Context, g *guard) error {
 	if err != nil {
 		return err
 	}
-	if err := g.SetUint64(keyBoot, boot+1); err != nil {
+	boot = max(boot+1, r.cfg.Boot)
+	if err := g.SetUint64(keyBoot, boot); err != nil {
 		return err
 	}
 	if err := r.peers.load(g); err != nil {
@@ -79,7 +80,7 @@ func (r *Replica) startOn(ctx context.Context, g *guard) error {
 		return err
 	}
 	r.mu.Lock()
-	r.boot, r.own = boot+1, own
+	r.boot, r.own = boot, own
 	r.mu.Unlock()
 	r.guard.Store(g)
 	if r.deps.Vet != nil && !r.deps.Vet(ctx, own) {

@@ -59,6 +59,7 @@ type Status struct {
 	LastIndex   uint64        // last log index
 	CommitIndex uint64        // raft's: counts entries that are no commands
 	Applied     uint64        // View.Index: last applied command
+	Boot        uint64        // orders this node's commands over its starts; 0: the store is not open
 	LastContact time.Duration // since the leader was heard; 0 on the leader; -1 never
 	Servers     []Server      // raft's latest configuration
 	Member      bool          // this node is in it
@@ -89,7 +90,7 @@ func (s *Status) Quorum(heartbeat time.Duration) bool {
 func (r *Replica) Status() Status {
 	s := Status{ID: r.cfg.ID, Role: RoleStopped, LastContact: -1, Applied: r.View().Index()}
 	r.mu.Lock()
-	s.Parked, s.StoreFailed, s.Fenced, s.Restored = r.parked, r.failed, r.fenced, r.restored
+	s.Parked, s.StoreFailed, s.Fenced, s.Restored, s.Boot = r.parked, r.failed, r.fenced, r.restored, r.boot
 	rt, running := r.raft, r.running
 	r.mu.Unlock()
 	s.Queued = len(r.queue)

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
 )
@@ -144,6 +145,37 @@ func (s *IdentityStore) SetRoots(roots [][]byte) error {
 	return nil
 }
 
+// SetSecret replaces the cluster secret, which the caller has proved to be the
+// cluster's. The file that was there is kept beside it.
+func (s *IdentityStore) SetSecret(secret [32]byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.id.Member() {
+		return errors.New("set the cluster secret: this node belongs to no cluster")
+	}
+	if secret == [32]byte{} {
+		return errors.New("set the cluster secret: it is empty")
+	}
+	s.setAside(fileSecret)
+	if err := s.write(fileSecret, []byte(hex.EncodeToString(secret[:])+"\n"), 0o600); err != nil {
+		return err
+	}
+	s.id.Secret = secret
+	return nil
+}
+
+// RaiseBoot makes the boot counter at least n: another place has proved that this
+// node used a later one.
+func (s *IdentityStore) RaiseBoot(n uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n <= s.id.Boot {
+		return nil
+	}
+	s.id.Boot = n
+	return s.writeBoot(n)
+}
+
 func (s *IdentityStore) openKey() (ed25519.PrivateKey, error) {
 	b, err := s.readSecret(fileKey)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -229,6 +261,13 @@ func (s *IdentityStore) openAdmission() (*Admission, error) {
 	return &a, nil
 }
 
+// maxBoot bounds what is believed of the boot file: a number that leaves no room
+// to count is damage.
+const maxBoot = 1 << 62
+
+// countBoot gives the boot counter of this start: above the file's, and at least the
+// seconds of the clock. The file alone would not do: it is lost, or comes back from
+// a backup, and the others believe nothing from a counter that went back.
 func (s *IdentityStore) countBoot() (uint64, error) {
 	var last uint64
 	b, err := os.ReadFile(s.path(fileBoot))
@@ -237,12 +276,23 @@ func (s *IdentityStore) countBoot() (uint64, error) {
 	case err != nil:
 		return 0, fmt.Errorf("open identity: %w", err)
 	default:
-		if last, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err != nil {
-			return 0, fmt.Errorf("read %s: %w", s.path(fileBoot), err)
+		if last, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err != nil || last >= maxBoot {
+			last = 0
+			s.setAside(fileBoot)
 		}
 	}
-	last++
-	return last, s.write(fileBoot, []byte(strconv.FormatUint(last, 10)+"\n"), 0o644)
+	boot := max(last+1, uint64(max(0, time.Now().Unix())))
+	return boot, s.writeBoot(boot)
+}
+
+func (s *IdentityStore) writeBoot(n uint64) error {
+	return s.write(fileBoot, []byte(strconv.FormatUint(n, 10)+"\n"), 0o644)
+}
+
+// setAside keeps a file that is not believed under another name, for a person to
+// look at. Where that fails the file is overwritten.
+func (s *IdentityStore) setAside(name string) {
+	_ = os.Rename(s.path(name), s.path(name+".damaged-"+time.Now().UTC().Format("20060102T150405Z")))
 }
 
 // readSecret reads a file that nobody but its owner may read.

@@ -219,6 +219,10 @@ type Member struct {
 	// does, and plane_index what it said last.
 	Stale           bool    `json:"stale,omitempty"`
 	HeardAgoSeconds float64 `json:"heard_ago_seconds,omitempty"`
+	// StatusAgo is the age of what a member said last of itself; left out for this
+	// node and where it is fresh.
+	StatusAgo        string  `json:"status_ago,omitempty"`
+	StatusAgoSeconds float64 `json:"status_ago_seconds,omitempty"`
 }
 
 // Spec is what the administrator set.
