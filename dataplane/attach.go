@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,6 +30,12 @@ type attachment struct {
 	mode  Mode
 	old   bool // another process's program forwards there until the first Resync
 	alarm string
+	// of names the bond or team whose member this is, where that has no native XDP:
+	// its members carry the program, in generic mode. "" = the device itself is wanted.
+	of        string
+	notNative bool // it came back as one that cannot carry the program itself
+	// carriers are the devices that its frames came in on at the last look; nil = none yet.
+	carriers map[string]position
 }
 
 // probe tells every missing feature of the kernel in one line each.
@@ -128,15 +135,25 @@ func (p *Plane) takeOver(a *attachment) (bool, error) {
 	return false, nil
 }
 
+// modes are the ways to try on a device. A bond or team never gets the program in
+// generic mode: its frames come to it without their VLAN tags, and joined.
+func (p *Plane) modes(a *attachment, dev netlink.Link) []link.XDPAttachFlags {
+	switch {
+	case a.of != "", p.cfg.Mode == Generic && !hollow(dev):
+		return []link.XDPAttachFlags{link.XDPGenericMode}
+	case p.cfg.Mode == Generic:
+		return nil
+	case p.cfg.Mode == Native, hollow(dev):
+		return []link.XDPAttachFlags{link.XDPDriverMode}
+	}
+	return []link.XDPAttachFlags{link.XDPDriverMode, link.XDPGenericMode}
+}
+
+// errNotNative: a bond or team cannot carry the program itself, its members may.
+var errNotNative = errors.New("no native xdp")
+
 // attach puts the program on an interface and pins the link.
 func (p *Plane) attach(a *attachment) error {
-	flags := []link.XDPAttachFlags{link.XDPDriverMode, link.XDPGenericMode}
-	switch p.cfg.Mode {
-	case Native:
-		flags = flags[:1]
-	case Generic:
-		flags = flags[1:]
-	}
 	devices, err := p.listDevices()
 	if err != nil {
 		return err
@@ -147,7 +164,7 @@ func (p *Plane) attach(a *attachment) error {
 	}
 	p.quietenAll(devices, dev)
 	var failed error
-	for _, f := range flags {
+	for _, f := range p.modes(a, dev) {
 		for _, d := range devices.carriers(dev) {
 			if err := p.introduce(devices, d, f == link.XDPGenericMode); err != nil {
 				return err
@@ -170,6 +187,9 @@ func (p *Plane) attach(a *attachment) error {
 			p.log.Warn("driver has no native xdp, attached in generic mode", "interface", a.name, "error", failed)
 		}
 		return nil
+	}
+	if hollow(dev) && p.cfg.Mode != Native {
+		return fmt.Errorf("attach to %s: %w: %w", a.name, errNotNative, cmp.Or(failed, errors.New("generic mode is configured")))
 	}
 	return fmt.Errorf("attach to %s: %w", a.name, failed)
 }
@@ -222,20 +242,33 @@ func (p *Plane) attachAll(found *Pinned) error {
 			continue // two VLAN devices of one parent
 		}
 		a := &attachment{name: dev.Attrs().Name, index: dev.Attrs().Index}
-		taken, err := p.takeOver(a)
+		err := p.attachOne(a, found)
+		if errors.Is(err, errNotNative) {
+			p.log.Warn("the members get the program, in generic mode", "interface", a.name, "error", err)
+			err = p.attachMembers(devices, dev, found)
+		}
 		if err != nil {
 			return err
 		}
-		if taken {
-			a.old = true
-			found.TakenOver = append(found.TakenOver, a.name)
-		} else if err := p.attach(a); err != nil {
-			return err
-		} else {
-			found.Attached = append(found.Attached, a.name)
-		}
-		p.attachments = append(p.attachments, a)
 	}
+	return nil
+}
+
+// attachOne takes over or attaches one device.
+func (p *Plane) attachOne(a *attachment, found *Pinned) error {
+	taken, err := p.takeOver(a)
+	if err != nil {
+		return err
+	}
+	if taken {
+		a.old = true
+		found.TakenOver = append(found.TakenOver, a.name)
+	} else if err := p.attach(a); err != nil {
+		return err
+	} else {
+		found.Attached = append(found.Attached, a.name)
+	}
+	p.attachments = append(p.attachments, a)
 	return nil
 }
 
@@ -305,7 +338,7 @@ func (p *Plane) reattach(a *attachment, dev netlink.Link) error {
 	if err := os.Remove(p.linkPin(a.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove dead link of %s: %w", a.name, err)
 	}
-	a.index, a.old = dev.Attrs().Index, false
+	a.index, a.old, a.carriers = dev.Attrs().Index, false, nil
 	return p.ns.do(func() error { return p.attach(a) })
 }
 

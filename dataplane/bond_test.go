@@ -144,3 +144,19 @@ func TestPhysicalRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestNativeModesOfBonds(t *testing.T) {
+	for mode, want := range map[netlink.BondMode]bool{netlink.BOND_MODE_BALANCE_RR: true, netlink.BOND_MODE_ACTIVE_BACKUP: true,
+		netlink.BOND_MODE_802_3AD: true, netlink.BOND_MODE_BALANCE_XOR: true,
+		netlink.BOND_MODE_BROADCAST: false, netlink.BOND_MODE_BALANCE_TLB: false, netlink.BOND_MODE_BALANCE_ALB: false} {
+		b := netlink.NewLinkBond(netlink.LinkAttrs{Name: "bond0"})
+		b.Mode = mode
+		if got := nativeMode(b); got != want {
+			t.Errorf("mode %s: native %t, want %t", mode, got, want)
+		}
+		b.XmitHashPolicy = netlink.BOND_XMIT_HASH_POLICY_VLAN_SRCMAC
+		if hashes := mode == netlink.BOND_MODE_802_3AD || mode == netlink.BOND_MODE_BALANCE_XOR; hashes && nativeMode(b) {
+			t.Errorf("mode %s with vlan+srcmac is taken for native", mode)
+		}
+	}
+}

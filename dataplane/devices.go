@@ -79,6 +79,37 @@ func (d devices) carriers(l netlink.Link) devices {
 	return slices.DeleteFunc(append(devices{l}, d.members(l.Attrs().Index)...), hollow)
 }
 
+// stacked reports whether a device's frames pass the receive path of a device below
+// before a program on it sees them.
+func stacked(l netlink.Link) bool {
+	switch l.Type() {
+	case "bridge", "macvlan", "macvtap", "ipvlan", "ipvtap":
+		return true
+	}
+	return false
+}
+
+// below lists the cards below a bridge or macvlan; of another device none.
+func (d devices) below(l netlink.Link) devices {
+	if !stacked(l) {
+		return nil
+	}
+	var out, next devices
+	for next = (devices{l}); len(next) > 0 && len(out) < len(d); next = next[1:] {
+		at := next[0].Attrs()
+		lower := d.at(at.ParentIndex)
+		switch {
+		case next[0].Type() == "bridge":
+			next = append(next, slices.DeleteFunc(slices.Clone(d), func(port netlink.Link) bool { return port.Attrs().MasterIndex != at.Index })...)
+		case lower != nil && (stacked(next[0]) || next[0].Type() == "vlan"):
+			next = append(next, lower)
+		default:
+			out = append(out, d.carriers(next[0])...)
+		}
+	}
+	return out
+}
+
 // physical gives the device that an interface of the configuration is on: of a VLAN
 // device its parent, because the program sees frames there, tagged. It refuses what
 // the program would not see as it is.
@@ -88,10 +119,10 @@ func (d devices) physical(l netlink.Link) (netlink.Link, error) {
 		if below = d.at(vlan.ParentIndex); below == nil {
 			return nil, fmt.Errorf("find the device that %s is on: it is in another network namespace", name)
 		}
-		switch below.Type() {
-		case "vlan":
+		switch {
+		case below.Type() == "vlan":
 			return nil, fmt.Errorf("interface %s is a VLAN device on VLAN device %s: one tag is supported, not two", name, below.Attrs().Name)
-		case "bridge", "macvlan", "macvtap", "ipvlan":
+		case stacked(below):
 			return nil, fmt.Errorf("interface %s is a VLAN device on %s %s, which loses the tag: put it on the card or bond",
 				name, below.Type(), below.Attrs().Name)
 		}

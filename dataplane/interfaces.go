@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -34,7 +35,11 @@ const (
 )
 
 // partialDrivers may hand a frame to XDP whose checksum a device was to complete.
-var partialDrivers = map[string]bool{"veth": true, "virtio_net": true, "tun": true, "tap": true}
+// Of a device that joins others in software the frames of local senders come unfinished too.
+var partialDrivers = map[string]bool{"veth": true, "virtio_net": true, "tun": true, "tap": true,
+	"vif": true, "xen_netfront": true, // Xen: neighbours on the same host
+	"vmxnet3": true, "hv_netvsc": true, "ibmveth": true, // VMware, Hyper-V, POWER: the same
+	"bridge": true, "macvlan": true, "macvtap": true, "ipvlan": true, "team": true, "openvswitch": true, "dummy": true}
 
 // refreshInterfaces compares what the program knows of the interfaces with what
 // the kernel says, and mends the difference. It reports whether there was one.
@@ -90,6 +95,7 @@ func (p *Plane) checkAttachments(devices devices) {
 	p.status.Lock()
 	defer p.status.Unlock()
 	pinAlarm := p.mendPins(time.Now())
+	p.followMembers(devices)
 	for _, a := range p.attachments {
 		dev := devices.named(a.name)
 		was := a.alarm
@@ -100,6 +106,7 @@ func (p *Plane) checkAttachments(devices devices) {
 			a.alarm = ""
 			if err := p.reattach(a, dev); err != nil {
 				a.alarm = err.Error()
+				a.notNative = errors.Is(err, errNotNative)
 			}
 		case dev.Attrs().Xdp == nil || !dev.Attrs().Xdp.Attached:
 			a.alarm = "program is not attached"
@@ -109,12 +116,12 @@ func (p *Plane) checkAttachments(devices devices) {
 				}
 			}
 		case dev.Attrs().Xdp.AttachMode == nl.XDP_ATTACHED_SKB:
-			a.mode, a.alarm = Generic, "generic xdp: several times slower than native"
-			if p.cfg.Mode == Generic {
-				a.alarm = ""
-			}
+			a.mode, a.alarm = Generic, p.genericAlarm(devices, a)
 		default:
 			a.mode, a.alarm = Native, ""
+		}
+		if dev != nil {
+			p.quietenNew(devices, dev, a)
 		}
 		if a.alarm == "" && p.collides(a) {
 			a.alarm = fmt.Sprintf("interface index %d equals another one's modulo %d: its packets go to the kernel; make the interface anew", a.index, interfacePlaces)
@@ -129,6 +136,7 @@ func (p *Plane) checkAttachments(devices devices) {
 			p.log.Warn("interface state changed", "interface", a.name, "alarm", a.alarm)
 		}
 	}
+	p.giveToMembers()
 }
 
 // collides: does an interface before this one have its place in the map?

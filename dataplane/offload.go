@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,26 +23,35 @@ type offload struct {
 	option  string // ethtool -K's name of it
 	why     string
 	vlan    bool // matters only below a VLAN device
+	below   bool // matters only below a bridge or macvlan with the program
 }
 
-// offloads, in the order of alarms. Receive offload in software (rx-gro) is not
-// among them: it comes after the program.
+// offloads, in the order of alarms. Receive offload in software (rx-gro) comes after a
+// native program, and the kernel does without it on a device that has a generic one; but
+// below a bridge or macvlan it comes before.
 var offloads = []offload{
 	{feature: "rx-lro", option: "lro", why: "the device joins packets into frames that nobody sent"},
 	{feature: "rx-gro-hw", option: "rx-gro-hw", why: "the device joins packets into frames that nobody sent"},
 	{feature: "rx-vlan-hw-parse", option: "rxvlan", why: "the device takes the VLAN tag out of the frame", vlan: true},
+	{feature: "rx-gro", option: "gro", why: "the device joins packets into frames that nobody sent", below: true},
 }
 
+// position says how a device lies to a program: whether a VLAN device is on it, and whether
+// the program is not on it but on a bridge or macvlan above.
+type position struct{ vlan, below bool }
+
 // disturbing gives those of a device's active features that must be off before a
-// program is attached: vlan says whether a VLAN device lies on it.
-func disturbing(active map[string]bool, vlan bool) []offload {
-	return slices.DeleteFunc(slices.Clone(offloads), func(o offload) bool { return !active[o.feature] || o.vlan && !vlan })
+// program is attached.
+func disturbing(active map[string]bool, at position) []offload {
+	return slices.DeleteFunc(slices.Clone(offloads), func(o offload) bool {
+		return !active[o.feature] || o.vlan && !at.vlan || o.below && !at.below
+	})
 }
 
 // disturbed gives those that disturb an attached program. virtio_net joins nothing
 // while it has one, whatever its flags say, and lets nobody change them.
-func disturbed(active map[string]bool, vlan bool, driver string) []offload {
-	return slices.DeleteFunc(disturbing(active, vlan), func(o offload) bool { return driver == "virtio_net" && !o.vlan })
+func disturbed(active map[string]bool, at position, driver string) []offload {
+	return slices.DeleteFunc(disturbing(active, at), func(o offload) bool { return driver == "virtio_net" && !at.below && !o.vlan })
 }
 
 // offloadAlarm says what is wrong with a device and how to mend it; "" = nothing.
@@ -77,24 +87,36 @@ func offloadPin(dir, device string) string {
 
 const offloadPrefix = "offloads_"
 
-// quietenAll does so on all devices whose hardware receives the frames of one.
-func (p *Plane) quietenAll(devices devices, dev netlink.Link) {
+// placed lists the devices that receive the frames of one, and how they lie to its program.
+func placed(devices devices, dev netlink.Link) map[string]position {
+	out := make(map[string]position)
 	vlan := onVLAN(devices, devices.master(dev).Attrs().Index)
 	for _, d := range devices.carriers(dev) {
-		p.quieten(d.Attrs().Name, vlan)
+		out[d.Attrs().Name] = position{vlan: vlan}
+	}
+	for _, d := range devices.below(dev) {
+		out[d.Attrs().Name] = position{below: true}
+	}
+	return out
+}
+
+// quietenAll does so on all devices that receive the frames of one.
+func (p *Plane) quietenAll(devices devices, dev netlink.Link) {
+	for name, at := range placed(devices, dev) {
+		p.quieten(name, at)
 	}
 }
 
 // quieten switches off what must be off, before the program is attached: the
 // change may stop a device for a moment, so it is made at no other time. What
 // cannot be switched off stays an alarm of checkAttachments.
-func (p *Plane) quieten(device string, vlan bool) {
+func (p *Plane) quieten(device string, at position) {
 	active, err := p.ns.activeFeatures(device)
 	if err != nil {
 		p.log.Debug("cannot ask for receive offloads", "interface", device, "error", err)
 		return
 	}
-	off := disturbing(active, vlan)
+	off := disturbing(active, at)
 	if len(off) == 0 {
 		return
 	}
@@ -113,17 +135,18 @@ func (p *Plane) quieten(device string, vlan bool) {
 	p.log.Info("switched receive offloads off", "interface", device, "features", names)
 }
 
-// frameAlarm tells of what is still on, or on again, on a device or a member of it.
+// frameAlarm tells of what is still on, or on again, on any device that receives the
+// frames of one.
 func (p *Plane) frameAlarm(devices devices, dev netlink.Link) string {
-	vlan := onVLAN(devices, devices.master(dev).Attrs().Index)
 	var alarms []string
-	for _, d := range devices.carriers(dev) {
-		name := d.Attrs().Name
+	on := placed(devices, dev)
+	for _, name := range slices.Sorted(maps.Keys(on)) {
 		active, err := p.ns.activeFeatures(name)
 		if err != nil {
 			continue // a device that cannot say has none of them
 		}
-		if alarm := offloadAlarm(name, disturbed(active, vlan, p.driver(d.Attrs().Index, name))); alarm != "" {
+		index := devices.named(name).Attrs().Index
+		if alarm := offloadAlarm(name, disturbed(active, on[name], p.driver(index, name))); alarm != "" {
 			alarms = append(alarms, alarm)
 		}
 	}

@@ -35,13 +35,13 @@ func TestOffloadDecision(t *testing.T) {
 			active[f] = true
 		}
 		var off []string
-		for _, o := range disturbing(active, c.vlan) {
+		for _, o := range disturbing(active, position{vlan: c.vlan}) {
 			off = append(off, o.feature)
 		}
 		if got := strings.Join(off, " "); got != c.off {
 			t.Errorf("%s: off %q, want %q", c.name, got, c.off)
 		}
-		if got := offloadAlarm("eth0", disturbed(active, c.vlan, c.driver)); got != c.alarm {
+		if got := offloadAlarm("eth0", disturbed(active, position{vlan: c.vlan}, c.driver)); got != c.alarm {
 			t.Errorf("%s: alarm %q, want %q", c.name, got, c.alarm)
 		}
 	}
@@ -94,14 +94,14 @@ func TestOffloadVeth(t *testing.T) {
 		t.Errorf("alarm with a VLAN device: %q", got)
 	}
 
-	p.quieten("out", true)
+	p.quieten("out", position{vlan: true})
 	if on() {
 		t.Fatal("still on")
 	}
 	if got := alarm(vlanOn(out)); got != "" {
 		t.Errorf("alarm after the switch: %q", got)
 	}
-	p.quieten("out", true) // nothing is on any more: the note stays as it is
+	p.quieten("out", position{vlan: true}) // nothing is on any more: the note stays as it is
 	if noted, err := os.Readlink(offloadPin(dir, "out")); err != nil || noted != strip {
 		t.Errorf("noted %q, %v", noted, err)
 	}
@@ -139,7 +139,7 @@ func TestOffloadLeftover(t *testing.T) {
 
 	p := newPlane(t, dir, "out", "in")
 	attachPlane(t, p)
-	p.quieten("in", true)
+	p.quieten("in", position{vlan: true})
 	if err := noteOffloads(dir, "gone", []string{"rx-lro"}); err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +161,49 @@ func TestOffloadLeftover(t *testing.T) {
 	for _, name := range []string{"in", "gone"} {
 		if noted, err := os.Readlink(offloadPin(dir, name)); err == nil {
 			t.Errorf("%s: still noted %q", name, noted)
+		}
+	}
+}
+
+// Below a bridge or macvlan the card's own GRO comes before the program.
+func TestOffloadBelowStackedDevices(t *testing.T) {
+	dev := func(index int, name string, master, parent int) netlink.LinkAttrs {
+		return netlink.LinkAttrs{Index: index, Name: name, MasterIndex: master, ParentIndex: parent}
+	}
+	seen := devices{
+		&netlink.Device{LinkAttrs: dev(2, "eth0", 4, 0)},
+		&netlink.Device{LinkAttrs: dev(3, "eth1", 4, 0)},
+		&netlink.Bond{LinkAttrs: dev(4, "bond0", 0, 0)},
+		&netlink.Macvlan{LinkAttrs: dev(5, "macv", 0, 4)},
+		&netlink.Bridge{LinkAttrs: dev(6, "br0", 0, 0)},
+		&netlink.Vlan{LinkAttrs: dev(7, "bond0.7", 6, 4)},
+		&netlink.Veth{LinkAttrs: dev(8, "tap", 6, 0)},
+	}
+	for name, want := range map[string]string{"eth0": "", "bond0": "", "macv": "eth0 eth1", "br0": "tap eth0 eth1"} {
+		var got []string
+		for _, d := range seen.below(seen.named(name)) {
+			got = append(got, d.Attrs().Name)
+		}
+		slices.Sort(got)
+		wanted := strings.Fields(want)
+		slices.Sort(wanted)
+		if !slices.Equal(got, wanted) {
+			t.Errorf("below %s: %v, want %v", name, got, wanted)
+		}
+	}
+	gro := map[string]bool{"rx-gro": true, "rx-gro-hw": true}
+	for _, c := range []struct {
+		at     position
+		driver string
+		want   string
+	}{
+		{position{}, "ixgbe", "the device joins packets into frames that nobody sent: run ethtool -K eth0 rx-gro-hw off"},
+		{position{below: true}, "ixgbe", "the device joins packets into frames that nobody sent: run ethtool -K eth0 rx-gro-hw off gro off"},
+		{position{}, "virtio_net", ""},
+		{position{below: true}, "virtio_net", "the device joins packets into frames that nobody sent: run ethtool -K eth0 rx-gro-hw off gro off"},
+	} {
+		if got := offloadAlarm("eth0", disturbed(gro, c.at, c.driver)); got != c.want {
+			t.Errorf("%+v, %s: %q, want %q", c.at, c.driver, got, c.want)
 		}
 	}
 }

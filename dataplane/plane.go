@@ -72,6 +72,7 @@ type Plane struct {
 
 	status      sync.Mutex // the fields of attachments, and pins
 	attachments []*attachment
+	byMembers   []string // bonds and teams whose members carry the program
 	pins        pinKeeper
 	interfaces  map[uint32]bpf.PlaneInterface // what the map holds
 	drivers     map[int]string
