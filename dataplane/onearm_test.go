@@ -119,7 +119,7 @@ func TestOneArmedRepliesPassTheForwardPolicy(t *testing.T) {
 	set := laneSet(100)
 	mustResync(t, p, set, nil)
 	var keeper forward.Keeper
-	if _, err := keeper.Mend(forward.Policy{Outside: "arm", Inside: "arm",
+	if _, err := keeper.Mend(forward.Policy{Outside: []string{"arm"}, Inside: []string{"arm"},
 		VIPs: []netip.Addr{set.VIPs[0].Addr}, Servers: []netip.Addr{set.Backends[0].Addr}}); err != nil {
 		t.Fatal(err)
 	}

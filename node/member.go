@@ -101,6 +101,7 @@ type member struct {
 	policyFault  fault                     // of the last mending of the forward policy
 	repliesFault fault                     // of the last mending of rules for transparent connections
 	kernelFault  fault                     // of the last mending of sysctls
+	setBack      fault                     // sysctls that something else keeps changing
 	generation   chan struct{}             // holds a token while one change of tables is on its way, on the leader
 	tookOffice   atomic.Pointer[time.Time] // of the present leadership
 	proved       atomic.Pointer[time.Time] // when a majority last said that this node leads; nil: it does not
@@ -347,6 +348,9 @@ func (m *member) mendKernel() {
 		m.log.Info("kernel settings changed", "keys", changed)
 	}
 	if m.kernelFault.set(err) {
+		m.log.Warn("kernel settings", "error", err.Error())
+	}
+	if err := contested(m.kernel.Contested(), time.Now()); m.setBack.set(err) {
 		m.log.Warn("kernel settings", "error", err.Error())
 	}
 }

@@ -2,10 +2,13 @@ package node
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/dataplane/forward"
+	"github.com/vpnlb/vpnlb/dataplane/sysctl"
 	"github.com/vpnlb/vpnlb/node/config"
 )
 
@@ -21,7 +24,7 @@ const (
 
 // closedPolicy lets nothing through from outside.
 func closedPolicy(cfg *config.Config) forward.Policy {
-	return forward.Policy{Outside: cfg.Dataplane.Outside, Inside: cfg.Dataplane.Inside}
+	return forward.Policy{Outside: []string{cfg.Dataplane.Outside}, Inside: []string{cfg.Dataplane.Inside}}
 }
 
 // forwardPolicy is what the cluster wants the kernel to forward.
@@ -76,4 +79,25 @@ func (m *member) notePolicy(err error) {
 	if m.policyFault.set(err) {
 		m.log.Warn("forward policy", "error", err.Error())
 	}
+}
+
+// A kernel setting is contested if something else has changed it contestedTimes, and
+// for the last time within contestedFor: a change or two is an administrator at work.
+const (
+	contestedTimes = 3
+	contestedFor   = 10 * time.Minute
+)
+
+// contested names the kernel settings that another program keeps changing; nil: none.
+func contested(list []sysctl.SetBack, now time.Time) error {
+	var keys []string
+	for _, s := range list {
+		if s.Times >= contestedTimes && now.Sub(s.Last) < contestedFor {
+			keys = append(keys, s.Key)
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	return fmt.Errorf("something on this host keeps changing %s, and packets are lost until vpnlb sets it again: look for it in /etc/sysctl.d and at network managers, and exempt the interfaces of vpnlb there", strings.Join(keys, ", "))
 }

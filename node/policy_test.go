@@ -3,9 +3,12 @@ package node
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
+	"github.com/vpnlb/vpnlb/dataplane/sysctl"
 	"github.com/vpnlb/vpnlb/node/config"
 )
 
@@ -14,7 +17,7 @@ import (
 func TestForwardPolicy(t *testing.T) {
 	var cfg config.Config
 	cfg.Dataplane.Outside, cfg.Dataplane.Inside = "eth0", "eth0"
-	if p := forwardPolicy(&cfg, &state.Spec{}); p.Outside != "eth0" || p.Inside != "eth0" || p.TCP ||
+	if p := forwardPolicy(&cfg, &state.Spec{}); !slices.Equal(p.Outside, []string{"eth0"}) || !slices.Equal(p.Inside, p.Outside) || p.TCP ||
 		len(p.Servers)+len(p.VIPs)+len(p.Prefixes) != 0 {
 		t.Errorf("nothing agreed: %+v", p)
 	}
@@ -32,5 +35,17 @@ func TestForwardPolicy(t *testing.T) {
 	spec.VIPs[1].SSTP = state.SSTPPassthrough
 	if p := forwardPolicy(&cfg, spec); !p.TCP {
 		t.Error("TCP of a VIP in pass-through is not passed")
+	}
+}
+
+func TestContestedSettings(t *testing.T) {
+	now := time.Now()
+	often := sysctl.SetBack{Key: "net.ipv4.conf.eth1.rp_filter", Times: 3, Last: now}
+	if err := contested([]sysctl.SetBack{often, {Key: "net.ipv4.conf.all.rp_filter", Times: 2, Last: now}}, now); err == nil ||
+		!strings.Contains(err.Error(), often.Key) || strings.Contains(err.Error(), "all") {
+		t.Errorf("%v does not name the key that is set back, and it alone", err)
+	}
+	if err := contested([]sysctl.SetBack{often}, now.Add(contestedFor)); err != nil {
+		t.Errorf("long past: %v", err)
 	}
 }

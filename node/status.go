@@ -228,6 +228,9 @@ func (m *member) warnings(st *admin.Status) []string {
 	if f := m.kernelFault.get(); f != "" {
 		add("kernel settings: %s", f)
 	}
+	if f := m.setBack.get(); f != "" {
+		add("%s", f)
+	}
 	if f := m.movedFault.get(); f != "" {
 		add("%s", f)
 	}

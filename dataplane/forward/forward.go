@@ -26,10 +26,14 @@ import (
 // TableName is the table's name, family inet. Nobody else writes it.
 const TableName = "vpnlb"
 
-// Policy is what may be forwarded from the outside arm. One that names the arms
-// and nothing else lets nothing through.
+// Policy is what may be forwarded. One that names the interfaces and nothing else
+// lets nothing through from outside.
 type Policy struct {
-	Outside, Inside string // interfaces; equal when one-armed
+	// Outside and Inside are the interfaces towards clients and towards servers. An
+	// interface in both lists is one-armed. A packet that comes in by an interface in
+	// neither list (management, a container bridge) reaches neither side, except the
+	// destinations in Prefixes.
+	Outside, Inside []string
 	// VIPs are those of both families. With one arm for both sides a reply comes
 	// from outside, too, and when the kernel gets it (its next hop is not known yet,
 	// or it must be fragmented) it carries the VIP already.
@@ -40,7 +44,8 @@ type Policy struct {
 	// TCP: some VIP passes TCP 443 through, so it is our own traffic, too.
 	TCP bool
 	// Prefixes are destinations behind this node, of both families, that are
-	// reachable from outside in any protocol. Empty: the servers' own addresses.
+	// reachable by every interface in any protocol. Empty: the servers' own
+	// addresses, from outside alone.
 	Prefixes []netip.Prefix
 }
 
@@ -57,7 +62,21 @@ func sorted(addrs []netip.Addr) []netip.Addr {
 	return slices.Compact(out)
 }
 
-func (p Policy) oneArmed() bool { return p.Outside == p.Inside }
+// oneArmed reports whether an interface is outside and inside at once.
+func (p Policy) oneArmed() bool {
+	return slices.ContainsFunc(p.Outside, func(name string) bool { return slices.Contains(p.Inside, name) })
+}
+
+// interfaces lists the distinct interfaces of both sides, outside first.
+func (p Policy) interfaces() []string {
+	out := slices.Clone(p.Outside)
+	for _, name := range p.Inside {
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
 
 // Remove takes the table away.
 func Remove() error {

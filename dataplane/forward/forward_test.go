@@ -23,7 +23,7 @@ func servers() []netip.Addr {
 
 // strict lets nothing to the servers but our own traffic.
 func strict() Policy {
-	return Policy{Outside: "out0", Inside: "in0", Servers: servers(),
+	return Policy{Outside: []string{"out0"}, Inside: []string{"in0"}, Servers: servers(),
 		Prefixes: []netip.Prefix{netip.MustParsePrefix("198.51.100.48/29"), netip.MustParsePrefix("2001:db8:2::50/124")}}
 }
 
@@ -96,7 +96,7 @@ func TestPolicy(t *testing.T) {
 	const yes, no = true, false
 	check("without a policy", yes, yes, yes, yes)
 
-	p := Policy{Outside: "out0", Inside: "in0", Servers: servers()}
+	p := Policy{Outside: []string{"out0"}, Inside: []string{"in0"}, Servers: servers()}
 	if !l.mend(&k, p) {
 		t.Error("the first Mend changed nothing")
 	}
@@ -153,7 +153,7 @@ func TestFormerTableGoes(t *testing.T) {
 		t.Fatal("nothing to remove")
 	}
 	var k Keeper
-	l.mend(&k, Policy{Outside: "out0", Inside: "in0", Servers: servers()})
+	l.mend(&k, Policy{Outside: []string{"out0"}, Inside: []string{"in0"}, Servers: servers()})
 	if left() {
 		t.Error("the former table is still there")
 	}
@@ -206,7 +206,7 @@ func TestFlushedTableIsWrittenAgain(t *testing.T) {
 func TestGuard(t *testing.T) {
 	l := newLane(t)
 	inside := l.ear(l.server, serverArm)
-	closed := Policy{Outside: "out0", Inside: "in0"}
+	closed := Policy{Outside: []string{"out0"}, Inside: []string{"in0"}}
 	guard := func(want bool) {
 		t.Helper()
 		l.in(l.node, func() error {
@@ -249,7 +249,7 @@ func TestOneFamily(t *testing.T) {
 	inside := l.ear(l.server, serverArm)
 	var k Keeper
 	for i, p := range plans {
-		policy := Policy{Outside: "out0", Inside: "in0", Servers: servers()[i : i+1], TCP: true}
+		policy := Policy{Outside: []string{"out0"}, Inside: []string{"in0"}, Servers: servers()[i : i+1], TCP: true}
 		l.mend(&k, policy)
 		last := datagram(p.family, p.client, p.server, unix.IPPROTO_UDP, udp(500), false)
 		l.expect("own family, "+p.name, l.client, inside, last, p.toServer(true, true, true))
@@ -267,7 +267,7 @@ func TestOneArmed(t *testing.T) {
 	var k Keeper
 	vips := []netip.Addr{netip.MustParseAddr(four.vip), netip.MustParseAddr(six.vip)}
 	for _, tcp443 := range []bool{false, true} {
-		l.mend(&k, Policy{Outside: "in0", Inside: "in0", VIPs: vips, Servers: servers(), TCP: tcp443})
+		l.mend(&k, Policy{Outside: []string{"in0"}, Inside: []string{"in0"}, VIPs: vips, Servers: servers(), TCP: tcp443})
 		for _, p := range plans {
 			last := datagram(p.family, p.server, p.client, unix.IPPROTO_UDP, udp(4500), false)
 			from := func(name, source string, proto byte, head []byte, later, want bool) probe {

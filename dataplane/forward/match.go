@@ -71,17 +71,25 @@ func inSet(s *nftables.Set) []expr.Any {
 
 func verdict(k expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: k}} }
 
-func from(iface string) []expr.Any { return arm(expr.MetaKeyIIFNAME, iface) }
+func from(iface string) []expr.Any { return named(expr.MetaKeyIIFNAME, expr.CmpOpEq, iface) }
 
-func by(iface string) []expr.Any { return arm(expr.MetaKeyOIFNAME, iface) }
+func notFrom(iface string) []expr.Any { return named(expr.MetaKeyIIFNAME, expr.CmpOpNeq, iface) }
 
-func arm(key expr.MetaKey, iface string) []expr.Any {
-	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, iface)
+func by(iface string) []expr.Any { return named(expr.MetaKeyOIFNAME, expr.CmpOpEq, iface) }
+
+// named compares the name of an interface of the packet.
+func named(key expr.MetaKey, op expr.CmpOp, iface string) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
+		&expr.Cmp{Op: op, Register: 1, Data: interfaceName(iface)},
 	}
+}
+
+// interfaceName is a name as registers hold it.
+func interfaceName(iface string) []byte {
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, iface)
+	return name
 }
 
 // protocol is that of the last header: behind IPv6 extension headers, too.

@@ -156,7 +156,12 @@ func (l *lane) expect(when string, from netns.NsHandle, at *ear, last packet, pr
 		l.send(from, p.packet)
 	}
 	l.send(from, last)
-	heard := at.until(last.mark)
+	l.judge(when, at.until(last.mark), probes)
+}
+
+// judge compares what was heard with what the probes want.
+func (l *lane) judge(when string, heard [][]byte, probes []probe) {
+	l.t.Helper()
 	for _, p := range probes {
 		got := false
 		for _, h := range heard {

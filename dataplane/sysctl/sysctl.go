@@ -14,7 +14,12 @@
 //   - send_redirects: on a shared segment the kernel would teach a server a way
 //     around the cluster.
 //   - arp_ignore, arp_announce: the VIP lies on lo of every node; none may answer
-//     for it, or use it as a source of ARP, where a node's subnet contains it.
+//     for it, or use it as a source of ARP, where a node's subnet contains it. The
+//     kernel takes the larger of "all" and the interface's own, and "all" is set,
+//     too: a further interface in the same segment (management, an unused port)
+//     would answer for VIPs and gateways, and its answer sends packets to an
+//     interface without the program. IPv6 needs nothing: the kernel answers
+//     solicitations only for addresses of the interface they come in by.
 //
 // What IPv6 needs, and why, stands at [IPv6].
 package sysctl
@@ -28,6 +33,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Root is where the kernel shows its settings. A process in a network
@@ -57,6 +63,8 @@ func Wanted(interfaces []string) []Setting {
 	// "all" and the interface's own.
 	conf("all", "rp_filter", "0", "2")
 	conf("all", "send_redirects", "0")
+	conf("all", "arp_ignore", "1", "2")
+	conf("all", "arp_announce", "2")
 	for _, name := range interfaces {
 		conf(name, "forwarding", "1")
 		conf(name, "accept_local", "1")
@@ -68,17 +76,37 @@ func Wanted(interfaces []string) []Setting {
 	return out
 }
 
-// Keeper holds settings at their wanted values.
+// Keeper holds settings at their wanted values. Not safe for concurrent use.
 type Keeper struct {
 	root   string
 	saved  string // file of the values found first, for Restore
 	wanted []Setting
+	held   map[string]bool    // keys that the last Mend found or left at the wanted value
+	lost   map[string]SetBack // by key; those of settings that the last Mend looked at
+}
+
+// SetBack is a key that something else on this host keeps changing.
+type SetBack struct {
+	Key   string // with dots, as sysctl(8) writes it
+	Times int    // how often Mend has found it changed
+	Last  time.Time
 }
 
 // New does no I/O. saved is the file that remembers the original values over
 // restarts; it is made by the first Mend.
 func New(root, saved string, wanted []Setting) *Keeper {
-	return &Keeper{root: root, saved: saved, wanted: wanted}
+	return &Keeper{root: root, saved: saved, wanted: wanted, held: make(map[string]bool), lost: make(map[string]SetBack)}
+}
+
+// Contested lists, by key, what was changed after this Keeper had seen it right. A
+// key of an interface that was made anew starts with the kernel's default and counts,
+// too.
+func (k *Keeper) Contested() []SetBack {
+	var out []SetBack
+	for _, key := range slices.Sorted(maps.Keys(k.lost)) {
+		out = append(out, k.lost[key])
+	}
+	return out
 }
 
 // Mend writes every setting that is not as wanted, those of New first and then
@@ -91,14 +119,22 @@ func (k *Keeper) Mend(more ...Setting) (changed []string, err error) {
 	var errs []error
 	var wrong []Setting
 	found := make(map[string]string)
+	held, lost := make(map[string]bool), make(map[string]SetBack)
 	for _, s := range k.each(slices.Concat(k.wanted, more)) {
+		if l, ok := k.lost[s.Key]; ok {
+			lost[s.Key] = l
+		}
 		now, err := k.read(s.Key)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		if now == s.Value || slices.Contains(s.Also, now) {
+			held[s.Key] = true
 			continue
+		}
+		if k.held[s.Key] {
+			lost[s.Key] = SetBack{Key: name(s.Key), Times: lost[s.Key].Times + 1, Last: time.Now()}
 		}
 		found[s.Key] = now
 		wrong = append(wrong, s)
@@ -120,8 +156,10 @@ func (k *Keeper) Mend(more ...Setting) (changed []string, err error) {
 			errs = append(errs, fmt.Errorf("set %s to %s: %w", name(s.Key), s.Value, err))
 			continue
 		}
+		held[s.Key] = true
 		changed = append(changed, s.Key)
 	}
+	k.held, k.lost = held, lost
 	return changed, errors.Join(errs...)
 }
 
@@ -194,7 +232,9 @@ func restoreOrder(before map[string]string) []string {
 	})
 }
 
-func name(key string) string { return strings.ReplaceAll(key, "/", ".") }
+// name is the key as sysctl(8) writes it: dots between the parts, and slashes for the
+// dots in an interface's name.
+func name(key string) string { return strings.NewReplacer("/", ".", ".", "/").Replace(key) }
 
 func (k *Keeper) read(key string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(k.root, key))

@@ -88,3 +88,30 @@ func TestMendNamesWhatIsMissing(t *testing.T) {
 		t.Errorf("changed %d, want all %d others", len(changed), len(wanted))
 	}
 }
+
+func TestContested(t *testing.T) {
+	wanted := Wanted([]string{"eth0.5"})
+	root := fakeRoot(t, wanted, "7")
+	k := New(root, filepath.Join(t.TempDir(), "sysctl.json"), wanted)
+	mend := func() {
+		t.Helper()
+		if _, err := k.Mend(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mend()
+	if c := k.Contested(); len(c) != 0 {
+		t.Errorf("the first values count as set back: %v", c)
+	}
+	key := "net/ipv4/conf/eth0.5/rp_filter"
+	for i := range 3 {
+		if err := os.WriteFile(filepath.Join(root, key), []byte("1"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		mend()
+		mend()
+		if c := k.Contested(); len(c) != 1 || c[0].Key != "net.ipv4.conf.eth0/5.rp_filter" || c[0].Times != i+1 || c[0].Last.IsZero() {
+			t.Errorf("set back %d times: %v", i+1, c)
+		}
+	}
+}
