@@ -39,21 +39,9 @@ func (b *bed) run(t *testing.B, c benchCase) {
 // onOneCore keeps this thread where the program's per-CPU caches are warm, and others
 // away from there as far as they let themselves be.
 func onOneCore(f func() error) error {
-	var was, one unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &was); err != nil {
-		return fmt.Errorf("read affinity of the thread: %w", err)
-	}
-	for cpu := range len(was) * 64 {
-		if was.IsSet(cpu) {
-			one.Set(cpu) // the last one: interrupts tend to go to the first
-			if one.Count() > 1 {
-				one.Zero()
-				one.Set(cpu)
-			}
-		}
-	}
-	if err := unix.SchedSetaffinity(0, &one); err != nil {
-		return fmt.Errorf("pin the thread: %w", err)
+	was, err := pinThread()
+	if err != nil {
+		return err
 	}
 	nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	if err != nil {

@@ -256,6 +256,24 @@ func (b *bench) setRoute(t testing.TB, to netip.Addr, hop model.Hop, router bool
 	b.routes = append(b.routes, r)
 }
 
+// The kernel sends nothing by itself over the bench's interfaces: what the program counts
+// is the test's. A router reports its multicast groups as soon as an interface is up.
+func TestBenchIsSilent(t *testing.T) {
+	newBench(t)
+	for _, i := range fixture.Interfaces() {
+		if i.Parent != 0 {
+			continue
+		}
+		l, err := netlink.LinkByName(fmt.Sprintf("leg%d", i.Index))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := l.Attrs().Statistics.RxPackets; n != 0 {
+			t.Errorf("%s got %d packets from the kernel", l.Attrs().Name, n)
+		}
+	}
+}
+
 func TestFixtures(t *testing.T) {
 	all, err := fixture.All()
 	if err != nil {

@@ -57,6 +57,7 @@ func newNamespace(t testing.TB) {
 		}
 		runtime.UnlockOSThread()
 	})
+	pin(t)
 	sysctl(t, "net/ipv4/ip_forward", "1")
 	// Nobody talks but the test: no link-local address, no solicitation.
 	sysctl(t, "net/ipv6/conf/default/addr_gen_mode", "1")
@@ -64,6 +65,41 @@ func newNamespace(t testing.TB) {
 	sysctl(t, "net/ipv6/conf/default/router_solicitations", "0")
 	sysctl(t, "net/ipv6/conf/all/forwarding", "1")
 	up(t, "lo")
+}
+
+// pin keeps the test's locked thread on one CPU. The program's caches and counters are
+// per CPU: a thread that wanders between two runs would find them empty.
+func pin(t testing.TB) {
+	t.Helper()
+	was, err := pinThread()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.SchedSetaffinity(0, &was); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// pinThread binds the calling thread to the last CPU that it may use: interrupts tend to
+// go to the first. It returns the CPUs that the thread could use before.
+func pinThread() (was unix.CPUSet, err error) {
+	if err := unix.SchedGetaffinity(0, &was); err != nil {
+		return was, fmt.Errorf("read affinity of the thread: %w", err)
+	}
+	last := -1
+	for cpu := range len(was) * 64 {
+		if was.IsSet(cpu) {
+			last = cpu
+		}
+	}
+	var one unix.CPUSet
+	one.Set(last)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		return was, fmt.Errorf("pin the thread: %w", err)
+	}
+	return was, nil
 }
 
 func sysctl(t testing.TB, name, value string) {
@@ -89,7 +125,8 @@ func newBPFFS(t testing.TB) string {
 	return dir + "/pins"
 }
 
-// newVeth makes a pair, both ends up; the address is the first one's MAC.
+// newVeth makes a pair, both ends up; the address is the first one's MAC. The peer has no
+// IPv6: its reports of multicast groups would be counted with the test's frames.
 func newVeth(t testing.TB, name, peer string, mac [6]byte) netlink.Link {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
@@ -98,6 +135,7 @@ func newVeth(t testing.TB, name, peer string, mac [6]byte) netlink.Link {
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer}); err != nil {
 		t.Fatal(err)
 	}
+	sysctl(t, "net/ipv6/conf/"+peer+"/disable_ipv6", "1")
 	up(t, peer)
 	return up(t, name)
 }
