@@ -162,7 +162,9 @@ static __always_inline void learn_forward(struct flow *f, const struct record *r
 	if (after)
 		level = EARNED_SK;
 	client_key(&f->client, CLASS_IKE, &room->key, six);
-	if (!sighted(&room->key, level, f->jiffies, !after))
+	/* A login in pieces comes this way alone: routers hash pieces by their addresses and
+	 * the tunnel by its ports, so another node sees the tunnel, and no login. */
+	if (!sighted(&room->key, level, f->jiffies, !after) && !(s->kind == KIND_IKE && f->packet.more))
 		return;
 	room->now = (struct pending){.slot = f->slot, .saw = r->slot, .level = level};
 	tell_user(&room->key, &room->now, f->jiffies);

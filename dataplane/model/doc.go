@@ -123,6 +123,8 @@
 // its clock), Evidence, not an opening. Such ESP of a client without a record of the class that
 // counts is no sighting, but the second packet after a sighting of EarnedSK: Evidence of
 // that level. (A login with a certificate has one protected request, and no other for hours.)
+// A first fragment of such an IKE message is Evidence at once: routers send the pieces of a
+// datagram to a node by their addresses, the tunnel that follows to another by its ports.
 //
 // # ICMP errors
 //

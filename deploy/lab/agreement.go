@@ -90,6 +90,39 @@ func (d *drill) sameRecords(ctx context.Context) error {
 	return nil
 }
 
+// recordBound is how long a client's record may take until every kernel has it. Where
+// servers answer directly it is earned by two packets, a tick apart.
+const recordBound = 30 * time.Second
+
+// known waits until every member's kernel has an IKE record of each client.
+func (d *drill) known(ctx context.Context, clients []netip.Addr) error {
+	start := time.Now()
+	for _, n := range d.l.members() {
+		missing := 0
+		err := until(ctx, recordBound, n+"'s kernel to hold a record of each client", func() (bool, error) {
+			have, err := d.l.recordsHeld(ctx, n)
+			if err != nil {
+				return false, nil // read while it was written
+			}
+			missing = 0
+			for _, a := range clients {
+				if a.Is6() {
+					a = netip.PrefixFrom(a, keyBits6).Masked().Addr()
+				}
+				if _, ok := have[held{a, "ike"}]; !ok {
+					missing++
+				}
+			}
+			return missing == 0, nil
+		})
+		if err != nil {
+			return fmt.Errorf("%w: %d of %d have none", err, missing, len(clients))
+		}
+	}
+	d.notef("all nodes know %d clients after %s", len(clients), time.Since(start).Round(time.Millisecond))
+	return nil
+}
+
 // differ says in what a kernel differs from what is agreed; "": in nothing.
 func differ(want, have map[held]netip.Addr) string {
 	missing, other, more, example := 0, 0, 0, ""

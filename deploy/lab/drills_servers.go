@@ -11,13 +11,12 @@ import (
 
 // Pass criteria of drills on servers, and their sizes.
 const (
-	verdictLimit  = 5 * time.Second // from a server's death to its verdict
-	serviceLimit  = time.Second     // without service, beyond the later of verdict and dead peer detection
-	newClients    = 24              // that come while a server drains
-	relogins      = 12              // known clients that are told to log in again
-	changeBound   = 10 * time.Second
-	dsrRecordTime = 5 * time.Second // until a client of a DSR server is known: two ticks, and the agreement
-	falseFor      = 8 * time.Second // how long probes stay blocked after the verdict
+	verdictLimit = 5 * time.Second // from a server's death to its verdict
+	serviceLimit = time.Second     // without service, beyond the later of verdict and dead peer detection
+	newClients   = 24              // that come while a server drains
+	relogins     = 12              // known clients that are told to log in again
+	changeBound  = 10 * time.Second
+	falseFor     = 8 * time.Second // how long probes stay blocked after the verdict
 )
 
 // victim is the server that a drill works on: the one with most clients.
@@ -116,6 +115,11 @@ func (d *drill) drain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.l.st.Options.DSR {
+		if err := d.known(ctx, d.before.sorted()); err != nil {
+			return err
+		}
+	}
 	d.l.say("  draining %s with %d clients", serverName(i), len(on))
 	start := time.Now()
 	if err := d.admin(ctx, "drain", i); err != nil {
@@ -144,7 +148,7 @@ func (d *drill) drain(ctx context.Context) error {
 	if d.l.st.Options.DSR {
 		// The new ones are known when two of their packets were seen, a tick apart:
 		// before that a change of the tables moves them, which is the price of DSR.
-		if err := flow(ctx, dsrRecordTime); err != nil {
+		if err := d.known(ctx, who); err != nil {
 			return err
 		}
 	}
