@@ -34,6 +34,7 @@ type gate struct {
 	begun     sync.Cond // for goOn
 	places    int       // how many may compute
 	limit     int       // how many may be under way
+	total     uint64    // that began since the start
 	computing int
 	resuming  int          // have heard of their client, and wait to compute again
 	waiting   [2]list.List // for their clients; of *turn, the oldest first: without a whole hello, and with one
@@ -63,6 +64,7 @@ func (g *gate) enter(c *session) *turn {
 		if g.computing < g.places && g.resuming == 0 {
 			if g.all() < g.limit {
 				g.computing++
+				g.total++
 				g.wake()
 				return &turn{gate: g, session: c}
 			}
@@ -234,6 +236,13 @@ func (g *gate) under() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.all()
+}
+
+// begins is how many handshakes began since the start.
+func (g *gate) begins() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.total
 }
 
 // look lets those that wait see whose patience has run out since.

@@ -60,6 +60,7 @@ type Server struct {
 	tick    atomic.Int64 // seconds since the start, and 1: what idle times are measured by
 
 	sweeping sync.Mutex
+	rush     rush
 
 	mu        sync.Mutex // Apply, and what follows
 	listeners map[netip.AddrPort]*listener

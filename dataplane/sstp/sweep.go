@@ -44,6 +44,7 @@ func (s *Server) sweep(tick int64) {
 		}
 	}
 	s.gate.look()
+	s.trim(tick)
 	s.alarms.look(standing)
 	s.metrics.up.Set(float64(up))
 	s.metrics.connections.Set(float64(s.sources.count()))
