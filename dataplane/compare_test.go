@@ -63,6 +63,50 @@ func (b *bench) note(k model.FragmentKey) model.Fate {
 	return model.Fate(v)
 }
 
+func spisOf(sa model.SA) bpf.PlaneSpis {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:], sa.Initiator)
+	binary.BigEndian.PutUint64(b[8:], sa.Responder)
+	return bpf.PlaneSpis{Initiator: binary.NativeEndian.Uint64(b[:]), Responder: binary.NativeEndian.Uint64(b[8:])}
+}
+
+// setSAs makes the program remember to whom messages of IKE SAs went just now.
+func (b *bench) setSAs(t testing.TB, sas []fixture.SA) {
+	clearMap[bpf.PlaneSpis, bpf.PlaneSaClient](t, b.coll.Maps["sa_clients"])
+	now, err := b.clock.now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sas {
+		key := spisOf(s.SA)
+		if err := b.coll.Maps["sa_clients"].Put(&key, &bpf.PlaneSaClient{Client: s.Client, At: now}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// diffSAs says where the program remembers other SAs than these.
+func (b *bench) diffSAs(t testing.TB, want []fixture.SA) string {
+	got := map[bpf.PlaneSpis][16]byte{}
+	for batch := range mapBatches[bpf.PlaneSpis, bpf.PlaneSaClient](b.coll.Maps["sa_clients"]) {
+		if batch.err != nil {
+			t.Fatal(batch.err)
+		}
+		for i, k := range batch.keys {
+			got[k] = batch.values[i].Client
+		}
+	}
+	if len(got) != len(want) {
+		return fmt.Sprintf("the program remembers %d SAs, want %d", len(got), len(want))
+	}
+	for _, s := range want {
+		if client, found := got[spisOf(s.SA)]; !found || client != s.Client {
+			return fmt.Sprintf("SA %x: the program remembers client %x (%t), want %x", s.SA, client, found, s.Client)
+		}
+	}
+	return ""
+}
+
 // takeEvidence reads and clears pending.
 func (b *bench) takeEvidence(t testing.TB) *table.Evidence {
 	if s := b.control.pendingSerial(); s == b.pending {

@@ -54,9 +54,11 @@ func (b *bench) world(t *testing.T, rng *rand.Rand, f *fixture.Fixture) bool {
 		t.Fatal(err)
 	}
 	b.setSightings(t, f.Seen)
+	b.setSAs(t, f.SAs)
 	b.setHops(t, f.Set, f.ToServer)
 	b.setClients(t, f.Set, f.ToClient, rng.IntN(2) == 0)
 	before, wanted := allCounts(t, b.Plane), [table.ReasonCount]uint64{}
+	var returns ReturnCount
 	for range differentialPackets {
 		frame, ifindex := fixture.GenerateFrame(rng, f)
 		if len(frame) < 14 || !b.settle(t, f, frame) {
@@ -65,6 +67,13 @@ func (b *bench) world(t *testing.T, rng *rand.Rand, f *fixture.Fixture) bool {
 		b.setLimits(t, f)
 		want := model.Decide(frame, ifindex, tables)
 		wanted[want.Reason]++
+		switch {
+		case want.Class != table.IKE || want.Proof == 0:
+		case want.Proof == table.Confirmed:
+			returns.ESP++
+		default:
+			returns.SK++
+		}
 		if diff := b.difference(t, f, frame, ifindex, want); diff != "" {
 			t.Errorf("set %s, interface %d, frame %x\nentries %v, to client %+v\nwant %s\n%s", f.SetName, ifindex, frame, f.Entries, f.ToClient, want.Reason, diff)
 			return false
@@ -72,6 +81,18 @@ func (b *bench) world(t *testing.T, rng *rand.Rand, f *fixture.Fixture) bool {
 		memory.Note(want.Note)
 	}
 	after := allCounts(t, b.Plane)
+	for slot, n := range after.Returns {
+		returns.ESP -= n.ESP - before.Returns[slot].ESP
+		returns.SK -= n.SK - before.Returns[slot].SK
+	}
+	if diff := b.diffSAs(t, f.SAs); diff != "" {
+		t.Error(diff)
+		return false
+	}
+	if returns != (ReturnCount{}) {
+		t.Errorf("signs of life: %+v not counted", returns)
+		return false
+	}
 	for r, n := range wanted {
 		if got := after.Reasons[r].Packets - before.Reasons[r].Packets; got != n {
 			t.Errorf("counted %d packets as %s, want %d", got, table.Reason(r), n)

@@ -307,6 +307,7 @@ func (b *bench) check(t *testing.T, f *fixture.Fixture) {
 		b.prepare(t, f, f.Frame)
 		b.setFragments(t, f.Fragments)
 		b.setSightings(t, f.Seen)
+		b.setSAs(t, f.SAs)
 		b.setLimits(t, f)
 		if diff := b.compare(t, f.Frame, f.Interface, f.Want); diff != "" {
 			t.Errorf("spread %t: %s\n%s", spread, f.Description, diff)

@@ -273,19 +273,12 @@ static __always_inline void touch(const struct client *c, __u32 class, __u16 tic
 		find4(c->v4, class, tick);
 }
 
-/* saw_client and saw_server store the tick where it is a new one: once in a tick. */
-static __always_inline void saw_client(struct flow *f, const struct record *r, const int six)
+/* saw stores the tick where it is a new one: once in a tick. heard: the packet is a
+ * server's, and only a session draws it. */
+static __always_inline void saw(struct flow *f, const struct record *r, const int heard, const int six)
 {
-	__u16 seen = WORD_SEEN(r->word), tick = tick_of(f->jiffies);
+	__u16 seen = WORD_SEEN(r->word), now = tick_of(f->jiffies) | (heard ? HEARD : seen & HEARD);
 
-	if ((seen & ~HEARD) != tick && !f->dry)
-		touch(&f->client, f->service.class, (seen & HEARD) | tick, six);
-}
-
-static __always_inline void saw_server(struct flow *f, const struct record *r, const int six)
-{
-	__u16 now = HEARD | tick_of(f->jiffies);
-
-	if (WORD_SEEN(r->word) != now && !f->dry)
+	if (seen != now && !f->dry)
 		touch(&f->client, f->service.class, now, six);
 }

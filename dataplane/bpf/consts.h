@@ -29,6 +29,8 @@
 #define IP6_HEADERS 6
 #define TCP_HEADER_BYTES 20
 #define TCP_CHECK_OFFSET 16
+#define TCP_SYN 2
+#define TCP_RST 4
 
 /* ICMP errors, RFC 792, RFC 4443 */
 #define ICMP_DEST_UNREACH 3
@@ -55,10 +57,12 @@
 #define IKE_INFORMATIONAL 37
 #define IKE_INTERMEDIATE 43 /* RFC 9242 */
 #define IKE_FOLLOWUP_KE 44  /* RFC 9370 */
+#define IKE_PAYLOAD_SA 33
 #define IKE_PAYLOAD_SK 46
 #define IKE_PAYLOAD_SKF 53 /* RFC 7383 */
 #define IKE_FLAG_RESPONSE 0x20
-/* Shortest UDP payload that counts as ESP: SPI, sequence number, and an IV or
+#define SA_SECONDS 600 /* a message of an SA to another client is no evidence for so long */
+/* Shortest ESP packet that counts, native or in UDP: SPI, sequence number, and an IV or
  * integrity value of which even the shortest transforms need 12 bytes. */
 #define ESP_PAYLOAD_MIN_BYTES 20
 
@@ -97,6 +101,7 @@
 #define MAX_SILENCES 65536
 #define MAX_SIGHTINGS 65536
 #define MAX_SOURCES 65536
+#define MAX_SAS 65536
 #define MAX_FRAGMENTS 16384
 #define MAX_NOT_RETURN 6144 /* two generations of table.MaxPrefixes, VIPs and backends, and room to change */
 #define PLACES_BYTES 8192   /* a bit for each of 65536 places of a destination */

@@ -3,42 +3,93 @@
 #pragma once
 #include "affinity.h"
 
-struct proof {
-	__u8 level; /* 0 = nothing proved */
-	__u8 opening;
-};
+/* A proof is a word: the level, and the bits that follow. 0 = nothing. */
+#define PROOF_LEVEL 3
+#define PROOF_OPENING 4   /* the response to one */
+#define PROOF_KEEPALIVE 8 /* touches a record, and no more */
 
-static __always_inline int is_protected(const struct service *s)
+/* went_elsewhere notes that a message of the IKE SA with these SPIs goes to room->key,
+ * and tells whether the last one within ten minutes went to another client: a server
+ * knows an SA by its SPIs alone and repeats its answer to whatever address a request
+ * comes from (RFC 7296 section 2.1). */
+static __always_inline int went_elsewhere(__u64 initiator, __u64 responder, __u32 jiffies)
 {
-	return s->first_payload == IKE_PAYLOAD_SK || s->first_payload == IKE_PAYLOAD_SKF;
+	struct scratch *room = scratch_here();
+	struct sa_client *was;
+	__u64 *to, *before;
+
+	if (!room)
+		return 1; /* cannot be */
+	to = (__u64 *)room->key.client;
+	room->spis.initiator = initiator;
+	room->spis.responder = responder;
+	was = bpf_map_lookup_elem(&sa_clients, &room->spis);
+	if (was && jiffies - was->at < SA_SECONDS * hz) {
+		before = (__u64 *)was->client;
+		if (before[0] != to[0] || before[1] != to[1])
+			return 1;
+		was->at = jiffies;
+		return 0;
+	}
+	__builtin_memcpy(room->to.client, to, 16);
+	room->to.at = jiffies;
+	room->to.unused = 0;
+	bpf_map_update_elem(&sa_clients, &room->spis, &room->to, BPF_ANY);
+	return 0;
 }
 
-/* prove reads a first or whole return packet. Never evidence: an IKE_SA_INIT
- * response (anyone gets one), an unprotected notify, a keepalive, a TCP handshake. */
-static __always_inline void prove(const struct service *s, struct proof *proof)
+/* ike_proof gives what the IKE message at ike proves. Its header, RFC 7296 section 3.1: SPIs at 0 and 8, next payload at 16,
+ * exchange type at 18, flags at 19, message ID at 20, length at 24. What its datagram's
+ * length does not bear out proves nothing. The client is room->key; dry: leave no trace.
+ * Global, so that the verifier looks at it once. */
+__noinline __u32 ike_proof(struct xdp_md *ctx, __u32 ike, __u32 bytes, __u32 jiffies, __u32 dry)
 {
-	int response = s->flags & IKE_FLAG_RESPONSE;
+	struct packet p = {.data = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
+	__u8 *h = at(&p, ike, IKE_HEADER_BYTES), next, exchange;
+	__u32 response, level = EARNED_SK;
 
-	proof->level = 0;
-	proof->opening = 0;
-	if (s->kind == KIND_ESP && s->on_4500) {
+	if (!h || bpf_ntohl(*(__be32 *)(h + 24)) != bytes || !*(__u64 *)(h + 8))
+		return 0;
+	next = h[16];
+	exchange = h[18];
+	response = h[19] & IKE_FLAG_RESPONSE;
+	if (exchange == IKE_AUTH && response && bpf_ntohl(*(__be32 *)(h + 20)) >= 2)
+		level = EARNED_AUTH;
+	if (next != IKE_PAYLOAD_SK && next != IKE_PAYLOAD_SKF && next != IKE_PAYLOAD_SA)
+		return 0;
+	if (!dry && went_elsewhere(*(__u64 *)h, *(__u64 *)(h + 8), jiffies))
+		return 0;
+	if (next == IKE_PAYLOAD_SA)
+		return 0; /* the response of IKE_SA_INIT: its SA begins */
+	if (response && (exchange == IKE_AUTH || exchange == IKE_INTERMEDIATE))
+		level |= PROOF_OPENING;
+	return level;
+}
+
+/* prove reads a return packet. Never evidence: an IKE_SA_INIT response (anyone gets
+ * one), an unprotected notify, a keepalive, a TCP handshake, a later fragment. */
+static __always_inline __u32 prove(struct flow *f, const int six)
+{
+	const struct service *s = &f->service;
+	struct scratch *room;
+	__u32 proof = f->packet.zero & 0xf;
+
+	if (s->kind == KIND_ESP) {
 		if (s->payload_bytes >= ESP_PAYLOAD_MIN_BYTES)
-			proof->level = CONFIRMED;
-		return;
-	}
-	if (s->kind == KIND_TCP) {
-		if (s->payload_bytes) {
-			proof->level = CONFIRMED;
-			proof->opening = 1;
+			proof ^= CONFIRMED;
+	} else if (s->kind == KIND_TCP) {
+		if (s->payload_bytes)
+			proof ^= CONFIRMED | PROOF_OPENING;
+	} else if (s->kind == KIND_KEEPALIVE) {
+		proof ^= PROOF_KEEPALIVE;
+	} else if (s->kind == KIND_IKE) {
+		room = scratch_here();
+		if (room) {
+			client_key(&f->client, CLASS_IKE, &room->key, six);
+			proof = ike_proof(f->ctx, s->ike, s->ike_bytes, f->jiffies, f->dry);
 		}
-		return;
 	}
-	if (s->kind != KIND_IKE || !is_protected(s))
-		return;
-	proof->level = EARNED_SK;
-	if (s->exchange == IKE_AUTH && response && s->message_id >= 2)
-		proof->level = EARNED_AUTH;
-	proof->opening = response && (s->exchange == IKE_AUTH || s->exchange == IKE_INTERMEDIATE);
+	return proof;
 }
 
 /* grown: does a proof say something about this client that had does not? */
@@ -90,8 +141,8 @@ __noinline int tell_user(struct client_key *key, struct pending *now, __u32 jiff
  * replace, by the response to an opening. Whether the recorded server may be replaced
  * is for Apply to say: this node may not have heard yet that it is down, and a login
  * with a certificate has no second such response. */
-static __always_inline void learn(struct flow *f, const struct record *r, const struct proof *proof,
-				  const struct side *from, const int six)
+static __always_inline void learn(struct flow *f, const struct record *r, __u32 proof, const struct side *from,
+				  const int six)
 {
 	__u8 stance = stance_of(from, f->service.class);
 	struct scratch *room;
@@ -100,9 +151,9 @@ static __always_inline void learn(struct flow *f, const struct record *r, const 
 		return; /* a void server earns nothing */
 	if (r->slot) {
 		if (r->slot == f->slot) {
-			if (proof->level <= r->state)
+			if ((proof & PROOF_LEVEL) <= r->state)
 				return;
-		} else if (!proof->opening || !may_take(stance)) {
+		} else if (!(proof & PROOF_OPENING) || !may_take(stance)) {
 			return;
 		}
 	}
@@ -110,7 +161,8 @@ static __always_inline void learn(struct flow *f, const struct record *r, const 
 	if (!room)
 		return;
 	client_key(&f->client, f->service.class, &room->key, six);
-	room->now = (struct pending){.slot = f->slot, .saw = r->slot, .level = proof->level, .opening = proof->opening};
+	room->now = (struct pending){.slot = f->slot, .saw = r->slot, .level = proof & PROOF_LEVEL,
+				     .opening = (proof & PROOF_OPENING) != 0};
 	tell_user(&room->key, &room->now, f->jiffies);
 }
 
@@ -144,7 +196,7 @@ static __always_inline void learn_forward(struct flow *f, const struct record *r
 	struct scratch *room;
 	__u8 level = 0, after;
 
-	if (s->kind == KIND_IKE && s->responder && is_protected(s))
+	if (s->kind == KIND_IKE && ike_proof(f->ctx, s->ike, s->ike_bytes, f->jiffies, 1))
 		level = EARNED_SK;
 	else if (s->kind == KIND_ESP && (!s->on_4500 || s->payload_bytes >= ESP_PAYLOAD_MIN_BYTES))
 		level = CONFIRMED;

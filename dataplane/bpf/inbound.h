@@ -59,7 +59,7 @@ static __always_inline __u32 choose(struct flow *f, __u32 vip, struct record *r,
 		f->slot = r->slot;
 		*to = r->server;
 		if (f->service.kind != KIND_ICMP_ERROR)
-			saw_client(f, r, six);
+			saw(f, r, 0, six);
 		return FORWARD_AFFINITY;
 	}
 	if (!r->slot) {

@@ -90,6 +90,7 @@ ARRAY(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, struct scratch, 1);
 LRU(fragments, struct fragment_key, __u32, MAX_FRAGMENTS);
 LRU(fragments6, struct fragment6_key, __u32, MAX_FRAGMENTS);
 LRU(sightings, struct client_key, __u32, MAX_SIGHTINGS); /* low half of jiffies */
+LRU(sa_clients, struct spis, struct sa_client, MAX_SAS);
 LRU(sources, struct client_key, struct allowance, MAX_SOURCES);
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

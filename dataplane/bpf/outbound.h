@@ -123,28 +123,29 @@ static __always_inline __u32 follow(struct flow *f, __u32 flags, const int six)
 	return is;
 }
 
-/* note_reply keeps what a reply tells: the server's tick, its counters, and the
- * proof that the client has a session there. */
+/* note_reply keeps what a reply tells: the record's tick, the server's counters, and
+ * the proof that the client has a session there. What anybody can draw from a server
+ * tells nothing. A keepalive touches and is not heard: strongSwan sends them from the
+ * first IKE_SA_INIT on. */
 static __always_inline void note_reply(struct flow *f, const struct side *from, struct slot_state *state, const int six)
 {
+	__u32 proof = prove(f, six);
 	struct record r = {};
-	struct proof proof;
 
+	if (!proof)
+		return;
 	record_of(f, &r, from->vip, f->service.class, six);
 	if (r.slot == f->slot)
-		saw_server(f, &r, six);
-	if (f->service.kind == KIND_LATER)
-		return;
-	prove(&f->service, &proof);
-	if (!proof.level)
+		saw(f, &r, proof != PROOF_KEEPALIVE, six);
+	if (proof == PROOF_KEEPALIVE)
 		return;
 	if (!f->dry) {
 		if (f->service.kind == KIND_IKE)
 			state->sk++;
-		else
-			state->esp++;
+		else if (f->service.kind == KIND_ESP)
+			state->esp++; /* data of TCP says nothing of IKE */
 	}
-	learn(f, &r, &proof, from, six);
+	learn(f, &r, proof, from, six);
 }
 
 static __always_inline void client_of_reply(struct flow *f, const struct side *from, const int six)

@@ -49,13 +49,11 @@ enum kind {
 struct service {
 	__u32 kind;
 	__u32 class;
-	__u32 payload_bytes; /* of UDP, or of TCP */
+	__u32 payload_bytes; /* of UDP or ESP, or of TCP; 0 where they prove nothing */
 	__u8 on_4500;
 	__u8 exchange;
-	__u8 flags;
-	__u8 first_payload;
-	__u8 responder; /* the responder's SPI is not 0 */
-	__u32 message_id;
+	__u32 ike;       /* offset of the IKE header in the frame */
+	__u32 ike_bytes; /* of the message, in all pieces of its datagram */
 	__u32 quoted;    /* ICMP: offset of the quoted IP header in the frame */
 	__u32 quoted_l4; /* of what follows it there */
 	__u8 quoted_protocol;
@@ -196,9 +194,10 @@ static __always_inline int fragment_contradicts(const struct packet *p)
 	return (p->more && p->l4_bytes % 8) || !p->l4_bytes || p->offset + p->l4_bytes > 65535;
 }
 
-/* ike_header reads the header at off, RFC 7296 section 3.1: responder's SPI at 8,
- * next payload at 16, version at 17, exchange type at 18, message ID at 20. */
-static __always_inline void ike_header(const struct packet *p, struct service *s, __u32 off, __u32 left)
+/* ike_header reads the header at off, RFC 7296 section 3.1: version at 17, exchange
+ * type at 18. ike_proof reads the rest. left bytes of the message are here, whole in all
+ * pieces of the datagram. */
+static __always_inline void ike_header(const struct packet *p, struct service *s, __u32 off, __u32 left, __u32 whole)
 {
 	__u8 *h = at(p, off, IKE_HEADER_BYTES);
 
@@ -206,45 +205,57 @@ static __always_inline void ike_header(const struct packet *p, struct service *s
 		s->kind = KIND_MALFORMED;
 		return;
 	}
-	s->first_payload = h[16];
 	if (h[17] >> 4 != 2) {
 		s->kind = KIND_NOT_IKEV2;
 		return;
 	}
-	s->responder = *(__u64 *)(h + 8) != 0;
 	s->exchange = h[18];
-	s->flags = h[19];
-	s->message_id = bpf_ntohl(*(__be32 *)(h + 20));
+	s->ike = off;
+	s->ike_bytes = whole;
 	s->kind = KIND_IKE;
 }
 
-/* udp_payload classifies what follows the UDP header by the server's port. */
-static __always_inline void udp_payload(const struct packet *p, struct service *s, __be16 port)
+/* unmarked: is it IKE, of version 1 or 2, although no marker comes first? So a server
+ * answers what came from a client's port 500. */
+static __always_inline int unmarked(const struct packet *p, __u32 off, __u32 left, __u32 whole)
 {
-	__u32 off = p->l4 + sizeof(struct udphdr);
+	__u8 *h = at(p, off, IKE_HEADER_BYTES);
+
+	return left >= IKE_HEADER_BYTES && h && (h[17] >> 4 == 1 || h[17] >> 4 == 2) &&
+	       bpf_ntohl(*(__be32 *)(h + 24)) == whole;
+}
+
+/* udp_payload classifies what follows the UDP header by the server's port. whole is
+ * the payload's length by that header: of all pieces. */
+static __always_inline void udp_payload(const struct packet *p, struct service *s, __be16 port, __u32 whole)
+{
+	__u32 off = p->l4 + sizeof(struct udphdr), marker = p->zero & NON_ESP_MARKER_BYTES;
 	__u32 left = p->l4_bytes - sizeof(struct udphdr);
 	__u8 *first;
 
 	s->payload_bytes = left;
-	if (port == bpf_htons(PORT_IKE)) {
-		ike_header(p, s, off, left);
-		return;
+	if (port != bpf_htons(PORT_IKE)) {
+		s->on_4500 = 1;
+		if (left == 1) {
+			first = at(p, off, 1);
+			s->kind = first && *first == 0xff ? KIND_KEEPALIVE : KIND_MALFORMED;
+			return;
+		}
+		first = at(p, off, NON_ESP_MARKER_BYTES);
+		if (left < NON_ESP_MARKER_BYTES || !first) {
+			s->kind = KIND_MALFORMED;
+			return;
+		}
+		if (!*(__u32 *)first) {
+			marker ^= NON_ESP_MARKER_BYTES;
+		} else if (!unmarked(p, off, left, whole)) {
+			s->kind = KIND_ESP;
+			if (left < IKE_HEADER_BYTES && left != whole)
+				s->payload_bytes = p->zero; /* a first piece that cannot be told from IKE */
+			return;
+		}
 	}
-	s->on_4500 = 1;
-	if (left == 1) {
-		first = at(p, off, 1);
-		s->kind = first && *first == 0xff ? KIND_KEEPALIVE : KIND_MALFORMED;
-		return;
-	}
-	first = at(p, off, NON_ESP_MARKER_BYTES);
-	if (left < NON_ESP_MARKER_BYTES || !first) {
-		s->kind = KIND_MALFORMED;
-		return;
-	}
-	if (*(__u32 *)first)
-		s->kind = KIND_ESP;
-	else
-		ike_header(p, s, off + NON_ESP_MARKER_BYTES, left - NON_ESP_MARKER_BYTES);
+	ike_header(p, s, off + marker, left - marker, whole - marker);
 }
 
 static __always_inline int is_ike_port(__be16 port)
@@ -265,7 +276,7 @@ static __always_inline void classify_udp(const struct packet *p, struct service 
 	}
 	port = inbound ? udp->dest : udp->source;
 	if (is_ike_port(port))
-		udp_payload(p, s, port);
+		udp_payload(p, s, port, (__u32)bpf_ntohs(udp->len) - sizeof(struct udphdr));
 }
 
 static __always_inline void classify_tcp(const struct packet *p, struct service *s, int inbound)
@@ -281,7 +292,8 @@ static __always_inline void classify_tcp(const struct packet *p, struct service 
 		return;
 	s->kind = KIND_TCP;
 	header = (tcp[12] >> 4) * 4;
-	if (header >= TCP_HEADER_BYTES && header < p->l4_bytes)
+	/* Data with a SYN or a reset may answer what was forged. */
+	if (header >= TCP_HEADER_BYTES && header < p->l4_bytes && !(tcp[13] & (TCP_SYN | TCP_RST)))
 		s->payload_bytes = p->l4_bytes - header;
 }
 
@@ -304,6 +316,8 @@ static __always_inline void classify(const struct packet *p, struct service *s, 
 		classify_udp(p, s, inbound);
 	else if (p->protocol == IPPROTO_TCP)
 		classify_tcp(p, s, inbound);
-	else
+	else {
 		s->kind = KIND_ESP;
+		s->payload_bytes = p->l4_bytes;
+	}
 }

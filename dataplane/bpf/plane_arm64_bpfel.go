@@ -217,6 +217,13 @@ type PlaneRules struct {
 	Vip6              [16]PlaneVip6
 }
 
+type PlaneSaClient struct {
+	_      structs.HostLayout
+	Client [16]uint8
+	At     uint32
+	Unused uint32
+}
+
 type PlaneScratch struct {
 	_     structs.HostLayout
 	Query struct {
@@ -237,6 +244,8 @@ type PlaneScratch struct {
 	}
 	Key    PlaneClientKey
 	Now    PlanePending
+	Spis   PlaneSpis
+	To     PlaneSaClient
 	Answer struct {
 		_           structs.HostLayout
 		L3          uint32
@@ -300,6 +309,12 @@ type PlaneSlotState struct {
 	Out PlaneCount
 	Esp uint64
 	Sk  uint64
+}
+
+type PlaneSpis struct {
+	_         structs.HostLayout
+	Initiator uint64
+	Responder uint64
 }
 
 type PlaneTraceEvent struct {
@@ -374,6 +389,7 @@ const (
 	PlaneMapPlaneMeta        = "plane_meta"
 	PlaneMapPlaneRules       = "plane_rules"
 	PlaneMapRoutedPlaces     = "routed_places"
+	PlaneMapSaClients        = "sa_clients"
 	PlaneMapScratches        = "scratches"
 	PlaneMapServers          = "servers"
 	PlaneMapServers6         = "servers6"
@@ -470,6 +486,7 @@ type PlaneMapSpecs struct {
 	PlaneMeta       *ebpf.MapSpec `ebpf:"plane_meta"`
 	PlaneRules      *ebpf.MapSpec `ebpf:"plane_rules"`
 	RoutedPlaces    *ebpf.MapSpec `ebpf:"routed_places"`
+	SaClients       *ebpf.MapSpec `ebpf:"sa_clients"`
 	Scratches       *ebpf.MapSpec `ebpf:"scratches"`
 	Servers         *ebpf.MapSpec `ebpf:"servers"`
 	Servers6        *ebpf.MapSpec `ebpf:"servers6"`
@@ -538,6 +555,7 @@ type PlaneMaps struct {
 	PlaneMeta       *ebpf.Map `ebpf:"plane_meta"`
 	PlaneRules      *ebpf.Map `ebpf:"plane_rules"`
 	RoutedPlaces    *ebpf.Map `ebpf:"routed_places"`
+	SaClients       *ebpf.Map `ebpf:"sa_clients"`
 	Scratches       *ebpf.Map `ebpf:"scratches"`
 	Servers         *ebpf.Map `ebpf:"servers"`
 	Servers6        *ebpf.Map `ebpf:"servers6"`
@@ -575,6 +593,7 @@ func (m *PlaneMaps) Close() error {
 		m.PlaneMeta,
 		m.PlaneRules,
 		m.RoutedPlaces,
+		m.SaClients,
 		m.Scratches,
 		m.Servers,
 		m.Servers6,

@@ -149,6 +149,19 @@ struct pending {
 };
 _Static_assert(sizeof(struct pending) == 16, "shared with Go");
 
+/* An IKE SA, and whom its last message went to. */
+struct spis {
+	__u64 initiator;
+	__u64 responder;
+};
+_Static_assert(sizeof(struct spis) == 16, "shared with Go");
+struct sa_client {
+	__u8 client[16]; /* as in client_key */
+	__u32 at;        /* low half of jiffies */
+	__u32 unused;
+};
+_Static_assert(sizeof(struct sa_client) == 24, "shared with Go");
+
 /* The generation is part of the key: prefixlen = 32 + that of the prefix. */
 struct not_return_key {
 	__u32 prefixlen;
@@ -284,6 +297,8 @@ struct scratch {
 	struct bpf_fib_lookup query;
 	struct client_key key;
 	struct pending now;
+	struct spis spis;
+	struct sa_client to;
 	struct answer answer;
 	struct relay relay;
 	struct fragment_key fragment;

@@ -29,6 +29,9 @@ type Datagram struct {
 	Kind   Kind
 	Header Header // of an IKE message (also of a Foreign one)
 	Len    int    // of the payload, marker included
+	// Sound: a message of IKE is as long as its header says; ESP is whole, or long
+	// enough to be told from IKE. What is not sound proves nothing.
+	Sound bool
 }
 
 // Opening reports whether the datagram opens a conversation. The piece of an
@@ -37,10 +40,11 @@ func (d Datagram) Opening() bool { return d.Kind == IKE && d.Header.Exchange.Ope
 
 // Classify reads the UDP payload of the server-side port, which is [Port] or
 // [NATPort]: the destination on the way in, the source on the way back. In the
-// first piece of a fragmented datagram it is what that piece holds.
-func Classify(serverPort uint16, payload []byte) Datagram {
+// first piece of a fragmented datagram it is what that piece holds. whole is the
+// payload's length by the UDP header, which counts all pieces.
+func Classify(serverPort uint16, payload []byte, whole uint32) Datagram {
 	d := Datagram{Len: len(payload)}
-	message := payload
+	marker := 0
 	if serverPort == NATPort {
 		switch {
 		case len(payload) == 1 && payload[0] == 0xff:
@@ -48,21 +52,52 @@ func Classify(serverPort uint16, payload []byte) Datagram {
 			return d
 		case len(payload) < MarkerLen:
 			return d
-		case payload[0]|payload[1]|payload[2]|payload[3] != 0:
+		case payload[0]|payload[1]|payload[2]|payload[3] == 0:
+			marker = MarkerLen
+		case !unmarked(payload, whole):
 			d.Kind = ESP
+			d.Sound = len(payload) >= HeaderLen || uint32(len(payload)) == whole
 			return d
 		}
-		message = payload[MarkerLen:]
 	}
-	h, err := ParseHeader(message)
+	h, err := ParseHeader(payload[marker:])
 	if err != nil {
 		return d
 	}
-	d.Header, d.Kind = h, IKE
+	d.Header, d.Kind, d.Sound = h, IKE, h.Length == whole-uint32(marker)
 	if h.Major() != MajorVersion {
 		d.Kind = Foreign
 	}
 	return d
+}
+
+// unmarked reports whether a payload of port 4500 that does not start with the
+// marker is IKE none the less: version 1 or 2, and a length that is the datagram's.
+// A server answers so when the request came from the client's port 500
+// (strongSwan). A packet of ESP looks like that once in 2^35.
+func unmarked(payload []byte, whole uint32) bool {
+	h, err := ParseHeader(payload)
+	return err == nil && (h.Major() == 1 || h.Major() == MajorVersion) && h.Length == whole
+}
+
+// SpeaksESP reports whether the datagram is ESP of a length that only an established
+// SA gives.
+func (d Datagram) SpeaksESP() bool { return d.Kind == ESP && d.Sound && d.Len >= MinESPLen }
+
+// Protected reports whether the datagram is a message that is encrypted and
+// authenticated: both sides have an SPI by then. Its length must be what the header says: a server copies the message
+// ID of a request that it cannot read into an unmarked answer, and read four bytes
+// later, behind an initiator's SPI that starts like a marker, that ID stands where
+// payload, version, exchange and flags do.
+func (d Datagram) Protected() bool {
+	return d.Kind == IKE && d.Sound && d.Header.ResponderSPI != 0 && d.Header.NextPayload.Protected()
+}
+
+// OfSA reports whether the message belongs to an IKE SA of which both SPIs are known:
+// the response of IKE_SA_INIT that accepts one (RFC 7296, section 1.2), or what is
+// protected by it.
+func (d Datagram) OfSA() bool {
+	return d.Protected() || d.Kind == IKE && d.Sound && d.Header.ResponderSPI != 0 && d.Header.NextPayload == SecurityAssoc
 }
 
 // Proof is what a server's datagram proves about the client it goes to.
@@ -79,9 +114,9 @@ type Proof struct {
 // rounds after it, which a replayed first IKE_AUTH request cannot reach.
 func (d Datagram) Proof() Proof {
 	switch {
-	case d.Kind == ESP && d.Len >= MinESPLen:
+	case d.SpeaksESP():
 		return Proof{Level: table.Confirmed}
-	case d.Kind != IKE || !d.Header.NextPayload.Protected():
+	case !d.Protected():
 		return Proof{}
 	}
 	h := d.Header

@@ -2,6 +2,7 @@ package ike
 
 import (
 	"bytes"
+	"cmp"
 	"testing"
 
 	"github.com/vpnlb/vpnlb/dataplane/table"
@@ -36,7 +37,7 @@ func TestOpenings(t *testing.T) {
 
 // message is a message of 60 bytes.
 func message(exchange Exchange, flags Flags, next Payload, id uint32) []byte {
-	return Message(Header{InitiatorSPI: 1, ResponderSPI: 2, NextPayload: next, Exchange: exchange, Flags: flags, MessageID: id},
+	return Message(Header{InitiatorSPI: 1 << 40, ResponderSPI: 2, NextPayload: next, Exchange: exchange, Flags: flags, MessageID: id},
 		ProtectedBody(0, 28))
 }
 
@@ -44,6 +45,8 @@ func TestClassifyAndProof(t *testing.T) {
 	old := message(SAInit, FlagInitiator, SecurityAssoc, 0)
 	old[17] = 0x10
 	esp := ESPDatagram(0xc0ffee01, 1, make([]byte, 12))
+	late := Message(Header{InitiatorSPI: 1, ResponderSPI: 2, NextPayload: Notify, Exchange: SAInit, Flags: FlagResponse,
+		MessageID: 46<<24 | 0x20<<16 | 35<<8 | 0x20}, []byte{0, 0, 0, 8, 0, 0, 0, 7})
 	for _, c := range []struct {
 		name    string
 		port    uint16
@@ -52,38 +55,48 @@ func TestClassifyAndProof(t *testing.T) {
 		opening bool
 		level   table.Confirmation
 		replace bool
+		whole   uint32 // 0: the payload's length
 	}{
-		{"request", 500, message(SAInit, FlagInitiator, SecurityAssoc, 0), IKE, true, 0, false},
-		{"init response", 500, message(SAInit, FlagResponse, SecurityAssoc, 0), IKE, true, 0, false},
-		{"init response on 4500", 4500, Marked(message(SAInit, FlagResponse, SecurityAssoc, 0)), IKE, true, 0, false},
-		{"unprotected notify", 4500, Marked(message(Informational, FlagResponse, Notify, 0)), IKE, false, 0, false},
-		{"first auth response", 4500, Marked(message(Auth, FlagResponse, Encrypted, 1)), IKE, true, table.EarnedSK, true},
-		{"fragment of an auth response", 4500, Marked(message(Auth, FlagResponse, EncryptedFragment, 1)), IKE, true, table.EarnedSK, true},
-		{"second auth response", 4500, Marked(message(Auth, FlagResponse, Encrypted, 2)), IKE, true, table.EarnedAuth, true},
-		{"auth request of a server", 4500, Marked(message(Auth, 0, Encrypted, 2)), IKE, true, table.EarnedSK, false},
-		{"auth response on 500", 500, message(Auth, FlagResponse, Encrypted, 2), IKE, true, table.EarnedAuth, true},
-		{"intermediate response", 500, message(Intermediate, FlagResponse, Encrypted, 2), IKE, true, table.EarnedSK, true},
-		{"dead peer detection", 4500, Marked(message(Informational, 0, Encrypted, 7)), IKE, false, table.EarnedSK, false},
-		{"child response", 4500, Marked(message(CreateChildSA, FlagResponse, Encrypted, 7)), IKE, false, table.EarnedSK, false},
-		{"esp", 4500, esp, ESP, false, table.Confirmed, false},
-		{"esp too short to prove", 4500, esp[:19], ESP, false, 0, false},
-		{"esp of four bytes", 4500, esp[:4], ESP, false, 0, false},
-		{"three bytes", 4500, esp[:3], Malformed, false, 0, false},
-		{"nothing", 4500, nil, Malformed, false, 0, false},
-		{"keepalive", 4500, KeepaliveDatagram(), Keepalive, false, 0, false},
-		{"one other byte", 4500, []byte{0xfe}, Malformed, false, 0, false},
-		{"two keepalive bytes", 4500, []byte{0xff, 0xff}, Malformed, false, 0, false},
-		{"keepalive on 500", 500, KeepaliveDatagram(), Malformed, false, 0, false},
-		{"esp-like on 500", 500, esp, Malformed, false, 0, false},
-		{"27 bytes", 500, message(SAInit, 8, 33, 0)[:27], Malformed, false, 0, false},
-		{"28 bytes", 500, message(SAInit, 8, 33, 0)[:28], IKE, true, 0, false},
-		{"marker and 27 bytes", 4500, Marked(message(SAInit, 8, 33, 0))[:31], Malformed, false, 0, false},
-		{"marker alone", 4500, make([]byte, 4), Malformed, false, 0, false},
-		{"version 1", 500, old, Foreign, false, 0, false},
-		{"version 1 on 4500", 4500, Marked(old), Foreign, false, 0, false},
-		{"marker on 500", 500, Marked(message(SAInit, 8, 33, 0)), Foreign, false, 0, false},
+		{"request", 500, message(SAInit, FlagInitiator, SecurityAssoc, 0), IKE, true, 0, false, 0},
+		{"init response", 500, message(SAInit, FlagResponse, SecurityAssoc, 0), IKE, true, 0, false, 0},
+		{"init response on 4500", 4500, Marked(message(SAInit, FlagResponse, SecurityAssoc, 0)), IKE, true, 0, false, 0},
+		{"unprotected notify", 4500, Marked(message(Informational, FlagResponse, Notify, 0)), IKE, false, 0, false, 0},
+		{"first auth response", 4500, Marked(message(Auth, FlagResponse, Encrypted, 1)), IKE, true, table.EarnedSK, true, 0},
+		{"fragment of an auth response", 4500, Marked(message(Auth, FlagResponse, EncryptedFragment, 1)), IKE, true, table.EarnedSK, true, 0},
+		{"second auth response", 4500, Marked(message(Auth, FlagResponse, Encrypted, 2)), IKE, true, table.EarnedAuth, true, 0},
+		{"auth request of a server", 4500, Marked(message(Auth, 0, Encrypted, 2)), IKE, true, table.EarnedSK, false, 0},
+		{"auth response on 500", 500, message(Auth, FlagResponse, Encrypted, 2), IKE, true, table.EarnedAuth, true, 0},
+		{"intermediate response", 500, message(Intermediate, FlagResponse, Encrypted, 2), IKE, true, table.EarnedSK, true, 0},
+		{"dead peer detection", 4500, Marked(message(Informational, 0, Encrypted, 7)), IKE, false, table.EarnedSK, false, 0},
+		{"child response", 4500, Marked(message(CreateChildSA, FlagResponse, Encrypted, 7)), IKE, false, table.EarnedSK, false, 0},
+		{"esp", 4500, esp, ESP, false, table.Confirmed, false, 0},
+		{"esp too short to prove", 4500, esp[:19], ESP, false, 0, false, 0},
+		{"esp of four bytes", 4500, esp[:4], ESP, false, 0, false, 0},
+		{"three bytes", 4500, esp[:3], Malformed, false, 0, false, 0},
+		{"nothing", 4500, nil, Malformed, false, 0, false, 0},
+		{"keepalive", 4500, KeepaliveDatagram(), Keepalive, false, 0, false, 0},
+		{"one other byte", 4500, []byte{0xfe}, Malformed, false, 0, false, 0},
+		{"two keepalive bytes", 4500, []byte{0xff, 0xff}, Malformed, false, 0, false, 0},
+		{"keepalive on 500", 500, KeepaliveDatagram(), Malformed, false, 0, false, 0},
+		{"esp-like on 500", 500, esp, Malformed, false, 0, false, 0},
+		{"27 bytes", 500, message(SAInit, 8, 33, 0)[:27], Malformed, false, 0, false, 0},
+		{"28 bytes", 500, message(SAInit, 8, 33, 0)[:28], IKE, true, 0, false, 0},
+		{"marker and 27 bytes", 4500, Marked(message(SAInit, 8, 33, 0))[:31], Malformed, false, 0, false, 0},
+		{"marker alone", 4500, make([]byte, 4), Malformed, false, 0, false, 0},
+		{"version 1", 500, old, Foreign, false, 0, false, 0},
+		{"version 1 on 4500", 4500, Marked(old), Foreign, false, 0, false, 0},
+		{"init response without marker", 4500, message(SAInit, FlagResponse, SecurityAssoc, 0), IKE, true, 0, false, 0},
+		{"auth response without marker", 4500, message(Auth, FlagResponse, Encrypted, 1), IKE, true, table.EarnedSK, true, 0},
+		{"first piece of an init response without marker", 4500, message(SAInit, FlagResponse, SecurityAssoc, 0)[:40], IKE, true, 0, false, 60},
+		{"piece too short to be told from IKE", 4500, message(SAInit, FlagResponse, SecurityAssoc, 0)[:24], ESP, false, 0, false, 60},
+		{"first piece of esp", 4500, append(esp, make([]byte, 8)...), ESP, false, table.Confirmed, false, 60},
+		{"version 1 without marker", 4500, old, Foreign, false, 0, false, 0},
+		{"esp that reads as IKE but for its length", 4500, message(SAInit, FlagResponse, SecurityAssoc, 0), ESP, false, table.Confirmed, false, 61},
+		{"unreadable request's answer, read four bytes late", 4500, late, IKE, true, 0, false, 0},
+		{"auth response of a wrong length", 4500, Marked(message(Auth, FlagResponse, Encrypted, 1)), IKE, true, 0, false, 65},
+		{"marker on 500", 500, Marked(message(SAInit, 8, 33, 0)), Foreign, false, 0, false, 0},
 	} {
-		d := Classify(c.port, c.payload)
+		d := Classify(c.port, c.payload, cmp.Or(c.whole, uint32(len(c.payload))))
 		p := d.Proof()
 		if d.Kind != c.kind || d.Opening() != c.opening || p.Level != c.level || p.Opening != c.replace {
 			t.Errorf("%s: got %v opening %v proof %+v, want %v opening %v level %d replace %v",
@@ -103,13 +116,13 @@ func FuzzClassify(f *testing.F) {
 		if plain {
 			port = Port
 		}
-		d := Classify(port, payload)
+		d := Classify(port, payload, uint32(len(payload)))
 		if d.Len != len(payload) {
 			t.Fatalf("length %d of %d", d.Len, len(payload))
 		}
 		if d.Kind == IKE || d.Kind == Foreign {
 			at := 0
-			if !plain {
+			if !plain && bytes.HasPrefix(payload, make([]byte, MarkerLen)) {
 				at = MarkerLen
 			}
 			if got := d.Header.Append(nil); !bytes.Equal(got, payload[at:at+HeaderLen]) {

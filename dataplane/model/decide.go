@@ -35,18 +35,19 @@ type Decision struct {
 	Out       []byte     // the frame as it leaves, or the answer; nil when dropped. Never the caller's slice
 	Slot      table.Slot // the server chosen, or the server that sent it; 0 none
 
-	// Class is that of the record which a tick, Evidence or Sighting is about; 0
+	// Class is that of the record which a tick, Proof, Evidence or Sighting is about; 0
 	// where there is none of them.
 	Class table.Class
 	// Proof is what a return packet proves, whether or not there is anything to
-	// learn: a sign that the server lives.
+	// learn. Of class IKE it is counted: a sign that the server lives.
 	Proof table.Confirmation
 	// Evidence is what to write into pending; nil: nothing to learn.
 	Evidence *table.Evidence
 	// Sighting is to be remembered for Env.Sighted; nil: nothing.
 	Sighting *Sighting
-	// ClientTick and ServerTick: the client's record was used by a packet of his,
-	// or of the recorded server.
+	// ClientTick: the client's record was used, by a packet that may be forged or
+	// that anybody can draw from the recorded server. ServerTick: by one that only a
+	// session with the recorded server draws; it sets the heard bit.
 	ClientTick, ServerTick bool
 	// Note is for the later pieces of a fragmented return datagram.
 	Note *FragmentNote

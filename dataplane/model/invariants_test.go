@@ -78,7 +78,7 @@ func (w *world) broken(frame []byte, ifindex uint32) string {
 		return fmt.Sprintf("verdict %v with %d bytes", d.Verdict, len(d.Out))
 	case fixture.Diff(d, model.Decide(frame, ifindex, w.tables)) != "":
 		return "a second look says otherwise"
-	case (d.Class != 0) != (d.ClientTick || d.ServerTick || d.Evidence != nil || d.Sighting != nil):
+	case (d.Class != 0) != (d.ClientTick || d.ServerTick || d.Proof != 0 || d.Evidence != nil || d.Sighting != nil):
 		return fmt.Sprintf("class %d without what it is of", d.Class)
 	case d.Evidence != nil && d.Evidence.Class != d.Class:
 		return "evidence of another class"

@@ -12,12 +12,20 @@ import (
 // openings while this one answered the client's opening.
 func learn(d *Decision, p *packet, from *table.Backend, s *service, t *Tables) {
 	client := clientKey(t.vipByIndex[from.VIP], p.dst)
-	e, recorded := t.record(from.VIP, s.class, client)
-	if recorded == from {
-		d.ServerTick, d.Class = true, s.class
+	if s.datagram.OfSA() && t.elsewhere(s.datagram.Header, client) {
+		return // a request that came again, from an address that may be forged
 	}
 	proof := p.proof(s)
-	d.Proof = proof.Level
+	if proof.Level == 0 && s.datagram.Kind != ike.Keepalive {
+		return // anybody can draw it: neither evidence nor a sign of a session
+	}
+	e, recorded := t.record(from.VIP, s.class, client)
+	if recorded == from {
+		d.ServerTick, d.ClientTick, d.Class = proof.Level != 0, proof.Level == 0, s.class
+	}
+	if proof.Level != 0 {
+		d.Proof, d.Class = proof.Level, s.class
+	}
 	stance := from.Stance[s.class-1]
 	if proof.Level == 0 || !stance.Known() {
 		return
@@ -33,22 +41,32 @@ func learn(d *Decision, p *packet, from *table.Backend, s *service, t *Tables) {
 			return
 		}
 	}
-	d.Class = s.class
 	d.Evidence = &table.Evidence{Key: table.Key{Client: client.As16(), Class: s.class},
 		Slot: from.Slot, Saw: e.Slot, Level: proof.Level, Opening: proof.Opening}
 }
 
+// elsewhere reports whether messages of the IKE SA went to another client of late.
+func (t *Tables) elsewhere(h ike.Header, client netip.Addr) bool {
+	return t.env.Elsewhere != nil && t.env.Elsewhere(SA{h.InitiatorSPI, h.ResponderSPI}, client.As16())
+}
+
 // proof is what a reply proves. A server that sends bytes of TCP has taken the
-// connection; nobody does so without having heard from the client twice.
+// connection; nobody does so without having heard from the client twice. A segment
+// with SYN or RST may answer a forged one, whatever it carries.
 func (p *packet) proof(s *service) ike.Proof {
 	switch {
-	case s.kind != kindOurs || p.protocol == protoESP:
+	case s.kind != kindOurs:
 		return ike.Proof{}
+	case p.protocol == protoESP:
+		if len(p.payload) < ike.MinESPLen {
+			return ike.Proof{}
+		}
+		return ike.Proof{Level: table.Confirmed}
 	case p.protocol == protoUDP:
 		return s.datagram.Proof()
 	}
 	header := int(p.payload[12]>>4) * 4
-	if header < tcpLen || len(p.payload) <= header {
+	if header < tcpLen || len(p.payload) <= header || p.payload[13]&(tcpSYN|tcpRST) != 0 {
 		return ike.Proof{}
 	}
 	return ike.Proof{Level: table.Confirmed, Opening: true}
@@ -84,11 +102,10 @@ func sight(d *Decision, p *packet, to *table.Backend, s *service, client netip.A
 
 // sighted is the level that a client's packet speaks for; 0: none.
 func (p *packet) sighted(s *service) table.Confirmation {
-	h := s.datagram.Header
 	switch {
-	case p.protocol == protoESP, s.datagram.Kind == ike.ESP && s.datagram.Len >= ike.MinESPLen:
+	case p.protocol == protoESP, s.datagram.SpeaksESP():
 		return table.Confirmed
-	case s.datagram.Kind == ike.IKE && h.ResponderSPI != 0 && h.NextPayload.Protected():
+	case s.datagram.Protected():
 		return table.EarnedSK
 	}
 	return 0

@@ -12,6 +12,9 @@ const (
 	tcpLen      = 20
 	icmpLen     = 8
 	fragmentLen = 8 // of IPv6's fragment header
+
+	tcpSYN = 2 // flags, RFC 9293, section 3.1
+	tcpRST = 4
 )
 
 // Protocols, and next headers of IPv6.

@@ -95,7 +95,7 @@ func (p *packet) readUDP(s *service, reply bool) {
 		return
 	}
 	s.kind = kindOurs
-	s.datagram = ike.Classify(at, p.payload[udpLen:])
+	s.datagram = ike.Classify(at, p.payload[udpLen:], uint32(port(p.payload[4:]))-udpLen)
 	switch s.datagram.Kind {
 	case ike.Malformed:
 		s.kind = kindBad

@@ -68,6 +68,10 @@ type Env struct {
 	// Sighted reports whether there was a sighting of this key and level before, long
 	// enough ago (one to sixty seconds).
 	Sighted func(table.Key, table.Confirmation) bool
+	// Elsewhere remembers that a message of an IKE SA goes to a client key, and reports
+	// whether the last one, within ten minutes, went to another: then nothing is
+	// remembered, so that the first client stays.
+	Elsewhere func(sa SA, client [16]byte) bool
 	// OverLimit counts a packet of a client key, and reports whether it is above the
 	// source limit. The class is always IKE: the limit is for all services together.
 	OverLimit func(table.Key) bool
@@ -75,6 +79,9 @@ type Env struct {
 	// it. Nil: it does.
 	Answers func() bool
 }
+
+// SA names an IKE SA by the SPIs of its header.
+type SA struct{ Initiator, Responder uint64 }
 
 type vlanKey struct {
 	parent  uint32
