@@ -98,14 +98,18 @@
 // are remembered: "other" if not service, "return" if well-formed service, wherever
 // they go then. The protocol in the memory's key is the one that was found.
 //
-// A forwarded return packet (ICMP not) of the recorded server sets the record's server
-// tick, whatever the next hop says.
+// A forwarded return packet of the recorded server that is evidence (below) sets the
+// record's server tick, whatever the next hop says; a keepalive sets the client tick.
+// Anything else sets none: a forged request draws it.
 //
 // # Evidence
 //
-// Evidence is taken from ForwardReturn of UDP and TCP: of UDP see package ike; of TCP
-// (data offset field at least 5, header inside the packet, bytes after it) it is
-// Confirmed and an opening. It is asked for where there is no record of the class that
+// Evidence is taken from ForwardReturn: of UDP see package ike; of ESP, at least 20 bytes
+// behind all headers of IP, it is Confirmed; of TCP (data offset field at least 5, header
+// inside the packet, bytes after it, neither SYN nor RST) it is Confirmed and an opening.
+// Messages of an IKE SA (see ike.Datagram.OfSA) prove nothing, and set no tick, where the
+// last one of that SA went to another client key within ten minutes (Env.Elsewhere, which
+// is asked once for each of them, because asking remembers). It is asked for where there is no record of the class that
 // counts; where the record names this server with a lower level; where it names another
 // one, this one may take, and the evidence is an opening (whether the other may be
 // replaced is for the agreement to say: this node may not have heard yet). A server whose
