@@ -2,16 +2,15 @@ package dataplane
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
-	"github.com/vpnlb/vpnlb/dataplane/ike"
 	"github.com/vpnlb/vpnlb/dataplane/maglev"
 	"github.com/vpnlb/vpnlb/dataplane/model"
 	"github.com/vpnlb/vpnlb/dataplane/table"
@@ -104,8 +103,8 @@ func checkClient(v table.VIP) netip.Addr {
 }
 
 // SelfCheck is what the last self-check found: nil while the program is attached, its
-// tables are what was written, and a synthetic packet to each VIP comes out right. It
-// is nil before the first one.
+// tables are what was written, and by every interface a synthetic packet to each VIP and a
+// server's answer come out right. It is nil before the first one.
 func (p *Plane) SelfCheck() error {
 	if r := p.checked.Load(); r != nil {
 		return r.err
@@ -145,13 +144,27 @@ func (p *Plane) selfCheck(c *checker) error {
 	return err
 }
 
-// checkVIPs sends a synthetic packet to each VIP.
+// checkVIPs sends a synthetic packet to each VIP, and a server's answer, by each interface.
 func (p *Plane) checkVIPs(c *checker) error {
 	set := p.set.Load()
+	entrances, err := p.entrances()
+	if err != nil {
+		return err
+	}
 	wanted := c.wanted(set)
 	for _, v := range set.VIPs {
-		if err := p.checkVIP(set, v, wanted[v.Index]); err != nil {
-			return fmt.Errorf("synthetic packet to %s: %w", v.Addr, err)
+		way, err := p.wayTo(c, set, v, wanted[v.Index])
+		if err != nil {
+			return err
+		}
+		for i := range entrances {
+			at := &entrances[i]
+			if err := p.checkVIP(set, v, way, at); err != nil {
+				return fmt.Errorf("synthetic packet to %s, in by %s: %w", v.Addr, at.name, err)
+			}
+			if err := p.checkReply(set, v, way.slot, at); err != nil {
+				return fmt.Errorf("synthetic reply from %s, in by %s: %w", v.Addr, at.name, err)
+			}
 		}
 	}
 	return nil
@@ -253,147 +266,183 @@ func holdsArray[V comparable](m *ebpf.Map, first uint32, want []V) (bool, error)
 	return true, nil
 }
 
-// checkVIP sends one IKE_SA_INIT request through the program, without a trace in
-// counters, ticks or evidence, and compares what comes out with what the tables say.
-func (p *Plane) checkVIP(set *table.Set, v table.VIP, slot table.Slot) error {
+// entrance is where and how a packet of a configured interface comes in: of a bond by
+// any member, of a VLAN device with its tag.
+type entrance struct {
+	name  string // of the interface, and of the member
+	index int
+	mac   [6]byte
+	tag   uint16 // as in struct interface; 0 = none
+}
+
+// entrances lists those of all configured interfaces.
+func (p *Plane) entrances() ([]entrance, error) {
+	devices, err := p.listDevices()
+	if err != nil {
+		return nil, err
+	}
+	var out []entrance
+	for _, c := range p.cfg.Interfaces {
+		dev := devices.named(c.Name)
+		if dev == nil {
+			return nil, fmt.Errorf("interface %s is gone", c.Name)
+		}
+		below, err := devices.physical(dev)
+		if err != nil {
+			return nil, err
+		}
+		base := baseInterface(devices, dev)
+		carriers := devices.carriers(below)
+		if len(carriers) == 0 {
+			return nil, fmt.Errorf("interface %s has no members", c.Name)
+		}
+		for _, by := range carriers {
+			e := entrance{name: c.Name, index: by.Attrs().Index, mac: base.Mac, tag: base.Vlan}
+			if by.Attrs().Index != dev.Attrs().Index {
+				e.name += " on " + by.Attrs().Name
+			}
+			if e.tag == 0 {
+				copy(e.mac[:], by.Attrs().HardwareAddr)
+			}
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+// wayTo says what becomes of the synthetic client's packet to a VIP: as the tables say or,
+// where somebody forged his way to a record for an address that nobody has, as that says.
+func (p *Plane) wayTo(c *checker, set *table.Set, v table.VIP, slot table.Slot) (way, error) {
+	w := way{slot: slot, reason: table.ForwardMaglev}
+	if slot == 0 {
+		w.reason = table.DropNoBackend
+	}
+	records := make(map[table.Key]table.Entry)
 	for class := table.Class(1); class <= table.Classes; class++ {
 		key := checkKey(v)
 		key.Class = class
-		if _, found, err := p.affinities.lookup(key); err != nil || found {
-			// Somebody forged his way to a record for an address that nobody has. What it
-			// does to the packet proves nothing of the program.
-			return err
+		r, found, err := p.affinities.lookup(key)
+		if err != nil {
+			return w, err
+		}
+		if found {
+			records[key] = r.Entry
 		}
 	}
-	p.status.Lock()
-	a := p.attachments[0]
-	p.status.Unlock()
-	var in bpf.PlaneInterface
-	if err := p.coll.Maps["interfaces"].Lookup(uint32(a.index%interfacePlaces), &in); err != nil || int(in.Ifindex) != a.index {
-		return fmt.Errorf("interface %s is not known to the program (%v)", a.name, err)
+	if len(records) == 0 {
+		return w, nil
 	}
-	frame := checkFrame(in.Mac, checkClient(v), v.Addr)
-	out := make([]byte, len(frame)+256)
-	run := &ebpf.RunOptions{Data: frame, DataOut: out, Context: testContext{DataEnd: uint32(len(frame)), Ifindex: uint32(a.index)}}
+	tables, err := model.FromSet(set, model.Env{Entry: func(k table.Key) (table.Entry, bool) { e, ok := records[k]; return e, ok }})
+	if err != nil {
+		return w, err
+	}
+	x, err := model.Explain(tables, v.Addr, checkClient(v), table.IKE)
+	if err != nil {
+		return w, err
+	}
+	return way{slot: x.Opening.Slot, reason: x.Opening.Reason}, nil
+}
+
+// way is what must become of a synthetic request.
+type way struct {
+	slot   table.Slot
+	reason table.Reason
+}
+
+// checkVIP sends one IKE_SA_INIT request through the program, without a trace in
+// counters, ticks or evidence, and compares what comes out with what the tables say.
+func (p *Plane) checkVIP(set *table.Set, v table.VIP, w way, at *entrance) error {
+	reason, out, err := p.try(at, checkFrame(at, checkClient(v), v.Addr, false))
+	if err != nil {
+		return err
+	}
+	return judgeCheck(set, v, w, reason, out)
+}
+
+// checkReply does so with the answer of a server: the one that the request went to, else
+// any of the VIP's.
+func (p *Plane) checkReply(set *table.Set, v table.VIP, slot table.Slot, at *entrance) error {
+	var from *table.Backend
+	for i := range set.Backends {
+		if b := &set.Backends[i]; b.VIP == v.Index && !b.DSR && (from == nil || b.Slot == slot) {
+			from = b
+		}
+	}
+	if from == nil {
+		return nil
+	}
+	reason, out, err := p.try(at, checkFrame(at, from.Addr, checkClient(v), true))
+	if err != nil {
+		return err
+	}
+	return judgeReply(set, v, reason, out)
+}
+
+// try runs one frame through the program as the self-check does.
+func (p *Plane) try(at *entrance, frame []byte) (table.Reason, []byte, error) {
+	run := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256),
+		Context: testContext{DataEnd: uint32(len(frame)), Ifindex: uint32(at.index)}}
 	var result uint32
 	err := p.ns.do(func() (err error) {
 		result, err = p.coll.Programs["vpnlb_check"].Run(run)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("run program: %w", err)
+		return 0, nil, fmt.Errorf("run program: %w", err)
 	}
-	return judgeCheck(set, v, slot, table.Reason(result), run.DataOut)
+	return table.Reason(result), run.DataOut, nil
 }
 
 // testContext is the struct xdp_md of BPF_PROG_TEST_RUN.
 type testContext struct{ Data, DataEnd, DataMeta, Ifindex, RXQueue, Egress uint32 }
 
-// judgeCheck is pure. A next hop that is not there is not the program's fault.
-func judgeCheck(set *table.Set, v table.VIP, slot table.Slot, reason table.Reason, out []byte) error {
-	if slot == 0 {
-		if reason != table.DropNoBackend {
-			return fmt.Errorf("%s, want %s", reason, table.DropNoBackend)
-		}
-		return nil
+// unreachable reports whether a next hop is not there, or too narrow: not the program's
+// fault.
+func unreachable(r table.Reason) bool {
+	switch r {
+	case table.DropNoRoute, table.DropNoNeighbour, table.DropTooBig, table.AnswerTooBig, table.PassNotForwarded:
+		return true
 	}
-	switch reason {
-	case table.DropNoRoute, table.DropNoNeighbour, table.DropTooBig, table.AnswerTooBig:
+	return false
+}
+
+// byKernel reports whether the kernel sends the rewritten packet on.
+func byKernel(r table.Reason) bool {
+	return r == table.PassNoNeighbour || r == table.PassCannotTransmit || r == table.PassMustFragment
+}
+
+// judgeCheck is pure.
+func judgeCheck(set *table.Set, v table.VIP, w way, reason table.Reason, out []byte) error {
+	switch {
+	case w.slot == 0 && reason == w.reason, w.slot != 0 && unreachable(reason):
 		return nil
-	case table.ForwardMaglev, table.PassNoNeighbour, table.PassCannotTransmit, table.PassMustFragment:
-	default:
-		return fmt.Errorf("%s, want %s", reason, table.ForwardMaglev)
+	case w.slot == 0, reason != w.reason && !byKernel(reason):
+		return fmt.Errorf("%s, want %s", reason, w.reason)
 	}
 	for _, b := range set.Backends {
-		if b.Slot != slot {
+		if b.Slot != w.slot {
 			continue
 		}
 		want := b.Addr
 		if b.DSR {
 			want = v.Addr
 		}
-		return checkOut(out, want)
+		return checkOut(out, want, false)
 	}
-	return fmt.Errorf("the table names slot %d, which has no backend", slot)
+	return fmt.Errorf("the table names slot %d, which has no backend", w.slot)
 }
 
-// checkOut: is it a packet to an address, and are its sums right? It may carry a tag.
-func checkOut(out []byte, to netip.Addr) error {
-	at := 14
-	if len(out) > 18 && binary.BigEndian.Uint16(out[12:]) == 0x8100 {
-		at = 18
+// judgeReply is pure. An inside prefix may hold the synthetic client.
+func judgeReply(set *table.Set, v table.VIP, reason table.Reason, out []byte) error {
+	want := table.ForwardReturn
+	if slices.ContainsFunc(set.NotReturn, func(n netip.Prefix) bool { return n.Contains(checkClient(v)) }) {
+		want = table.PassNotReturn
 	}
-	var got netip.Addr
-	var sum uint64
-	var payload []byte
 	switch {
-	case to.Is4() && len(out) >= at+28:
-		ip := out[at:]
-		if ones(sumBytes(ip[:20])) != 0xffff {
-			return errors.New("the header's checksum is wrong")
-		}
-		got, _ = netip.AddrFromSlice(ip[16:20])
-		payload, sum = ip[20:], sumBytes(ip[12:20])
-	case to.Is6() && len(out) >= at+48:
-		ip := out[at:]
-		got, _ = netip.AddrFromSlice(ip[24:40])
-		payload, sum = ip[40:], sumBytes(ip[8:40])
-	default:
-		return fmt.Errorf("%d bytes came out", len(out))
+	case want == table.ForwardReturn && unreachable(reason), want == table.PassNotReturn && reason == want:
+		return nil
+	case want == table.PassNotReturn, reason != want && !byKernel(reason):
+		return fmt.Errorf("%s, want %s", reason, want)
 	}
-	if got != to {
-		return fmt.Errorf("it goes to %s, want %s", got, to)
-	}
-	if ones(sum+17+uint64(len(payload))+sumBytes(payload)) != 0xffff {
-		return errors.New("the UDP checksum is wrong")
-	}
-	return nil
-}
-
-// checkFrame is an IKE_SA_INIT request to the VIP's port 500 (RFC 7296 section 3.1).
-func checkFrame(mac [6]byte, from, to netip.Addr) []byte {
-	h := ike.Header{InitiatorSPI: 1, NextPayload: ike.SecurityAssoc, Version: ike.MajorVersion << 4, Exchange: ike.SAInit,
-		Flags: ike.FlagInitiator, Length: ike.HeaderLen}
-	udp := make([]byte, 8, 8+ike.HeaderLen)
-	binary.BigEndian.PutUint16(udp[0:], ike.Port)
-	binary.BigEndian.PutUint16(udp[2:], ike.Port)
-	binary.BigEndian.PutUint16(udp[4:], 8+ike.HeaderLen)
-	udp = h.Append(udp)
-	src, dst := from.AsSlice(), to.AsSlice()
-	sum := ones(sumBytes(src) + sumBytes(dst) + 17 + uint64(len(udp)) + sumBytes(udp))
-	if sum = ^sum; sum == 0 {
-		sum = 0xffff
-	}
-	binary.BigEndian.PutUint16(udp[6:], sum)
-	frame := append(mac[:], 0, 0, 0, 0, 0, 0)
-	if from.Is4() {
-		ip := make([]byte, 20)
-		ip[0], ip[8], ip[9] = 0x45, 64, 17
-		binary.BigEndian.PutUint16(ip[2:], uint16(20+len(udp)))
-		copy(ip[12:], src)
-		copy(ip[16:], dst)
-		binary.BigEndian.PutUint16(ip[10:], ^ones(sumBytes(ip)))
-		return append(append(append(frame, 8, 0), ip...), udp...)
-	}
-	ip := make([]byte, 40)
-	ip[0], ip[6], ip[7] = 0x60, 17, 64
-	binary.BigEndian.PutUint16(ip[4:], uint16(len(udp)))
-	copy(ip[8:], src)
-	copy(ip[24:], dst)
-	return append(append(append(frame, 0x86, 0xdd), ip...), udp...)
-}
-
-// sumBytes adds big-endian 16-bit words, ones folds them (RFC 1071).
-func sumBytes(b []byte) (sum uint64) {
-	for i, x := range b {
-		sum += uint64(x) << (8 * (1 - i%2))
-	}
-	return sum
-}
-
-func ones(sum uint64) uint16 {
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return uint16(sum)
+	return checkOut(out, v.Addr, true)
 }

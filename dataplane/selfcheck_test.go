@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -130,23 +131,23 @@ func TestJudgeCheck(t *testing.T) {
 			continue
 		}
 		i := slices.IndexFunc(set.Backends, func(b table.Backend) bool { return b.Slot == slot })
-		good := checkFrame([6]byte{2}, checkClient(v), set.Backends[i].Addr)
-		if err := judgeCheck(set, v, slot, table.ForwardMaglev, good); err != nil {
+		good := checkFrame(&entrance{mac: [6]byte{2}}, checkClient(v), set.Backends[i].Addr, false)
+		if err := judgeCheck(set, v, way{slot, table.ForwardMaglev}, table.ForwardMaglev, good); err != nil {
 			t.Error(err)
 		}
 		for name, out := range map[string][]byte{
 			"checksum": append(good[:len(good)-1:len(good)-1], good[len(good)-1]^1),
-			"address":  checkFrame([6]byte{2}, checkClient(v), v.Addr),
+			"address":  checkFrame(&entrance{mac: [6]byte{2}}, checkClient(v), v.Addr, false),
 			"short":    good[:30],
 		} {
-			if err := judgeCheck(set, v, slot, table.ForwardMaglev, out); err == nil {
+			if err := judgeCheck(set, v, way{slot, table.ForwardMaglev}, table.ForwardMaglev, out); err == nil {
 				t.Errorf("%s: nothing found", name)
 			}
 		}
-		if err := judgeCheck(set, v, slot, table.PassOther, good); err == nil {
+		if err := judgeCheck(set, v, way{slot, table.ForwardMaglev}, table.PassOther, good); err == nil {
 			t.Error("a wrong reason was accepted")
 		}
-		if err := judgeCheck(set, v, 0, table.DropNoBackend, nil); err != nil {
+		if err := judgeCheck(set, v, way{0, table.DropNoBackend}, table.DropNoBackend, nil); err != nil {
 			t.Error(err)
 		}
 	}
@@ -197,7 +198,7 @@ func TestDumpNeedsNoDaemon(t *testing.T) {
 	if err := Dump(Config{PinDir: dir}, &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"meta schema=2 ", "index=100", "vip 0 192.0.2.100 ", "backend 1 198.51.100.11 vip=0 ike=take", "maglev vip=0 class=1 slot=1 places=",
+	for _, want := range []string{fmt.Sprintf("meta schema=%d ", schema), "index=100", "vip 0 192.0.2.100 ", "backend 1 198.51.100.11 vip=0 ike=take", "maglev vip=0 class=1 slot=1 places=",
 		"not_return 198.51.100.1/32", "interface ", "affinity 2001:db8:1:2:: class=tcp slot=2 state=earned_auth"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("not in the dump: %s\n%s", want, out.String())
@@ -242,4 +243,57 @@ func TestForgedRecordOfTheReservedClient(t *testing.T) {
 	if err := p.selfCheck(&c); err != nil {
 		t.Error(err)
 	}
+}
+
+// Every interface is looked at, and by each a request and a reply; a record of the
+// reserved client hides nothing.
+func TestSelfCheckCoversInterfacesAndDirections(t *testing.T) {
+	newNamespace(t)
+	newVeth(t, "leg", "legp", [6]byte{2, 0, 0, 0, 1, 1})
+	second := newVeth(t, "arm", "armp", [6]byte{2, 0, 0, 0, 1, 2})
+	p := newPlane(t, newBPFFS(t), "leg", "arm")
+	attachPlane(t, p)
+	mustResync(t, p, farm(t, 100), nil)
+	var c checker
+	check := func(what, want string) {
+		t.Helper()
+		err := p.selfCheck(&c)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", what, err, want)
+		}
+	}
+	check("all is well", "")
+
+	place := uint32(second.Attrs().Index % interfacePlaces)
+	good := p.interfaces[place]
+	bad := good
+	bad.Mac[5]++
+	if err := p.coll.Maps["interfaces"].Put(place, &bad); err != nil {
+		t.Fatal(err)
+	}
+	check("the second interface", "in by arm: pass_foreign_mac")
+	for _, v := range p.set.Load().VIPs {
+		if err := p.affinities.put(table.Entry{Key: checkKey(v), Slot: 1, State: table.Confirmed}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("the second interface, with a record of the reserved client", "in by arm: pass_foreign_mac")
+	if err := p.coll.Maps["interfaces"].Put(place, &good); err != nil {
+		t.Fatal(err)
+	}
+	check("well again, with the record", "")
+
+	// No table that is compared: only a reply shows it.
+	half := p.control.selector()
+	var places placeBits
+	places.setAll()
+	if err := p.coll.Maps["not_return_places"].Put(half*2, &places.PlanePlaces); err != nil {
+		t.Fatal(err)
+	}
+	key := bpf.PlaneNotReturnKey{Prefixlen: 64, Selector: half, Address: word(checkClient4)}
+	if err := p.coll.Maps["not_return"].Put(&key, uint32(1)); err != nil {
+		t.Fatal(err)
+	}
+	c = checker{wrote: true} // writing the tables again would mend it
+	check("a reply", "pass_not_return, want forward_return")
 }
