@@ -323,6 +323,7 @@ func TestNeighbourChangeIsFollowed(t *testing.T) {
 	copy(frame, outside.Attrs().HardwareAddr)
 	for n := byte(1); n <= 3; n++ {
 		mac := net.HardwareAddr{2, 0, 0, 0, 7, n}
+		serial := p.control.words().NextHopSerial
 		if err := netlink.NeighSet(&netlink.Neigh{LinkIndex: inside.Attrs().Index, IP: net.ParseIP(laneServer),
 			HardwareAddr: mac, State: netlink.NUD_PERMANENT}); err != nil {
 			t.Fatal(err)
@@ -335,12 +336,12 @@ func TestNeighbourChangeIsFollowed(t *testing.T) {
 				t.Logf("address %d: action %d, frame %x", n, action, out[:min(len(out), 64)])
 			}
 		})
-		eventually(t, "new address in use", func() bool {
-			action, out = run(t, p.coll.Programs["vpnlb"], frame, uint32(outside.Attrs().Index))
-			return action == 4 && net.HardwareAddr(out[:6]).String() == mac.String()
-		})
-		if took := time.Since(began); took > 200*time.Millisecond {
-			t.Errorf("change %d took %s", n, took)
+		// The cached hop is void because the plane saw the change, not because of its age.
+		eventually(t, "the change is seen", func() bool { return p.control.words().NextHopSerial != serial })
+		t.Logf("change %d was seen after %s", n, time.Since(began))
+		action, out = run(t, p.coll.Programs["vpnlb"], frame, uint32(outside.Attrs().Index))
+		if action != 4 || !bytes.Equal(out[:6], mac) {
+			t.Errorf("change %d is not followed", n)
 		}
 	}
 	if _, ok := p.LookupEntry(clientKey(1)); ok {

@@ -229,7 +229,7 @@ func putPerCPU[V any](t testing.TB, m *ebpf.Map, place uint32, value V) {
 // eventually polls until ok, with a bound: for what the kernel does by itself.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

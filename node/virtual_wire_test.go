@@ -65,7 +65,7 @@ func (w *wire) install(set *table.Set) (err error) {
 		ToClient:   func(netip.Addr) model.Hop { return hop },
 		Sighted: func(k table.Key, level table.Confirmation) bool {
 			at, seen := w.sighted[model.Sighting{Key: k, Level: level}]
-			return seen && time.Since(at) >= time.Second
+			return seen && !time.Now().Before(at.Add(time.Second))
 		},
 	})
 	return err

@@ -67,7 +67,7 @@ func TestStrongSwan(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- p.Run(ctx) }()
-			limit := time.After(10 * time.Second)
+			limit := time.After(30 * time.Second)
 			for p.Reports()[0].Opinion != c.want {
 				select {
 				case <-p.Changed():

@@ -21,6 +21,27 @@ var pauses = map[string]string{
 // In a synctest bubble sleeping is how virtual time passes; anywhere else it is a
 // guess. time.Sleep is looked for, and waiting for nothing but a timer.
 func TestNoSleepOutsideBubbles(t *testing.T) {
+	used := map[string]bool{}
+	eachPackage(t, func(folder string, fset *token.FileSet, files []*ast.File) {
+		for _, s := range sleeps(fset, files) {
+			if name := folder + "." + s.in; pauses[name] != "" {
+				used[name] = true
+				continue
+			}
+			at := fset.Position(s.at)
+			t.Errorf("%s:%d: %s waits for time to pass outside a synctest bubble: poll with a bound", filepath.ToSlash(at.Filename), at.Line, s.in)
+		}
+	})
+	for name := range pauses {
+		if !used[name] {
+			t.Errorf("%s waits for no time: take it off the list", name)
+		}
+	}
+}
+
+// eachPackage parses the module's packages, tests and all.
+func eachPackage(t *testing.T, look func(folder string, fset *token.FileSet, files []*ast.File)) {
+	t.Helper()
 	type key struct{ folder, name string }
 	packages := map[key][]*ast.File{}
 	fset := token.NewFileSet()
@@ -33,25 +54,12 @@ func TestNoSleepOutsideBubbles(t *testing.T) {
 		k := key{f.pkg, parsed.Name.Name}
 		packages[k] = append(packages[k], parsed)
 	}
-	used := map[string]bool{}
 	for k, files := range packages {
-		for _, s := range sleeps(fset, files) {
-			if name := k.folder + "." + s.in; pauses[name] != "" {
-				used[name] = true
-				continue
-			}
-			at := fset.Position(s.at)
-			t.Errorf("%s:%d: %s waits for time to pass outside a synctest bubble: poll with a bound", filepath.ToSlash(at.Filename), at.Line, s.in)
-		}
-	}
-	for name := range pauses {
-		if !used[name] {
-			t.Errorf("%s waits for no time: take it off the list", name)
-		}
+		look(k.folder, fset, files)
 	}
 }
 
-// sleeper is a place that waits for real time.
+// sleeper is a place that waits for real time, or judges one.
 type sleeper struct {
 	in string // the function
 	at token.Pos
@@ -63,6 +71,7 @@ type unit struct {
 	object   types.Object
 	receiver types.Object // the type of a method
 	sleeps   []token.Pos
+	judges   []token.Pos           // a measured time
 	wants    map[types.Object]bool // named outside a bubble
 	bubbled  map[types.Object]bool // named inside one
 }
@@ -71,17 +80,34 @@ type unit struct {
 type scan struct {
 	info     types.Info
 	wrappers map[types.Object]bool
+	measured map[types.Object]bool // variables that hold a measured time
 }
 
 // sleeps finds, in the test files of one package, what waits for time though it may
 // be run outside a bubble. A helper runs in bubbles alone if whoever names it does.
 func sleeps(fset *token.FileSet, files []*ast.File) (out []sleeper) {
-	s := scan{info: types.Info{Uses: map[*ast.Ident]types.Object{}, Defs: map[*ast.Ident]types.Object{}}, wrappers: map[types.Object]bool{}}
+	units, free := unitsOf(fset, files)
+	for _, u := range units {
+		if free[u] {
+			for _, at := range u.sleeps {
+				out = append(out, sleeper{u.name, at})
+			}
+		}
+	}
+	return out
+}
+
+// unitsOf reads the functions of one package's test files, and tells which of them may
+// run outside a bubble.
+func unitsOf(fset *token.FileSet, files []*ast.File) (units []*unit, free map[*unit]bool) {
+	s := scan{
+		info:     types.Info{Uses: map[*ast.Ident]types.Object{}, Defs: map[*ast.Ident]types.Object{}},
+		wrappers: map[types.Object]bool{}, measured: map[types.Object]bool{},
+	}
 	// What is imported stays unknown: only the package's own functions matter here.
 	conf := types.Config{Importer: nothing{}, Error: func(error) {}}
 	conf.Check("p", fset, files, &s.info)
 	s.findWrappers(files)
-	var units []*unit
 	for _, f := range files {
 		if name := fset.Position(f.Package).Filename; !strings.HasSuffix(name, "_test.go") {
 			continue
@@ -97,15 +123,7 @@ func sleeps(fset *token.FileSet, files []*ast.File) (out []sleeper) {
 			units = append(units, s.function(fn))
 		}
 	}
-	free := outsideBubbles(units)
-	for _, u := range units {
-		if free[u] {
-			for _, at := range u.sleeps {
-				out = append(out, sleeper{u.name, at})
-			}
-		}
-	}
-	return out
+	return units, outsideBubbles(units)
 }
 
 // nothing imports packages without a content.
@@ -197,6 +215,12 @@ func (s *scan) read(u *unit, n ast.Node, bubble bool) {
 				for _, c := range n.Body.List {
 					bounds[timerOf(c.(*ast.CommClause).Comm)] = true
 				}
+			}
+		case *ast.AssignStmt:
+			s.measure(n)
+		case *ast.BinaryExpr:
+			if !bubble && s.judges(n) {
+				u.judges = append(u.judges, n.Pos())
 			}
 		case *ast.UnaryExpr:
 			if isTimer(n) && !bounds[n] && !bubble {
