@@ -39,26 +39,28 @@ func (n *Node) membersPath() string { return filepath.Join(n.identityDir(), file
 
 // readMemberList is the list that this node was admitted with under this ID;
 // nil: none was handed over.
-func (n *Node) readMemberList(self state.NodeID) (*memberList, error) {
+func (n *Node) readMemberList(self state.NodeID) *memberList {
 	b, err := os.ReadFile(n.membersPath())
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the member list of the admission: %w", err)
+		n.noteFile("the member list of the admission cannot be read, and a node that has its log does not need it: %v", err)
+		return nil
 	}
 	var f membersFile
 	if err := json.Unmarshal(b, &f); err != nil {
-		return nil, fmt.Errorf("read the member list in %s: %w: remove the file, a node that has its log does not need it", n.membersPath(), err)
+		n.setFileAside(n.membersPath(), err.Error(), "a node that has its log does not need it")
+		return nil
 	}
 	if f.Node != self || len(f.Members) == 0 {
-		return nil, nil
+		return nil
 	}
 	out := &memberList{Index: f.Index}
 	for _, p := range f.Members {
 		out.Members = append(out.Members, state.Member{ID: p.ID, Cluster: p.Addr, PublicKey: p.Key})
 	}
-	return out, nil
+	return out
 }
 
 // adopt makes this node the member self that a cluster's answer says it is. The

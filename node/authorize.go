@@ -17,8 +17,9 @@ import (
 func (m *member) authorize(id state.NodeID, key []byte) error {
 	view := m.view()
 	spec := view.Spec()
+	lostCA := len(m.ids.Identity().Roots()) == 0 // then only keys in the list count: no certificate was checked
 	if r, ok := spec.RemovedByID(id); ok {
-		if m.inRaft(id) || hasKey(spec.Members, key) {
+		if m.inRaft(id) && !lostCA || hasKey(spec.Members, key) {
 			return nil
 		}
 		return fmt.Errorf("node %s was removed at log index %d", id, r.Index)
@@ -31,6 +32,8 @@ func (m *member) authorize(id state.NodeID, key []byte) error {
 		return fmt.Errorf("node %s showed another key than the one it was admitted with", id)
 	case hasKey(members, key):
 		return nil // a member that lost its store has a new ID; what it may do by its key it may do under the old one
+	case lostCA:
+		return errNoCA
 	case len(members) == 0 && m.first == nil:
 		return nil // blank, and admitted by a version that hands no list over
 	}

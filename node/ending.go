@@ -39,8 +39,10 @@ func (m *member) finish(ctx context.Context, err, closeErr error) error {
 }
 
 // clean takes back everything that a membership changed on this host.
-func (m *member) clean() error {
-	return errors.Join(m.dropAddresses(), dataplane.Detach(PlaneConfig(m.cfg)), forward.Remove(), transparent.Remove(), m.kernel.Restore())
+func (m *member) clean() error { return m.node.cleanHost() }
+
+func (n *Node) cleanHost() error {
+	return errors.Join(gateway.DropAddresses(n.cfg.Dataplane.Inside), dataplane.Detach(PlaneConfig(&n.cfg)), forward.Remove(), transparent.Remove(), KernelSettings(&n.cfg).Restore())
 }
 
 // stop withdraws the routes first and takes the rest down after them; the data

@@ -91,7 +91,10 @@ func ownAddresses(shared func(netip.Addr) bool) ([]netip.Addr, error) {
 func (n *Node) initCluster(ctx context.Context, in admin.InitRequest) (any, error) {
 	n.change.Lock()
 	defer n.change.Unlock()
-	ids := n.ids.Load()
+	ids, err := n.identity()
+	if err != nil {
+		return nil, err
+	}
 	id := ids.Identity()
 	if id.Member() {
 		return nil, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("this node belongs to cluster %s already: 'vpnlb cluster leave' first", id.Cluster())}
@@ -197,7 +200,10 @@ func (n *Node) joinCluster(in admin.JoinRequest, step func(string)) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stageTimeout)
 	defer cancel()
-	ids := n.ids.Load()
+	ids, err := n.identity()
+	if err != nil {
+		return err
+	}
 	if id := ids.Identity(); id.Member() {
 		if !slices.ContainsFunc(id.Roots(), func(der []byte) bool { return transport.HashCA(der) == hash }) {
 			return &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("this node belongs to cluster %s, and --ca-hash is that of another: 'vpnlb cluster leave' first", id.Cluster())}
@@ -405,11 +411,15 @@ func (m *member) makeToken(ctx context.Context, in admin.TokenRequest) (any, err
 			return nil, err
 		}
 	}
+	roots := m.ids.Identity().Roots()
+	if len(roots) == 0 {
+		return nil, &admin.Error{Status: http.StatusServiceUnavailable, Message: "the CA certificate of this node is lost and not healed yet: make the token on another node"}
+	}
 	token := transport.NewToken()
 	if _, err := m.change(ctx, state.AddToken{Hash: token.Hash(), Name: in.Name, Life: in.TTL}); err != nil {
 		return nil, err
 	}
-	out := admin.TokenAnswer{Token: token.String(), CAHash: transport.HashCA(m.ids.Identity().Roots()[0]).String(), Expires: "in " + in.TTL.String(), ExpiresSeconds: in.TTL.Seconds(), Name: in.Name}
+	out := admin.TokenAnswer{Token: token.String(), CAHash: transport.HashCA(roots[0]).String(), Expires: "in " + in.TTL.String(), ExpiresSeconds: in.TTL.Seconds(), Name: in.Name}
 	out.Addrs = append(out.Addrs, m.cfg.Cluster.Address.String())
 	return out, nil
 }

@@ -116,6 +116,7 @@ type member struct {
 	bootFault    fault   // of keeping the boot counter
 	secretFault  fault   // of the cluster secret: what the cluster has sealed does not open
 	secretProved atomic.Bool
+	certsFault   fault // of healing this node's own certificates
 	movedFault   fault // of the last try to tell this node's new address
 
 	offload atomic.Pointer[offload] // the TLS of SSTP; nil: this member has no such part
@@ -149,10 +150,8 @@ func newMember(n *Node, ad admission) (*member, error) {
 	m.newCaller, m.dropAddrs, m.cleanUp, m.passed = m.makeCaller, m.dropAddresses, m.clean, m.forwarded
 	m.gossipNet = func(*cluster.Deps) {}
 	m.raftOff, m.stopRaft = context.WithCancel(context.Background())
+	m.admitted = n.readMemberList(m.self)
 	var err error
-	if m.admitted, err = n.readMemberList(m.self); err != nil {
-		return nil, err
-	}
 	if m.strangers, err = newStrangers(m.metrics); err != nil {
 		return nil, err
 	}
@@ -391,7 +390,18 @@ func (m *member) runRaft(ctx context.Context) error {
 	if m.first != nil {
 		go m.bootstrap(watch)
 	}
-	return m.replica.Run(ctx)
+	err := m.replica.Run(ctx)
+	var quarantine *raft.QuarantineError
+	if err == nil || errors.As(err, &quarantine) || ctx.Err() != nil {
+		return err
+	}
+	// A disk that is full, read-only or broken: what is pinned forwards on.
+	m.log.Error("the store cannot be opened", "error", err.Error())
+	m.sitOut(ctx, "the store cannot be opened: "+err.Error(), true, func() error {
+		return errors.Join(os.MkdirAll(m.node.storeDir(), 0o700), probeDisk(m.node.storeDir()))
+	})
+	<-ctx.Done()
+	return nil
 }
 
 // bootstrap makes the first log entry of a cluster. It is repeated until it is

@@ -23,7 +23,7 @@ type Stage string
 
 // Stages.
 const (
-	StageWaiting  Stage = "waiting"  // belongs to no cluster: waits for init or join
+	StageWaiting  Stage = "waiting"  // belongs to no cluster: waits for init or join; or its identity cannot be opened
 	StageStarting Stage = "starting" // member, not caught up yet
 	StageRunning  Stage = "running"
 	StageLeaving  Stage = "leaving"
@@ -47,9 +47,9 @@ type Node struct {
 	log     *slog.Logger
 	started time.Time
 	admin   *admin.Server
-	ids     atomic.Pointer[transport.IdentityStore]
-	host    func(ports bool) (hostFacts, error) // what init and join look at before
-	member  atomic.Pointer[member]              // nil while it belongs to no cluster
+	ids     atomic.Pointer[transport.IdentityStore] // nil while it cannot be opened
+	host    func(ports bool) (hostFacts, error)     // what init and join look at before
+	member  atomic.Pointer[member]                  // nil while it belongs to no cluster
 	notify  *notifier
 
 	// change serialises init, join and leave.
@@ -65,6 +65,7 @@ type Node struct {
 	mu     sync.Mutex
 	stage  Stage
 	reason string
+	notes  []string // of damaged files that the node goes on without
 }
 
 // admission tells Run that the identity became a member's.
@@ -134,11 +135,6 @@ func (n *Node) stageNow() (Stage, string) {
 // Run runs the node until ctx ends (a clean stop: routes withdrawn, the data
 // plane stays) or something is wrong that a restart would not mend by itself.
 func (n *Node) Run(ctx context.Context) error {
-	ids, err := transport.OpenIdentity(n.identityDir())
-	if err != nil {
-		return err
-	}
-	n.ids.Store(ids)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
@@ -157,7 +153,7 @@ func (n *Node) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	err = n.live(ctx)
+	err := n.live(ctx)
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause // the admin socket's failure
 	}
@@ -167,6 +163,9 @@ func (n *Node) Run(ctx context.Context) error {
 // live goes through memberships: waiting, member, left, waiting again.
 func (n *Node) live(ctx context.Context) error {
 	for {
+		if !n.openIdentity(ctx) {
+			return nil
+		}
 		ad := admission{}
 		if !n.ids.Load().Identity().Member() {
 			n.warnWaiting(ctx)
@@ -184,11 +183,7 @@ func (n *Node) live(ctx context.Context) error {
 			}
 		}
 		if ad.first == nil {
-			first, err := n.firstOf(n.ids.Load().Identity().Cluster())
-			if err != nil {
-				return err
-			}
-			ad.first = first
+			ad.first = n.firstOf(n.ids.Load().Identity().Cluster())
 		}
 		m, err := newMember(n, ad)
 		if err != nil {
@@ -245,9 +240,11 @@ func (n *Node) reset(why string) error {
 			return fmt.Errorf("set the old membership aside: %w", err)
 		}
 	}
-	ids, err := transport.OpenIdentity(n.identityDir())
+	n.ids.Store(nil)
+	ids, err := transport.OpenIdentity(n.identityDir(), false)
 	if err != nil {
-		return err
+		n.log.Warn("make a new identity", "error", err.Error())
+		return nil // live tries again
 	}
 	n.ids.Store(ids)
 	return nil

@@ -54,7 +54,8 @@ func (n *Node) readPeers() (peersFile, error) {
 	}
 	var out peersFile
 	if err := json.Unmarshal(b, &out); err != nil {
-		return peersFile{}, fmt.Errorf("read the known peers in %s: %w", n.peersPath(), err)
+		n.setFileAside(n.peersPath(), err.Error(), "it is written anew when this node has caught up")
+		return peersFile{}, nil
 	}
 	return out, nil
 }
@@ -68,6 +69,7 @@ func (m *member) rememberPeers(ctx context.Context) error {
 		return nil
 	case <-m.replica.Started():
 	}
+	m.keepOwner()
 	var written []knownPeer
 	wrote := false
 	for {
@@ -186,30 +188,34 @@ func (n *Node) forgetFirst() {
 
 // firstOf reads what to bootstrap this cluster with; nil: nothing, or an init
 // of another cluster that was cut short, which is forgotten.
-func (n *Node) firstOf(cluster state.ClusterID) (*firstMember, error) {
-	first, err := n.readFirst()
-	if err == nil && first != nil && first.init.ClusterID != cluster {
+func (n *Node) firstOf(cluster state.ClusterID) *firstMember {
+	first := n.readFirst()
+	if first != nil && first.init.ClusterID != cluster {
 		n.forgetFirst()
-		first = nil
+		return nil
 	}
-	return first, err
+	return first
 }
 
-func (n *Node) readFirst() (*firstMember, error) {
+// readFirst gives nil for a damaged file, too: a cluster whose log was begun needs
+// none, and the other way is to begin again.
+func (n *Node) readFirst() *firstMember {
 	b, err := os.ReadFile(n.firstPath())
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read the init file: %w", err)
+	var batch state.Batch
+	if err == nil {
+		batch, err = state.DecodeBatch(b)
 	}
-	batch, err := state.DecodeBatch(b)
-	if err != nil || len(batch.Envelopes) != 1 {
-		return nil, fmt.Errorf("read the init file %s: %w", n.firstPath(), err)
+	if err == nil && len(batch.Envelopes) == 1 {
+		if init, ok := batch.Envelopes[0].Command.(state.Init); ok {
+			return &firstMember{init: init}
+		}
 	}
-	init, ok := batch.Envelopes[0].Command.(state.Init)
-	if !ok {
-		return nil, fmt.Errorf("the init file %s holds another command: remove the folder %s and init again", n.firstPath(), n.identityDir())
+	if err == nil {
+		err = errors.New("it holds another command")
 	}
-	return &firstMember{init: init}, nil
+	n.setFileAside(n.firstPath(), err.Error(), "if this node does not start, 'vpnlb cluster leave --force' here and init again")
+	return nil
 }

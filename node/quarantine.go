@@ -211,7 +211,7 @@ func (m *member) askAgain(ctx context.Context, caller *transport.Transport, p kn
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
 	var out joinAnswer
-	if err := caller.Call(ctx, transport.Target{Addr: p.Addr, Node: p.ID}, pathReplace, req, &out); err != nil {
+	if err := caller.Call(ctx, transport.Target{Addr: p.Addr, Key: p.Key}, pathReplace, req, &out); err != nil {
 		var refused *transport.StatusError
 		if errors.As(err, &refused) && refused.Code == http.StatusGone {
 			m.dropFresh()

@@ -48,6 +48,9 @@ func (n *Node) current() (*member, error) {
 	if m := n.member.Load(); m != nil {
 		return m, nil
 	}
+	if _, err := n.identity(); err != nil {
+		return nil, err
+	}
 	return nil, &admin.Error{Status: http.StatusServiceUnavailable, Message: "this node belongs to no cluster yet: run 'vpnlb cluster init' here, or 'vpnlb cluster join'"}
 }
 
@@ -74,6 +77,9 @@ func post[In any](n *Node, path string, fn func(*member, context.Context, In) (a
 // leaveCluster: leaving what one does not belong to is done already.
 func (n *Node) leaveCluster(in admin.LeaveRequest, step func(string)) error {
 	m := n.member.Load()
+	if m == nil && n.ids.Load() == nil {
+		return n.abandon(in.Force, step)
+	}
 	if m == nil {
 		step("this node belongs to no cluster: nothing to do")
 		return nil

@@ -30,17 +30,26 @@ type secretAnswer struct {
 	Secret []byte `json:"secret"`
 }
 
-// runSecret proves the cluster secret, once: it never changes. It returns when it is
-// proved.
+// runSecret proves the cluster secret, once: it never changes, and heals the files
+// that the agreement holds, too. It returns when that is done.
 func (m *member) runSecret(ctx context.Context) error {
 	for {
 		_, version, err := m.openSealed(secretGossip)
 		if err == nil {
 			m.secretProved.Store(true)
 			m.secretFault.set(nil)
-			return nil
+			if err := m.mendCertificates(); m.certsFault.set(err) {
+				m.log.Error("certificates of this node", "error", err.Error())
+			}
+			if m.certsFault.get() == "" {
+				return nil
+			}
+			version = 0
 		}
 		wait := secretSoon // nothing that is sealed has arrived yet
+		if m.certsFault.get() != "" {
+			wait = secretEvery
+		}
 		if version > 0 {
 			err := m.fetchSecret(ctx)
 			if err == nil {

@@ -20,16 +20,22 @@ import (
 func (n *Node) status(r *http.Request) (any, error) {
 	stage, reason := n.stageNow()
 	st := admin.Status{
-		Node: n.cfg.Name, ID: n.ids.Load().Identity().Node.String(), Stage: string(stage), StageReason: reason,
+		Node: n.cfg.Name, Stage: string(stage), StageReason: reason,
 		Uptime: time.Since(n.started).Round(time.Second).String(), UptimeSeconds: seconds(time.Since(n.started)), Version: n.deps.Version,
 		MaxClients: int(n.cfg.Dataplane.MaxClients),
 		// Lists are never null in JSON.
 		Plane: []admin.Interface{}, VIPs: []admin.VIPStatus{}, Neighbours: []admin.Neighbour{},
 		Backends: []admin.Backend{}, Gateways: []admin.Gateway{}, Packets: []admin.Counter{}, Warnings: []string{},
 	}
+	if ids := n.ids.Load(); ids != nil {
+		st.ID = ids.Identity().Node.String()
+	}
+	st.Warnings = append(st.Warnings, n.fileNotes()...)
 	m := n.member.Load()
 	if m == nil {
-		if stage == StageWaiting {
+		if stage == StageWaiting && st.ID == "" {
+			st.Warnings = append(st.Warnings, "this node is no member now, for its identity cannot be opened: "+reason)
+		} else if stage == StageWaiting {
 			st.Warnings = append(st.Warnings, n.waitingWarnings()...)
 		}
 		return st, nil
@@ -39,7 +45,7 @@ func (n *Node) status(r *http.Request) (any, error) {
 	m.fillRoutes(&st)
 	spec := m.spec()
 	st.Backends, st.Gateways = m.backends(spec), m.gateways(spec)
-	st.Warnings = m.warnings(&st)
+	st.Warnings = append(st.Warnings, m.warnings(&st)...)
 	if r.URL.Query().Get("hash") != "" {
 		view := m.view()
 		sum := view.Hash()

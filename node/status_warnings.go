@@ -28,6 +28,9 @@ func (m *member) identityWarnings(add func(string, ...any)) {
 	} else if f := m.gossipSilent(); f != "" {
 		add("this node does not gossip, and hints travel by the mTLS port alone: %s", f)
 	}
+	if f := m.certsFault.get(); f != "" {
+		add("the certificates of this node are not healed: %s", f)
+	}
 	if f := m.followFault.get(); f != "" {
 		add("the gossip keys of the cluster are not followed: %s", f)
 	}

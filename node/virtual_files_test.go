@@ -235,3 +235,136 @@ func secretOf(v *vnode) []byte {
 	s := v.m.ids.Identity().Secret
 	return s[:]
 }
+
+// damage does to a file of a halted node's identity what happens to files; other is
+// the node whose file a foreign one is.
+func (v *vnode) damage(name, how string, other *vnode) {
+	v.town.t.Helper()
+	text := v.readIdentity(name)
+	switch how {
+	case "missing":
+		if err := os.Remove(v.identityFile(name)); err != nil {
+			v.town.t.Fatal(err)
+		}
+	case "empty":
+		v.writeIdentity(name, "")
+	case "torn":
+		v.writeIdentity(name, text[:len(text)/2])
+	case "flipped":
+		b := []byte(text)
+		b[len(b)/2] ^= 0x80
+		v.writeIdentity(name, string(b))
+	case "foreign":
+		v.writeIdentity(name, other.readIdentity(name))
+	}
+}
+
+// Each file of the identity, and what happens to files. No damage ends the process:
+// the node comes back as it was, or waits with a sentence, and goes on when the
+// file is put back. Changes of the others go on meanwhile.
+func TestVirtualDamagedFiles(t *testing.T) {
+	const heals, waits = true, false
+	want := map[string]bool{
+		"node-id": heals, "ca.crt": heals, "cluster.secret": heals, "boot": heals, "peers.json": heals, "members.json": heals, "last-good": heals,
+		"node.key": waits, "node.crt": waits,
+	}
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		leader := tw.leader(nodes...)
+		v := others(nodes, leader)[0]
+		rest := others(nodes, v)
+		drain := map[bool]state.AdminState{true: state.AdminDrain, false: state.AdminEnabled}
+		round := 0
+		for name, heals := range want {
+			for _, how := range []string{"missing", "empty", "torn", "flipped", "foreign"} {
+				if v.m != nil {
+					v.halt()
+				}
+				round++
+				if name == "members.json" { // nothing writes it again
+					v.writeIdentity(name, `{"node":"`+v.m.self.String()+`","index":1,"members":[]}`)
+					rest[0].writeIdentity(name, `{"node":"`+rest[0].m.self.String()+`","index":1,"members":[]}`)
+				}
+				good := v.readIdentity(name)
+				v.damage(name, how, rest[0])
+				v.fresh()
+				if !heals {
+					err := v.tryIdentity()
+					if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "cluster leave --force") {
+						t.Fatalf("%s %s: %v", name, how, err)
+					}
+					wellFrom(rest...)
+					if err := tw.changes(tw.leader(rest...), drain[round%2 == 0]); err != nil {
+						t.Fatalf("%s %s: a change of the others: %v", name, how, err)
+					}
+					v.writeIdentity(name, good)
+				}
+				if err := v.tryIdentity(); err != nil {
+					t.Fatalf("%s %s: %v", name, how, err)
+				}
+				v.start(admission{})
+				tw.eventually(40*time.Second, name+" "+how+": be heard", func() bool { return v.m.caughtUp.Load() && v.heardBy(rest...) && v.gossips() })
+				tw.eventually(10*time.Second, name+" "+how+": heal", func() bool {
+					id := v.m.ids.Identity()
+					return len(id.Roots()) == 1 && bytes.Equal(secretOf(v), secretOf(leader))
+				})
+				if v.m.self != v.m.ids.Identity().Node || v.warned() != "" {
+					t.Fatalf("%s %s: status %q", name, how, v.warned())
+				}
+				wellFrom(rest...)
+				if err := tw.changes(tw.leader(nodes...), drain[round%2 == 1]); err != nil {
+					t.Fatalf("%s %s: a change: %v", name, how, err)
+				}
+				time.Sleep(6 * time.Second) // what it knows of its peers is written again
+			}
+		}
+		tw.agree(nodes...)
+	})
+}
+
+// An identity folder comes back from a backup: of before the node was replaced, and
+// of another node. The first is replaced again; the second does not start.
+func TestVirtualRestoredIdentity(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		v := others(nodes, tw.leader(nodes...))[0]
+		rest := others(nodes, v)
+		time.Sleep(6 * time.Second) // what it knows of its peers is written
+		v.halt()
+		backup := v.disk("identity")
+		v.power()
+		tw.eventually(20*time.Second, "run", func() bool { return v.m.caughtUp.Load() })
+		time.Sleep(time.Minute)
+		v.halt()
+		v.put(backup, "identity") // the same node, some starts ago
+		v.power()
+		tw.eventually(20*time.Second, "be heard", func() bool { return v.m.caughtUp.Load() && v.heardBy(rest...) })
+		v.halt()
+		v.put("", "raft") // it loses its store, and gets a new ID
+		v.power()
+		v.ends(20*time.Second, errRejoin)
+		v.again()
+		tw.eventually(40*time.Second, "vote under the new ID", func() bool { return v.m.caughtUp.Load() && v.m.replica.Status().Voter })
+		time.Sleep(6 * time.Second)
+		old := v.m.self
+		v.halt()
+		v.put(backup, "identity") // of before the replacement, beside the new store
+		v.power()
+		v.ends(20*time.Second, errRejoin)
+		v.again()
+		tw.replacedNode(v, old, nodes...)
+		v.halt()
+		rest[0].halt()
+		foreign := rest[0].disk("identity")
+		rest[0].power()
+		v.put(foreign, "identity")
+		v.fresh()
+		if err := v.tryIdentity(); err == nil || !strings.Contains(err.Error(), "put this node's own folder back") {
+			t.Fatalf("the identity of another node: %v", err)
+		}
+		tw.leader(rest...)
+		wellFrom(rest...)
+		if err := tw.changes(rest[0], state.AdminDrain); err != nil {
+			t.Errorf("a change of the others: %v", err)
+		}
+		v.put(backup, "identity")
+	})
+}

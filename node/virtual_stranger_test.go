@@ -68,7 +68,7 @@ func (v *vnode) mint() transport.Identity {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fresh, err := transport.OpenIdentity(t.TempDir())
+	fresh, err := transport.OpenIdentity(t.TempDir(), false)
 	if err != nil {
 		t.Fatal(err)
 	}

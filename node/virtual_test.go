@@ -74,6 +74,15 @@ func (tw *town) node(i int) *vnode {
 }
 
 func (v *vnode) boot() {
+	v.town.t.Helper()
+	v.fresh()
+	if err := v.tryIdentity(); err != nil {
+		v.town.t.Fatal(err)
+	}
+}
+
+// fresh is a new process that has not opened its identity yet.
+func (v *vnode) fresh() {
 	t, addr := v.town.t, netip.MustParseAddr(v.host)
 	name := v.name
 	if name == "" {
@@ -89,11 +98,6 @@ func (v *vnode) boot() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids, err := transport.OpenIdentity(n.identityDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.ids.Store(ids)
 	n.dial = v.town.net.Dialer(v.host + ":0")
 	v.Node = n
 	v.Node.host = func(bool) (hostFacts, error) { return v.facts(addr), nil }

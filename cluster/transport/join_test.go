@@ -55,7 +55,7 @@ func TestJoin(t *testing.T) {
 			return joinAnswer{crt, [][]byte{w.ca.Certificate()}, w.secret[:]}, nil
 		}))
 
-		store, err := OpenIdentity(dir)
+		store, err := OpenIdentity(dir, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,9 +1,6 @@
 package transport
 
 import (
-	"bytes"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -12,10 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
+	"slices"
 	"sync"
-	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
 )
@@ -33,45 +28,11 @@ const (
 
 // IdentityStore keeps an Identity on disk. Safe for use by many goroutines.
 type IdentityStore struct {
-	dir string
-	mu  sync.Mutex
-	id  Identity
-}
-
-// OpenIdentity reads the identity in dir, makes node ID and key where there are
-// none, and counts one more boot. Secret files that others may read are
-// refused.
-func OpenIdentity(dir string) (*IdentityStore, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open identity: %w", err)
-	}
-	s := &IdentityStore{dir: dir}
-	key, err := s.openKey()
-	if err != nil {
-		return nil, err
-	}
-	node, err := s.openNodeID()
-	if err != nil {
-		return nil, err
-	}
-	adm, err := s.openAdmission()
-	if err != nil {
-		return nil, err
-	}
-	boot, err := s.countBoot()
-	if err != nil {
-		return nil, err
-	}
-	if s.id, err = NewIdentity(node, key, boot, adm); err != nil {
-		return nil, fmt.Errorf("open identity in %s: %w", dir, err)
-	}
-	if s.id.Node != node {
-		// Adopt was cut short after its last word, the certificate.
-		if err := s.write(fileNodeID, []byte(s.id.Node.String()+"\n"), 0o644); err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
+	dir   string
+	notes []note // of OpenIdentity, until it is healed
+	mu    sync.Mutex
+	id    Identity
+	boot  error // why the boot counter could not be kept
 }
 
 // Identity returns the identity of now.
@@ -145,6 +106,50 @@ func (s *IdentityStore) SetRoots(roots [][]byte) error {
 	return nil
 }
 
+// Restore puts right what the cluster's CA can: its own certificate where this node
+// has lost it, and the node's where the signature on it is damaged. It names the
+// files that it wrote.
+func (s *IdentityStore) Restore(ca *CA) (files []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := s.id
+	if !id.Member() {
+		return nil, errors.New("restore certificates: this node belongs to no cluster")
+	}
+	if len(id.roots) == 0 {
+		id.roots, files = []*x509.Certificate{ca.cert}, append(files, fileRoots)
+	}
+	if !signedBy(id.leaf, id.roots) {
+		csr, err := id.CSR()
+		if err != nil {
+			return nil, err
+		}
+		der, err := ca.Issue(csr, id.name)
+		if err != nil {
+			return nil, err
+		}
+		if id.leaf, err = x509.ParseCertificate(der); err != nil {
+			return nil, fmt.Errorf("restore certificates: %w", err)
+		}
+		files = append(files, fileCert)
+	}
+	for _, name := range files {
+		text := pemCerts(id.Roots())
+		if name == fileCert {
+			s.setAside(name)
+			text = pemCerts([][]byte{id.leaf.Raw})
+		}
+		if err := s.write(name, text, 0o644); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range files {
+		s.healed(name)
+	}
+	s.id = id
+	return files, nil
+}
+
 // SetSecret replaces the cluster secret, which the caller has proved to be the
 // cluster's. The file that was there is kept beside it.
 func (s *IdentityStore) SetSecret(secret [32]byte) error {
@@ -160,161 +165,42 @@ func (s *IdentityStore) SetSecret(secret [32]byte) error {
 	if err := s.write(fileSecret, []byte(hex.EncodeToString(secret[:])+"\n"), 0o600); err != nil {
 		return err
 	}
+	s.healed(fileSecret)
 	s.id.Secret = secret
 	return nil
 }
 
-// RaiseBoot makes the boot counter at least n: another place has proved that this
-// node used a later one.
+// RaiseBoot makes the boot counter at least n, where another place has proved that
+// this node used a later one, and keeps one that could not be kept before.
 func (s *IdentityStore) RaiseBoot(n uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n <= s.id.Boot {
+	if n <= s.id.Boot && s.boot == nil {
 		return nil
 	}
-	s.id.Boot = n
-	return s.writeBoot(n)
+	s.id.Boot = max(s.id.Boot, n)
+	s.boot = s.writeBoot(s.id.Boot)
+	return s.boot
 }
 
-func (s *IdentityStore) openKey() (ed25519.PrivateKey, error) {
-	b, err := s.readSecret(fileKey)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Stat(s.path(fileCert)); err == nil {
-			return nil, fmt.Errorf("open identity: %s is gone but %s is there: bring the key back, or remove the folder and join again",
-				s.path(fileKey), fileCert)
-		}
-		return s.makeKey()
+// Notes are what OpenIdentity found damaged, one sentence each. What was healed since
+// is left out.
+func (s *IdentityStore) Notes() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for _, n := range s.notes {
+		out = append(out, n.text)
 	}
-	if err != nil {
-		return nil, err
-	}
-	blk, _ := pem.Decode(b)
-	if blk == nil || blk.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("read %s: not a PEM private key", s.path(fileKey))
-	}
-	key, err := parseKey(blk.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.path(fileKey), err)
-	}
-	return key, nil
+	return out
 }
 
-func (s *IdentityStore) makeKey() (ed25519.PrivateKey, error) {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make node key: %w", err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("encode node key: %w", err)
-	}
-	return key, s.write(fileKey, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
-}
+// note is damage of one file.
+type note struct{ file, text string }
 
-func (s *IdentityStore) openNodeID() (state.NodeID, error) {
-	b, err := os.ReadFile(s.path(fileNodeID))
-	if errors.Is(err, fs.ErrNotExist) {
-		id := state.NewNodeID()
-		return id, s.write(fileNodeID, []byte(id.String()+"\n"), 0o644)
-	}
-	if err != nil {
-		return state.NodeID{}, fmt.Errorf("open identity: %w", err)
-	}
-	id, err := state.ParseNodeID(strings.TrimSpace(string(b)))
-	if err != nil {
-		return id, fmt.Errorf("read %s: %w", s.path(fileNodeID), err)
-	}
-	return id, nil
-}
-
-// openAdmission returns nil where the node was never admitted.
-func (s *IdentityStore) openAdmission() (*Admission, error) {
-	crt, err := os.ReadFile(s.path(fileCert))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open identity: %w", err)
-	}
-	var a Admission
-	leaf, _ := pem.Decode(crt)
-	if leaf == nil {
-		return nil, fmt.Errorf("read %s: not a PEM certificate", s.path(fileCert))
-	}
-	a.Certificate = leaf.Bytes
-	roots, err := os.ReadFile(s.path(fileRoots))
-	if err != nil {
-		return nil, fmt.Errorf("open identity: %w", err)
-	}
-	for blk, rest := pem.Decode(roots); blk != nil; blk, rest = pem.Decode(rest) {
-		a.Roots = append(a.Roots, blk.Bytes)
-	}
-	text, err := s.readSecret(fileSecret)
-	if err != nil {
-		return nil, fmt.Errorf("open identity: %w", err)
-	}
-	sec, err := hex.DecodeString(string(bytes.TrimSpace(text)))
-	if err != nil || len(sec) != len(a.Secret) {
-		return nil, fmt.Errorf("read %s: not 64 hexadecimal digits", s.path(fileSecret))
-	}
-	copy(a.Secret[:], sec)
-	return &a, nil
-}
-
-// maxBoot bounds what is believed of the boot file: a number that leaves no room
-// to count is damage.
-const maxBoot = 1 << 62
-
-// countBoot gives the boot counter of this start: above the file's, and at least the
-// seconds of the clock. The file alone would not do: it is lost, or comes back from
-// a backup, and the others believe nothing from a counter that went back.
-func (s *IdentityStore) countBoot() (uint64, error) {
-	var last uint64
-	b, err := os.ReadFile(s.path(fileBoot))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return 0, fmt.Errorf("open identity: %w", err)
-	default:
-		if last, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err != nil || last >= maxBoot {
-			last = 0
-			s.setAside(fileBoot)
-		}
-	}
-	boot := max(last+1, uint64(max(0, time.Now().Unix())))
-	return boot, s.writeBoot(boot)
-}
-
-func (s *IdentityStore) writeBoot(n uint64) error {
-	return s.write(fileBoot, []byte(strconv.FormatUint(n, 10)+"\n"), 0o644)
-}
-
-// setAside keeps a file that is not believed under another name, for a person to
-// look at. Where that fails the file is overwritten.
-func (s *IdentityStore) setAside(name string) {
-	_ = os.Rename(s.path(name), s.path(name+".damaged-"+time.Now().UTC().Format("20060102T150405Z")))
-}
-
-// readSecret reads a file that nobody but its owner may read.
-func (s *IdentityStore) readSecret(name string) ([]byte, error) {
-	p := s.path(name)
-	f, err := os.Open(p)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if perm := st.Mode().Perm(); perm&0o077 != 0 {
-		return nil, fmt.Errorf("%s is a secret but its mode is %04o: others may have read it; `chmod 0600 %s` if you are sure they did not", p, perm, p)
-	}
-	var b bytes.Buffer
-	if _, err := b.ReadFrom(f); err != nil {
-		return nil, fmt.Errorf("read %s: %w", p, err)
-	}
-	return b.Bytes(), nil
+// healed forgets what was wrong with a file.
+func (s *IdentityStore) healed(file string) {
+	s.notes = slices.DeleteFunc(s.notes, func(n note) bool { return n.file == file })
 }
 
 func (s *IdentityStore) path(name string) string { return filepath.Join(s.dir, name) }
