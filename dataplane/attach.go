@@ -231,9 +231,9 @@ func (p *Plane) attachAll(found *Pinned) error {
 		return err
 	}
 	for _, c := range p.cfg.Interfaces {
-		dev := devices.named(c.Name)
-		if dev == nil {
-			return fmt.Errorf("find interface %s: there is none of that name", c.Name)
+		dev, err := devices.find(c.Name)
+		if err != nil {
+			return err
 		}
 		if dev, err = devices.physical(dev); err != nil {
 			return err
@@ -242,7 +242,7 @@ func (p *Plane) attachAll(found *Pinned) error {
 			continue // two VLAN devices of one parent
 		}
 		a := &attachment{name: dev.Attrs().Name, index: dev.Attrs().Index}
-		err := p.attachOne(a, found)
+		err = p.attachOne(a, found)
 		if errors.Is(err, errNotNative) {
 			p.log.Warn("the members get the program, in generic mode", "interface", a.name, "error", err)
 			err = p.attachMembers(devices, dev, found)

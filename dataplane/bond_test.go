@@ -160,3 +160,24 @@ func TestNativeModesOfBonds(t *testing.T) {
 		}
 	}
 }
+
+// An alternative name is known to netlink and to little else: it is refused at once.
+func TestAlternativeNameIsRefused(t *testing.T) {
+	newNamespace(t)
+	leg := newVeth(t, "leg", "legp", [6]byte{2, 0, 0, 0, 1, 1})
+	if err := netlink.LinkAddAltName(leg, "uplink-to-the-routers"); err != nil {
+		t.Fatal(err)
+	}
+	const want = "interface uplink-to-the-routers is an alternative name of leg: write leg in the node file"
+	p := newPlane(t, newBPFFS(t), "uplink-to-the-routers")
+	if _, err := p.Attach(testCluster); err == nil || err.Error() != want {
+		t.Errorf("attach: %v", err)
+	}
+	faults := Preflight(p.cfg)
+	if len(faults) == 0 || faults[0].Error() != want {
+		t.Errorf("preflight: %v", faults)
+	}
+	if _, err := newPlane(t, p.cfg.PinDir, "nowhere").Attach(testCluster); err == nil || err.Error() != "interface nowhere does not exist: see ip link" {
+		t.Errorf("no such interface: %v", err)
+	}
+}

@@ -38,6 +38,20 @@ func (d devices) named(name string) netlink.Link {
 	return nil
 }
 
+// find gives the device that the configuration names. Another name of it is refused:
+// the kernel's settings, the forward policy and the counters know the first name alone.
+func (d devices) find(name string) (netlink.Link, error) {
+	if l := d.named(name); l != nil {
+		return l, nil
+	}
+	for _, l := range d {
+		if slices.Contains(l.Attrs().AltNames, name) {
+			return nil, fmt.Errorf("interface %s is an alternative name of %s: write %s in the node file", name, l.Attrs().Name, l.Attrs().Name)
+		}
+	}
+	return nil, fmt.Errorf("interface %s does not exist: see ip link", name)
+}
+
 // joins reports whether a master's frames come in on its members: of a bond, a team,
 // and of what netlink calls a plain device (hv_netvsc above a virtual function,
 // net_failover). A bridge and a VRF have masters' indexes too, but no such members.

@@ -16,9 +16,17 @@ import (
 // its own, and changes nothing. Whose pins are there is PinnedBy's business.
 func Preflight(cfg Config) []error {
 	var faults []error
+	list, err := netlink.LinkList()
+	if err != nil {
+		faults = append(faults, fmt.Errorf("list interfaces: %w", err))
+	}
 	for _, c := range cfg.Interfaces {
-		if _, err := netlink.LinkByName(c.Name); err != nil {
-			faults = append(faults, fmt.Errorf("interface %s: %w", c.Name, err))
+		dev, err := devices(list).find(c.Name)
+		if err == nil {
+			_, err = devices(list).physical(dev)
+		}
+		if err != nil {
+			faults = append(faults, err)
 		}
 	}
 	if err := onBPFFS(cfg.PinDir); err != nil {

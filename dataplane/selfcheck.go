@@ -283,9 +283,9 @@ func (p *Plane) entrances() ([]entrance, error) {
 	}
 	var out []entrance
 	for _, c := range p.cfg.Interfaces {
-		dev := devices.named(c.Name)
-		if dev == nil {
-			return nil, fmt.Errorf("interface %s is gone", c.Name)
+		dev, err := devices.find(c.Name)
+		if err != nil {
+			return nil, err
 		}
 		below, err := devices.physical(dev)
 		if err != nil {
