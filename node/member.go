@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -341,6 +342,9 @@ func (m *member) mendKernel() {
 	var more []sysctl.Setting
 	if hasIPv6(m.spec()) {
 		more = sysctl.IPv6(m.cfg.Dataplane.Interfaces())
+	}
+	if slices.ContainsFunc(m.spec().VIPs, func(v state.VIP) bool { return v.SSTP.Ends() }) {
+		more = append(more, sysctl.Connections()...)
 	}
 	changed, err := m.kernel.Mend(more...)
 	if len(changed) > 0 {

@@ -21,7 +21,8 @@
 //     interface without the program. IPv6 needs nothing: the kernel answers
 //     solicitations only for addresses of the interface they come in by.
 //
-// What IPv6 needs, and why, stands at [IPv6].
+// What IPv6 needs, and why, stands at [IPv6], what connections need that end on this
+// host, at [Connections].
 package sysctl
 
 import (
@@ -74,6 +75,16 @@ func Wanted(interfaces []string) []Setting {
 		conf(name, "arp_announce", "2")
 	}
 	return out
+}
+
+// Connections is for a host where clients' TCP connections to a VIP end. A router
+// that cannot forward a packet of ours says so to the VIP, and its message (ICMP "too
+// big") follows another path than the connection: it may reach another node, and the
+// connection would hang for ever. With probing the kernel sends smaller segments
+// (from 1,024 bytes on) when the same one is lost four times, some 3 s, and larger
+// ones later. RFC 4821.
+func Connections() []Setting {
+	return []Setting{{Key: "net/ipv4/tcp_mtu_probing", Value: "1", Also: []string{"2"}}} // for IPv6, too
 }
 
 // Keeper holds settings at their wanted values. Not safe for concurrent use.
