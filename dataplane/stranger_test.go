@@ -78,6 +78,7 @@ secrets { eap-user { id = user
 const charonClient = `  %[1]s { version = 2
     local_addrs = %[2]s
     remote_addrs = ` + laneVIP + `
+    mobike = no
     proposals = aes256-sha256-modp2048
     encap = yes
     send_cert = always
@@ -346,4 +347,116 @@ func pendingOf(t *testing.T, p *Plane) map[netip.Addr]bpf.PlanePending {
 		}
 	}
 	return out
+}
+
+// heardRequests takes the IKE_AUTH requests that leave the client's namespace.
+type heardRequests struct{ fd int }
+
+func hearRequests(t *testing.T, l *lane) *heardRequests {
+	t.Helper()
+	h := &heardRequests{}
+	inside(t, l.client, func() {
+		var err error
+		if h.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(htons(unix.ETH_P_ALL))); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Cleanup(func() { unix.Close(h.fd) })
+	return h
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }
+
+// last gives the UDP payload of each SA's last IKE_AUTH request: what a server repeats
+// its answer to.
+func (h *heardRequests) last(t *testing.T) map[uint64][]byte {
+	t.Helper()
+	out := map[uint64][]byte{}
+	b := make([]byte, 2048)
+	for {
+		n, _, err := unix.Recvfrom(h.fd, b, 0)
+		if err != nil {
+			return out
+		}
+		if n < 28 || b[0]>>4 != 4 || b[9] != unix.IPPROTO_UDP || netip.AddrFrom4([4]byte(b[16:20])) != netip.MustParseAddr(laneVIP) {
+			continue
+		}
+		payload := b[4*int(b[0]&15)+8 : n]
+		d := ike.Classify(ike.NATPort, payload, uint32(len(payload)))
+		if !d.Protected() || d.Header.Exchange != ike.Auth {
+			continue
+		}
+		if was := out[d.Header.ResponderSPI]; was == nil || ike.Classify(ike.NATPort, was, uint32(len(was))).Header.MessageID <= d.Header.MessageID {
+			out[d.Header.ResponderSPI] = bytes.Clone(payload)
+		}
+	}
+}
+
+// Logins by certificate and by EAP, from one address and from two, earn what they
+// should. Sent again from addresses that somebody forges, their requests are answered
+// and earn nothing.
+func TestReplayedLoginEarnsNothing(t *testing.T) {
+	needCharon(t)
+	l := newLane(t)
+	inside(t, l.client, func() { setAddr(t, up(t, "c0"), laneOther+"/24") })
+	inside(t, l.server, func() { setAddr(t, up(t, "lo"), laneInner+"/32") })
+	server, client := credentials(t)
+	server["swanctl.conf"] = []byte(charonServer)
+	client["swanctl.conf"] = fmt.Appendf(nil, "connections {\n%s%s%s%s}\nsecrets { eap-user { id = user\n  secret = \"Passw0rd-test\" } }\n",
+		fmt.Sprintf(charonClient, "certificate", laneClient, byCertificate), fmt.Sprintf(charonClient, "eap", laneClient, byEAP),
+		fmt.Sprintf(charonClient, "other", laneOther, byCertificate), fmt.Sprintf(charonClient, "other-eap", laneOther, byEAP))
+	startSwan(t, l.server, server)
+	clients := startSwan(t, l.client, client)
+	p := newPlane(t, newBPFFS(t), "outside", "inside")
+	attachPlane(t, p)
+	mustResync(t, p, laneSet(100), nil)
+	heard := hearRequests(t, l)
+	for _, c := range []struct {
+		name, from string
+		level      table.Confirmation
+	}{
+		{"certificate", laneClient, table.EarnedSK}, {"eap", laneClient, table.EarnedAuth},
+		{"other", laneOther, table.EarnedSK}, {"other-eap", laneOther, table.EarnedAuth},
+	} {
+		clearMap[bpf.PlaneClientKey, bpf.PlanePending](t, p.coll.Maps["pending_proofs"])
+		clients.ctl(t, "--initiate", "--ike", c.name, "--timeout", "20")
+		got, found := pendingOf(t, p)[netip.MustParseAddr(c.from)]
+		if !found || table.Confirmation(got.Level) < c.level || got.Opening == 0 || got.Slot != 9 {
+			t.Errorf("login %s of %s proved %+v (%t), want level %d and an opening", c.name, c.from, got, found, c.level)
+		}
+	}
+	requests := heard.last(t)
+	if len(requests) != 4 {
+		t.Fatalf("requests of %d SAs were heard, want 4", len(requests))
+	}
+	clearMap[bpf.PlaneClientKey, bpf.PlanePending](t, p.coll.Maps["pending_proofs"])
+	before, answered := allCounts(t, p), answers(t, p)
+	forge := newForger(t, l)
+	const rounds = 1000
+	sent := 0
+	for n := range rounds {
+		was := answers(t, p)
+		// charon leaves a request out while it answers another of the same SA.
+		eventually(t, "an answer to a request that came again", func() bool {
+			if answers(t, p) > was {
+				return true
+			}
+			for _, r := range requests {
+				forge.send(t, netip.AddrPortFrom(victim(n), 40000), 4500, r)
+				sent++
+			}
+			return false
+		})
+	}
+	after := allCounts(t, p)
+	if n := after.Events.PendingWritten - before.Events.PendingWritten; n != 0 {
+		t.Errorf("%d proofs for %d addresses that somebody forged", n, len(pendingOf(t, p)))
+	}
+	t.Logf("%d answers to %d requests from %d addresses, %d proofs", answers(t, p)-answered, sent, rounds,
+		after.Events.PendingWritten-before.Events.PendingWritten)
+	// A client that lost its answer asks again and is answered as before.
+	for _, r := range requests {
+		forge.send(t, netip.MustParseAddrPort(laneClient+":4500"), 4500, r)
+	}
+	eventually(t, "proofs of the client itself", func() bool { return len(pendingOf(t, p)) == 1 })
 }
