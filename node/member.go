@@ -96,13 +96,14 @@ type member struct {
 	passed    func() (packets uint64, ok bool) // how many this node has sent on
 	gossipNet func(*cluster.Deps)
 
-	lastMembers  []state.NodeID            // the contacts goroutine's
-	fit          fitness                   // for gateways, and as far as routers go
-	firstProbes  firstProbes               // the facts goroutine's
-	policyFault  fault                     // of the last mending of the forward policy
-	repliesFault fault                     // of the last mending of rules for transparent connections
-	kernelFault  fault                     // of the last mending of sysctls
-	setBack      fault                     // sysctls that something else keeps changing
+	lastMembers  []state.NodeID // the contacts goroutine's
+	fit          fitness        // for gateways, and as far as routers go
+	firstProbes  firstProbes    // the facts goroutine's
+	policyFault  fault          // of the last mending of the forward policy
+	repliesFault fault          // of the last mending of rules for transparent connections
+	kernelFault  fault          // of the last mending of sysctls
+	setBack      fault          // sysctls that something else keeps changing
+	foreign      foreignRules
 	generation   chan struct{}             // holds a token while one change of tables is on its way, on the leader
 	tookOffice   atomic.Pointer[time.Time] // of the present leadership
 	proved       atomic.Pointer[time.Time] // when a majority last said that this node leads; nil: it does not
@@ -286,6 +287,7 @@ func (m *member) run(ctx context.Context) error {
 	start("gateways", m.runKeeper)
 	start("leader duties", m.runLeader)
 	start("forward policy", m.runForwardPolicy)
+	start("rules of other programs", m.runObstacles)
 	start("replies", m.runReplies)
 	start("fitness", m.runFitness)
 	start("status", m.runStatus)

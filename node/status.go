@@ -234,6 +234,14 @@ func (m *member) warnings(st *admin.Status) []string {
 	if f := m.kernelFault.get(); f != "" {
 		add("kernel settings: %s", f)
 	}
+	if list := m.foreign.texts.Load(); list != nil {
+		for _, text := range *list {
+			add("%s", text)
+		}
+	}
+	if f := m.foreign.fault.get(); f != "" {
+		add("the rules of other firewalls on this host are not known: %s", f)
+	}
 	if f := m.setBack.get(); f != "" {
 		add("%s", f)
 	}

@@ -10,7 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Passage is a packet that must pass this host, and by which interfaces.
+// Passage is a packet that must pass this host, and by which interfaces. The
+// unspecified address (0.0.0.0, ::) stands for any: a client's. A rule that asks for it
+// does not match.
 type Passage struct {
 	Name             string // of the traffic, for a sentence: "replies of servers"
 	In, Out          string // interfaces; Out is empty for a packet to this host itself
@@ -260,6 +262,11 @@ func (p *Passage) payload(base expr.PayloadBase, offset, size uint32) []byte {
 	var b []byte
 	switch base {
 	case expr.PayloadBaseNetworkHeader:
+		f := p.family()
+		if p.Source.IsUnspecified() && overlap(offset, size, f.source, f.size) ||
+			p.Dest.IsUnspecified() && overlap(offset, size, f.destination, f.size) {
+			return nil
+		}
 		b = p.header()
 	case expr.PayloadBaseTransportHeader:
 		b = binary.BigEndian.AppendUint16(b, p.SrcPort)
@@ -272,6 +279,10 @@ func (p *Passage) payload(base expr.PayloadBase, offset, size uint32) []byte {
 		return nil
 	}
 	return b[offset : offset+size]
+}
+
+func overlap(at, size, other, otherSize uint32) bool {
+	return at < other+otherSize && other < at+size
 }
 
 func (p *Passage) header() []byte {

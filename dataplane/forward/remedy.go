@@ -8,6 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// maxNames bounds how many passages a sentence names.
+const maxNames = 3
+
 // Text says what is dropped, by which chain, and the lines that let it through.
 func (o *Obstacle) Text() string {
 	var names []string
@@ -15,6 +18,9 @@ func (o *Obstacle) Text() string {
 		if n := o.Passages[i].Name; !slices.Contains(names, n) {
 			names = append(names, n)
 		}
+	}
+	if n := len(names) - maxNames; n > 0 {
+		names = append(names[:maxNames], fmt.Sprintf("and %d more", n))
 	}
 	where := ""
 	if o.Where != o.Chain {
