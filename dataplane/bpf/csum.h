@@ -43,7 +43,7 @@ __noinline int sum_right(struct xdp_md *ctx, __u32 l4, __u32 bytes, __u32 pseudo
 	for (int i = 0; i < SUM_CHUNKS && bytes; i++) {
 		some = bytes < MAX_QUOTE ? bytes : MAX_QUOTE;
 		seen_anew(some);
-		if (some < 1 || some > MAX_QUOTE)
+		if ((__s32)some < 1 || (__s32)some > MAX_QUOTE)
 			return 0;
 		__builtin_memset(room->quote, 0, MAX_QUOTE);
 		if (bpf_xdp_load_bytes(ctx, l4, room->quote, some))

@@ -108,15 +108,19 @@ static __always_inline int silenced(struct client_key *key, const struct pending
 
 /* tell_user writes the proof into pending, level-triggered: an element stays
  * until user space has answered it. Not inlined: it is the rare path. */
-__noinline int tell_user(struct client_key *key, struct pending *now, __u32 jiffies)
+__noinline int tell_user(__u32 jiffies)
 {
-	__u32 zero = 0;
-	struct pending *had;
+	struct scratch *room = scratch_here();
+	struct client_key *key;
+	struct pending *had, *now;
 	struct control *c;
 	struct events *e;
+	__u32 zero = 0;
 
-	if (!key || !now)
+	if (!room)
 		return 0;
+	key = &room->key;
+	now = &room->now;
 	had = bpf_map_lookup_elem(&pending_proofs, key);
 	if (had ? !grown(had, now) : silenced(key, now, jiffies))
 		return 0;
@@ -163,18 +167,21 @@ static __always_inline void learn(struct flow *f, const struct record *r, __u32 
 	client_key(&f->client, f->service.class, &room->key, six);
 	room->now = (struct pending){.slot = f->slot, .saw = r->slot, .level = proof & PROOF_LEVEL,
 				     .opening = (proof & PROOF_OPENING) != 0};
-	tell_user(&room->key, &room->now, f->jiffies);
+	tell_user(f->jiffies);
 }
 
 /* sighted notes a client's packet and tells whether there was one of its kind
  * already, between a tick and a minute ago. */
-__noinline int sighted(struct client_key *key, __u32 level, __u32 jiffies, __u32 note)
+__noinline int sighted(__u32 level, __u32 jiffies, __u32 note)
 {
+	struct scratch *room = scratch_here();
+	struct client_key *key;
 	__u32 *was, age;
 	int again = 0;
 
-	if (!key)
+	if (!room)
 		return 0;
+	key = &room->key;
 	key->level = level;
 	was = bpf_map_lookup_elem(&sightings, key);
 	age = was ? jiffies - *was : 60 * hz;
@@ -216,8 +223,8 @@ static __always_inline void learn_forward(struct flow *f, const struct record *r
 	client_key(&f->client, CLASS_IKE, &room->key, six);
 	/* A login in pieces comes this way alone: routers hash pieces by their addresses and
 	 * the tunnel by its ports, so another node sees the tunnel, and no login. */
-	if (!sighted(&room->key, level, f->jiffies, !after) && !(s->kind == KIND_IKE && f->packet.more))
+	if (!sighted(level, f->jiffies, !after) && !(s->kind == KIND_IKE && f->packet.more))
 		return;
 	room->now = (struct pending){.slot = f->slot, .saw = r->slot, .level = level};
-	tell_user(&room->key, &room->now, f->jiffies);
+	tell_user(f->jiffies);
 }

@@ -6,12 +6,15 @@
 
 /* within_limit counts a packet against its source's second. Only where a limit is
  * set: it costs a look-up. */
-__noinline int within_limit(struct client_key *key, __u64 jiffies, __u64 limit)
+__noinline int within_limit(__u64 jiffies, __u64 limit)
 {
 	struct allowance *a, first = {.since = jiffies, .used = 1};
+	struct scratch *room = scratch_here();
+	struct client_key *key;
 
-	if (!key)
+	if (!room)
 		return 1;
+	key = &room->key;
 	a = bpf_map_lookup_elem(&sources, key);
 	if (a)
 		return allowed(a, jiffies, limit);
@@ -29,7 +32,7 @@ static __always_inline int over_limit(struct flow *f, const int six)
 	if (!room)
 		return 0;
 	client_key(&f->client, CLASS_IKE, &room->key, six);
-	return !within_limit(&room->key, f->jiffies, f->rules->source_limit);
+	return !within_limit(f->jiffies, f->rules->source_limit);
 }
 
 /* opening: may this packet change a client's server while the recorded one may

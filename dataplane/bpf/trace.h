@@ -57,6 +57,8 @@ __noinline int trace(struct xdp_md *ctx, __u64 jiffies, __u32 reason, __u32 slot
 	seen_anew(copy);
 	if (copy > sizeof(room->head))
 		copy = sizeof(room->head);
+	if (copy < 54) /* known, but not to a verifier before Linux 6.8 */
+		return 0;
 	__builtin_memset(room->source, 0, 32);
 	if (bpf_xdp_load_bytes(ctx, 0, room->head, copy) || !trace_addresses(room) ||
 	    (!trace_match(filter, room->source) && !trace_match(filter, room->destination)))
