@@ -166,3 +166,15 @@ func TestServiceFault(t *testing.T) {
 		}
 	}
 }
+
+// What refuses connections is a warning, with the remedy.
+func TestRefusalsAreWarnings(t *testing.T) {
+	server := &recorder{status: sstp.Status{Refused: []sstp.Refusal{{Reason: "source_connections", Count: 3, Text: "3 refused: raise 'per_source'"}}}}
+	m := &member{}
+	m.offload.Store(recording(server))
+	var got []string
+	m.sstpWarnings(&state.Spec{}, func(format string, args ...any) { got = append(got, fmt.Sprintf(format, args...)) })
+	if !slices.Equal(got, []string{"SSTP: 3 refused: raise 'per_source'"}) {
+		t.Errorf("%q", got)
+	}
+}

@@ -88,6 +88,9 @@ func (m *member) sstpWarnings(spec *state.Spec, add func(format string, args ...
 		if f := o.fault.get(); f != "" {
 			add("SSTP: %s", f)
 		}
+		for _, r := range o.recent.get(o.server).Refused {
+			add("SSTP: %s", r.Text)
+		}
 	}
 	m.transparentWarnings(spec, add)
 	for i := range spec.VIPs {

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -80,6 +81,9 @@ func TestLimits(t *testing.T) {
 	}
 	if n := b.refusals(refusedSource); n != 1 {
 		t.Errorf("counted %v times", n)
+	}
+	if r := b.Status().Refused; len(r) != 1 || r[0].Reason != refusedSource || r[0].Count != 1 || !strings.Contains(r[0].Text, "per_source") {
+		t.Errorf("the status says %+v", r)
 	}
 	b.desired.Limits.PerSource = 10
 	if err := b.Apply(b.desired); err != nil {
@@ -302,5 +306,34 @@ func TestSocketOptions(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Each reason has a remedy, is logged once, and is forgotten after a while.
+func TestRefusalBook(t *testing.T) {
+	var log strings.Builder
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	var b refusalBook
+	now := time.Now()
+	for _, reason := range refusals {
+		for range 3 {
+			b.note(reason, now, logger)
+		}
+	}
+	recent := b.recent(now)
+	if len(recent) != len(refusals) || strings.Count(log.String(), "\n") != len(refusals) {
+		t.Errorf("%d reasons told, logged %s", len(recent), log.String())
+	}
+	for _, r := range recent {
+		if r.Count != 3 || remedies[r.Reason] == "" {
+			t.Errorf("%+v", r)
+		}
+	}
+	if r := b.recent(now.Add(refusalAge)); len(r) != 0 {
+		t.Errorf("%+v", r)
+	}
+	b.note(refusedSource, now.Add(refusalAge), logger)
+	if r := b.recent(now.Add(refusalAge)); len(r) != 1 || r[0].Count != 1 {
+		t.Errorf("%+v", r)
 	}
 }

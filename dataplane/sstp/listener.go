@@ -159,7 +159,7 @@ func (s *Server) accept(l *listener) {
 			return
 		}
 		// Out of descriptors or memory: the queue keeps what comes.
-		s.metrics.refused.WithLabelValues(refusedAccept).Inc()
+		s.refuse(refusedAccept)
 		if pause == 0 {
 			s.log.Error("cannot accept sstp connections", "addr", l.addr, "err", err)
 		}
@@ -192,7 +192,7 @@ func (s *Server) admit(l *listener, tcp *net.TCPConn) {
 	s.metrics.accepted.Inc()
 	c, refused := s.newSession(l, tcp)
 	if refused != "" {
-		s.metrics.refused.WithLabelValues(refused).Inc()
+		s.refuse(refused)
 		_ = tcp.SetLinger(0) // a reset: cheap, and the client knows at once
 		tcp.Close()
 		return
@@ -207,6 +207,12 @@ func (s *Server) admit(l *listener, tcp *net.TCPConn) {
 	default:
 		s.working.Go(func() { s.serve(c) })
 	}
+}
+
+// refuse counts a connection that is not served.
+func (s *Server) refuse(reason string) {
+	s.metrics.refused.WithLabelValues(reason).Inc()
+	s.refused.note(reason, time.Now(), s.log)
 }
 
 // newSession picks the server of a new connection and counts it in.

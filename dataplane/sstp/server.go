@@ -55,6 +55,7 @@ type Server struct {
 	sources sources
 	table   sessions
 	alarms  alarms
+	refused refusalBook
 	lot     *lot
 	linger  struct{ first, longest time.Duration }
 	tick    atomic.Int64 // seconds since the start, and 1: what idle times are measured by

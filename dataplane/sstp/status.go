@@ -17,6 +17,7 @@ type Status struct {
 	Handshakes   int                 // under way
 	Faults       []string            // of the last Apply
 	Alarms       []Alarm
+	Refused      []Refusal // of the last ten minutes, by reason
 	Draining     bool
 }
 
@@ -51,7 +52,7 @@ func (s *Server) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.plan.Load()
-	out := Status{Connections: s.sources.count(), Handshakes: s.gate.under(), Faults: slices.Clone(s.faults), Alarms: s.alarms.list(), Draining: s.draining}
+	out := Status{Connections: s.sources.count(), Handshakes: s.gate.under(), Faults: slices.Clone(s.faults), Alarms: s.alarms.list(), Refused: s.refused.recent(time.Now()), Draining: s.draining}
 	sessions := map[string]int{}
 	for _, c := range s.table.each() {
 		sessions[c.service.Name]++
