@@ -143,6 +143,7 @@ func setupNode(e *testscript.Env) error {
 	}
 	// The node may still run when a script failed: nothing waits for it.
 	e.Defer(func() { unix.Unmount(bpffs, unix.MNT_DETACH) })
+	e.Defer(func() { unix.Unmount(filepath.Join(e.WorkDir, "disk"), unix.MNT_DETACH) }) // where a script has one of its own
 	if err := run0("ip", "netns", "add", ns); err != nil {
 		return err
 	}

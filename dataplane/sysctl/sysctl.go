@@ -265,7 +265,9 @@ func (k *Keeper) load() (map[string]string, error) {
 		return nil, fmt.Errorf("read the saved settings: %w", err)
 	}
 	if err := json.Unmarshal(b, &out); err != nil {
-		return nil, fmt.Errorf("read the saved settings in %s: %w", k.saved, err)
+		// Kept for a person; what is changed from now on is saved anew.
+		aside := k.saved + ".damaged"
+		return nil, errors.Join(fmt.Errorf("%s is damaged (%w) and set aside as %s: 'vpnlb plane detach' cannot put back the values from before", k.saved, err, aside), os.Rename(k.saved, aside))
 	}
 	return out, nil
 }

@@ -115,3 +115,23 @@ func TestContested(t *testing.T) {
 		}
 	}
 }
+
+// A damaged file of original values is said once and set aside; mending goes on.
+func TestDamagedSavedSettings(t *testing.T) {
+	wanted := Wanted([]string{"eth0"})
+	root, saved := fakeRoot(t, wanted, "7"), filepath.Join(t.TempDir(), "sysctl.json")
+	if err := os.WriteFile(saved, []byte(`{"net`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k := New(root, saved, wanted)
+	changed, err := k.Mend()
+	if err == nil || !strings.Contains(err.Error(), "set aside") || len(changed) != len(wanted) {
+		t.Errorf("changed %d: %v", len(changed), err)
+	}
+	if _, err := k.Mend(); err != nil {
+		t.Errorf("a second time: %v", err)
+	}
+	if err := k.Restore(); err != nil {
+		t.Errorf("restore: %v", err)
+	}
+}
