@@ -42,7 +42,14 @@ type NodeStatus struct {
 	Willing      []state.VIPID     // would be announced by its own judgement, whatever the others do, to a router in session
 	Gateways     []state.GatewayID // floating addresses that are on its interface
 	Activity     []BackendActivity // at most one for each backend
+	// Appended to form 1: older versions neither say nor read these. At most MaxDoubts each.
+	Alone      []state.BackendID // called up by the cluster and reached by others, but not by this node
+	Unanswered []state.BackendID // their answers passed this node and have stopped, though clients go on sending
 }
+
+// MaxDoubts bounds the lists of servers in doubt: the largest status must fit one
+// payload, and a node that misses more than these has said enough.
+const MaxDoubts = 64
 
 // BackendActivity counts packets from a backend to clients through this node,
 // since the boot in NodeStatus.Boot: the passive evidence that a server lives.
@@ -55,7 +62,8 @@ type BackendActivity struct {
 // Form 1 of a status: version (1) | role (1) | plane mode (1) | flags (1) |
 // leader (16) | format, applied, plane applied, generation, raft term, raft
 // last (uvarints) | announced, willing, gateways (count, IDs) | activity (count,
-// then backend, ESP, SK), all uvarints. What a newer version appends is
+// then backend, ESP, SK), all uvarints; alone, unanswered (count, IDs), which may be
+// missing. What a newer version appends is
 // ignored, and so are flags it does not know; a change of what is here needs a
 // new form. All eight flags are taken: the next one is an appended byte.
 const statusVersion = 1
@@ -84,6 +92,8 @@ func (s *NodeStatus) check() error {
 		return fmt.Errorf("status with %d gateways, most are %d", len(s.Gateways), state.MaxGateways)
 	case len(s.Activity) > state.MaxBackends:
 		return fmt.Errorf("status with the activity of %d backends, most are %d", len(s.Activity), state.MaxBackends)
+	case len(s.Alone) > MaxDoubts || len(s.Unanswered) > MaxDoubts:
+		return fmt.Errorf("status with %d and %d servers in doubt, most are %d", len(s.Alone), len(s.Unanswered), MaxDoubts)
 	}
 	return nil
 }
@@ -120,6 +130,12 @@ func (s *NodeStatus) encode() []byte {
 		b = binary.AppendUvarint(b, a.ESP)
 		b = binary.AppendUvarint(b, a.SK)
 	}
+	for _, list := range [][]state.BackendID{s.Alone, s.Unanswered} {
+		b = binary.AppendUvarint(b, uint64(len(list)))
+		for _, v := range list {
+			b = binary.AppendUvarint(b, uint64(v))
+		}
+	}
 	return b
 }
 
@@ -152,6 +168,14 @@ func decodeStatus(b []byte, boot uint64) (*NodeStatus, error) {
 		s.Activity = append(s.Activity, BackendActivity{
 			Backend: state.BackendID(r.bounded(maxID)), ESP: r.uvarint(), SK: r.uvarint(),
 		})
+	}
+	for _, list := range []*[]state.BackendID{&s.Alone, &s.Unanswered} {
+		if len(r.b) == 0 {
+			break // an older version
+		}
+		for range r.count(MaxDoubts) {
+			*list = append(*list, state.BackendID(r.bounded(maxID)))
+		}
 	}
 	if r.bad {
 		return nil, errors.New("status is cut short or beyond its limits")

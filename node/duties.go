@@ -14,9 +14,13 @@ import (
 	"github.com/vpnlb/vpnlb/raft"
 )
 
+// turnInterval is how often the prober is told its part: a turn is as late at most.
+const turnInterval = 100 * time.Millisecond
+
 // runProber keeps the probes' targets equal to the agreed backends, and tells the
-// prober its part in the calls of SSTP. Cluster time stands still on a follower
-// while nothing is agreed: it goes on from the last stamp by this node's own clock.
+// prober its part in the probes and in the calls of SSTP. Cluster time stands still on a
+// follower while nothing is agreed: it goes on from the last stamp by this node's own
+// clock.
 func (m *member) runProber(ctx context.Context) error {
 	var probes sync.WaitGroup
 	defer probes.Wait()
@@ -24,6 +28,7 @@ func (m *member) runProber(ctx context.Context) error {
 	var index uint64
 	var targets []health.Target
 	stamp, at := m.replica.Now(), time.Now()
+	doubts := 0 // how many servers gave no answer
 	for {
 		spec := m.spec()
 		if spec.Index != index {
@@ -34,27 +39,57 @@ func (m *member) runProber(ctx context.Context) error {
 		if now := m.replica.Now(); now != stamp {
 			stamp, at = now, time.Now()
 		}
-		m.prober.SetCalls(health.Calls(targets, health.CallFacts{
-			Spec: spec, Self: m.self, Now: stamp.Add(time.Since(at)), Observers: m.observers(),
+		m.sampleReturns(spec)
+		if n := len(m.returns.Unanswered()); n != doubts {
+			doubts = n
+			m.tellSoon()
+		}
+		observers, now := m.observers(), stamp.Add(time.Since(at))
+		m.prober.SetTurns(health.Turns(targets, health.TurnFacts{
+			Spec: spec, Self: m.self, Now: now, Observers: observers, Returns: m.returns, Unanswered: m.unanswered(),
 		}))
-		if !pause(ctx, 100*time.Millisecond) {
+		m.prober.SetCalls(health.Calls(targets, health.CallFacts{Spec: spec, Self: m.self, Now: now, Observers: observers}))
+		if !pause(ctx, turnInterval) {
 			return nil
 		}
 	}
 }
 
+// sampleReturns takes the data plane's counts of every server.
+func (m *member) sampleReturns(spec *state.Spec) {
+	counters, err := m.plane.Counters()
+	if err != nil {
+		return // the samples grow old, which health.Returns knows
+	}
+	counts := make(map[state.BackendID]health.Counts, len(spec.Backends))
+	for i := range spec.Backends {
+		b := &spec.Backends[i]
+		n := counters.Returns[b.Slot]
+		counts[b.ID] = health.Counts{
+			Proof: n.ESP + n.SK, Protected: n.SK, In: counters.In[b.Slot].Packets, Out: counters.Out[b.Slot].Packets,
+		}
+	}
+	m.returns.Sample(counts)
+}
+
+// unanswered are the servers that give clients no answer any more, by this node's
+// counters or by another's word.
+func (m *member) unanswered() map[state.BackendID]bool {
+	out := make(map[state.BackendID]bool)
+	for _, id := range m.returns.Unanswered() {
+		out[id] = true
+	}
+	for _, h := range m.hints() {
+		for _, id := range h.Status.Unanswered {
+			out[id] = true
+		}
+	}
+	return out
+}
+
 // observation is what this node's own probes and counters say now. It goes to
 // this node's collector as the others' do.
 func (m *member) observation() []byte {
-	if counters, err := m.plane.Counters(); err == nil {
-		spec := m.spec()
-		counts := make(map[state.BackendID]uint64, len(spec.Backends))
-		for i := range spec.Backends {
-			n := counters.Returns[spec.Backends[i].Slot]
-			counts[spec.Backends[i].ID] = n.ESP + n.SK
-		}
-		m.returns.Sample(counts)
-	}
 	o := m.prober.Observe(m.returns)
 	if g := m.gossip.Load(); g != nil {
 		o.Boot = g.Boot() // the prober knows the file's; the others may have proved that it is too low

@@ -20,6 +20,7 @@ type fitness struct {
 	outsideDead, insideDead atomic.Bool
 	sessions                atomic.Pointer[[]bgp.NeighbourStatus] // routers at the last look; nil: none yet
 	unfit                   fault                                 // why no gateway should be here
+	alone                   atomic.Pointer[[]state.BackendID]     // not reached from here, though from other nodes; nil: none yet
 
 	sessionSeen time.Time // runFitness': when a router was last in session
 	failing     time.Time // runFitness': since when the data plane has failed; zero: it works
@@ -93,6 +94,9 @@ const planePatience = 2 * time.Second
 // watchPlane judges whether this node may hold gateways.
 func (m *member) watchPlane(now time.Time) {
 	reach := health.Reach(health.ReachFacts{Spec: m.spec(), Self: m.self, Observers: m.observers()})
+	if m.fit.setAlone(reach.Alone) {
+		m.tellSoon()
+	}
 	if m.fit.judge(m.planeFault(), &reach, now) {
 		m.log.Warn("gateways should go to other nodes", "reason", m.fit.unfit.get())
 	}

@@ -262,6 +262,7 @@ func (m *member) runStatus(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		case <-m.prober.Changed(): // a new opinion is worth telling at once
+		case <-m.tell:
 		}
 	}
 }
@@ -294,7 +295,14 @@ func (m *member) nodeStatus() cluster.NodeStatus {
 	kept := m.keeper.Status()
 	out.Gateways = heldGateways(&kept)
 	out.Activity = m.backendActivity()
+	out.Unanswered = firstDoubts(m.returns.Unanswered())
+	out.Alone = firstDoubts(m.aloneMissed())
 	return out
+}
+
+// firstDoubts are as many as a status holds.
+func firstDoubts(ids []state.BackendID) []state.BackendID {
+	return ids[:min(len(ids), cluster.MaxDoubts)]
 }
 
 func (m *member) backendActivity() []cluster.BackendActivity {

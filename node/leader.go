@@ -158,11 +158,13 @@ func (m *member) assignGateways(ctx context.Context) {
 			fit = append(fit, other.ID)
 		}
 	}
-	for _, own := range gateway.Assign(fit, spec.Gateways) {
+	m.noteBlindness(spec, time.Now())
+	misses := m.blind.misses(spec)
+	for _, own := range gateway.Assign(fit, spec.Gateways, misses) {
 		g, _ := spec.GatewayByID(own.ID)
 		to, _ := spec.MemberByID(own.Owner)
 		if m.propose(ctx, own) {
-			m.log.Info("gateway moves", "gateway", g.Addr.String(), "to", to.Name)
+			m.log.Info("gateway moves", "gateway", g.Addr.String(), "to", to.Name, "owner_misses", misses(g.Owner, g.Addr))
 		}
 	}
 }

@@ -104,6 +104,8 @@ type member struct {
 	kernelFault  fault          // of the last mending of sysctls
 	setBack      fault          // sysctls that something else keeps changing
 	foreign      foreignRules
+	tell         chan struct{}             // a status is worth publishing at once
+	blind        blindness                 // the leader duty's
 	generation   chan struct{}             // holds a token while one change of tables is on its way, on the leader
 	tookOffice   atomic.Pointer[time.Time] // of the present leadership
 	proved       atomic.Pointer[time.Time] // when a majority last said that this node leads; nil: it does not
@@ -142,7 +144,7 @@ func newMember(n *Node, ad admission) (*member, error) {
 		faults:     make(faultWatch),
 		left:       make(chan struct{}),
 		diskBack:   make(chan struct{}),
-		generation: make(chan struct{}, 1),
+		generation: make(chan struct{}, 1), tell: make(chan struct{}, 1), blind: make(blindness),
 		ownEntry:   make(chan struct{}, 1),
 		unwell:     newUnwell(),
 		storedAt:   n.readLastGood(),

@@ -30,6 +30,11 @@ type Seen struct {
 	// while they do not. Class TCP alone, in the place of Quiet: nothing is
 	// counted of it.
 	Failing time.Duration
+
+	// Not on the wire, so 0 but for this node's own observation: for how long the
+	// server has been missed, by the worse port, and how long ago the last question
+	// but one that it left open was asked; 0: none.
+	Missed, Before time.Duration
 }
 
 // Observation is everything one node observed. Boot and Sequence order the

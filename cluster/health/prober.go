@@ -60,8 +60,9 @@ type Prober struct {
 	mu       sync.Mutex
 	timing   Timing
 	sequence uint64
+	raised   time.Time // when a doubt about one server last became one about all
 	targets  map[state.BackendID]*target
-	asked    map[spi]*question // at most one for each port of each target
+	asked    map[spi]*question // at most maxOpen for each port of each target
 }
 
 // target is a backend under observation.
@@ -70,6 +71,7 @@ type target struct {
 	ports   [len(probedPorts)]portState
 	form    form // of its next probe
 	single  int  // the last of offers but the first that was tried
+	pace    pace
 	damped  damped
 	opinion Opinion
 	sstp    *sstpState // nil: not asked for
@@ -82,16 +84,31 @@ type portState struct {
 	policy bool          // it has answered a probe with this wrong group with INVALID_KE_PAYLOAD before
 	rtt    time.Duration // of the last answer
 	at     time.Time     // of the last result; zero: none yet
-	next   time.Time     // when to ask
-	asked  time.Time     // zero: no question outstanding
-	asking spi
+
+	first  time.Time     // when to ask for the first time
+	asked  time.Time     // of the last question; zero: none yet
+	early  time.Duration // the next is so much earlier than an interval later
+	soon   bool          // ask again at once
+	took   uint64        // the slot of the last question
+	open   []*question   // that wait for an answer, in the order they were asked
+	sure   uint8         // answers in a row since the alarm
+	missed missRun       // of the present run of misses
+}
+
+// missRun is what is known of a run of misses beside its length.
+type missRun struct {
+	since  time.Time // of the first
+	asked  time.Time // when the question of the last one was
+	before time.Time // of the one before; zero: there is one alone
 }
 
 // question is one probe that waits for its answer.
 type question struct {
+	id      spi
 	backend state.BackendID
 	port    int // index into probedPorts
 	form    form
+	asked   time.Time
 	request []byte
 	cookie  bool // the server asked for a cookie and has got it
 }
@@ -150,7 +167,7 @@ func (p *Prober) SetTargets(ts []Target, timing Timing) {
 		n = &target{Target: t}
 		n.watchSSTP(t.SSTP, now, timing)
 		for i := range n.ports { // spread new ones over the interval
-			n.ports[i].next = now.Add(rand.N(timing.Interval))
+			n.ports[i].first = now.Add(rand.N(timing.Interval))
 		}
 		next[t.Backend] = n
 	}
@@ -190,6 +207,12 @@ func (p *Prober) Observe(r *Returns) Observation {
 			q := &t.ports[i]
 			s.Misses, s.Neutrals = max(s.Misses, q.run.misses), max(s.Neutrals, q.run.neutrals)
 			s.Answers = min(s.Answers, q.run.answers)
+			if q.run.misses > 0 {
+				s.Missed = max(s.Missed, now.Sub(q.missed.since))
+			}
+			if !q.missed.before.IsZero() {
+				s.Before = max(s.Before, now.Sub(q.missed.before))
+			}
 			if s.Note == NoteNone || q.note.Result() == ResultMiss || s.Note.Result() == ResultAnswer {
 				s.Note = q.note
 			}
@@ -304,24 +327,19 @@ func (p *Prober) due(now time.Time) (out []probeDue, sstp, calls []sstpDue, next
 	for _, t := range p.targets {
 		for i := range t.ports {
 			q := &t.ports[i]
-			if !q.asked.IsZero() && now.Sub(q.asked) >= p.timing.Timeout {
+			for len(q.open) > 0 && now.Sub(q.open[0].asked) >= p.timing.Timeout {
 				silent := answer{note: NoteSilent}
-				if p.asked[q.asking].cookie { // it did answer, with what proves nothing new
+				if q.open[0].cookie { // it did answer, with what proves nothing new
 					silent.note = NoteCookie
 				}
-				p.result(t, p.asked[q.asking], silent, now)
-				delete(p.asked, q.asking)
-				q.next = now // at once: a miss has cost a whole timeout already
+				p.result(t, q.open[0], silent, now)
 			}
-			if q.asked.IsZero() && !now.Before(q.next) {
+			if !now.Before(p.nextAsk(t, i, now)) {
 				out = append(out, p.ask(t, i, now))
 			}
-			at := q.next
-			if !q.asked.IsZero() {
-				at = q.asked.Add(p.timing.Timeout)
-			}
-			if at.Before(next) {
-				next = at
+			next = earlier(next, p.nextAsk(t, i, now))
+			if len(q.open) > 0 {
+				next = earlier(next, q.open[0].asked.Add(p.timing.Timeout))
 			}
 		}
 	}
@@ -330,15 +348,11 @@ func (p *Prober) due(now time.Time) (out []probeDue, sstp, calls []sstpDue, next
 	return out, sstp, calls, next
 }
 
-// ask draws a question and schedules the next: jittered by up to a tenth of the
-// interval, earlier only, so that a verdict is never later than promised.
-func (p *Prober) ask(t *target, i int, now time.Time) probeDue {
-	q := &t.ports[i]
-	q.asking, q.asked = newSPI(), now
-	q.next = now.Add(p.timing.Interval - rand.N(p.timing.Interval/10))
-	data := appendProbe(nil, q.asking, t.form, probedPorts[i] == 4500)
-	p.asked[q.asking] = &question{backend: t.Backend, port: i, form: t.form, request: data}
-	return probeDue{id: q.asking, to: netip.AddrPortFrom(t.Addr, probedPorts[i]), data: data}
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // settle ends the question id with a result, if it is still open.
@@ -349,7 +363,6 @@ func (p *Prober) settle(id spi, a answer, err error) {
 	if !ok {
 		return
 	}
-	delete(p.asked, id)
 	t := p.targets[q.backend]
 	if err != nil && t.ports[q.port].note != a.note {
 		p.log.Warn("probe not sent", "backend", uint32(q.backend), "port", probedPorts[q.port], "err", err)
@@ -400,68 +413,25 @@ func (p *Prober) askedOf(id spi) netip.AddrPort {
 	return netip.AddrPortFrom(p.targets[q.backend].Addr, probedPorts[q.port])
 }
 
-// refused ends open questions to destinations that an ICMP error names.
+// refused ends an open question to each of the destinations that an ICMP error names.
 func (p *Prober) refused(tos []netip.AddrPort) {
 	for _, to := range tos {
-		p.mu.Lock()
-		var id spi
-		for open, q := range p.asked {
-			if p.targets[q.backend].Addr == to.Addr().Unmap() && probedPorts[q.port] == to.Port() {
-				id = open
+		p.settle(p.oldestTo(to), answer{note: NoteRefused}, nil)
+	}
+}
+
+// oldestTo finds the oldest open question to an address and port; zero: none.
+func (p *Prober) oldestTo(to netip.AddrPort) spi {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.targets {
+		for i := range t.ports {
+			if t.Addr == to.Addr().Unmap() && probedPorts[i] == to.Port() && len(t.ports[i].open) > 0 {
+				return t.ports[i].open[0].id
 			}
 		}
-		p.mu.Unlock()
-		p.settle(id, answer{note: NoteRefused}, nil)
 	}
-}
-
-// result adds the result of a question to its port and renews the opinion. p.mu is
-// held.
-func (p *Prober) result(t *target, asked *question, a answer, now time.Time) {
-	i := asked.port
-	q := &t.ports[i]
-	switch {
-	case a.note == NoteNoProposal && q.policy:
-		a.note = NotePolicyGone
-	case a.note == NoteCookie && !q.policy:
-		a.note = NoteCookieAlone
-	}
-	q.rtt = now.Sub(q.asked)
-	q.asked = time.Time{}
-	q.at, q.note = now, a.note
-	q.run.add(a.note.Result())
-	p.metrics.results.WithLabelValues(a.note.String()).Inc()
-	if a.note == NoteInvalidKE {
-		q.group, q.policy = a.group, true
-	}
-	t.reform(asked.form, a.note)
-	runs := make([]run, len(t.ports))
-	for j := range t.ports {
-		runs[j] = t.ports[j].run
-	}
-	was := t.opinion
-	if t.opinion = t.damped.update(runs, p.timing); t.opinion != was {
-		p.log.Info("opinion changed", "backend", uint32(t.Backend), "addr", t.Addr, "port", probedPorts[i],
-			"from", was.String(), "to", t.opinion.String(), "note", a.note.String())
-		poke(p.changed)
-	}
-}
-
-// reform takes the next form of the probe after an answer that the form of the
-// question may have caused. The other port's answer to the same form changes nothing more.
-func (t *target) reform(asked form, note Note) {
-	if asked != t.form {
-		return
-	}
-	switch note {
-	case NoteNoProposal, NotePolicyGone:
-		t.form.offer = nextOffer(asked.offer, &t.single)
-	case NoteAccepted, NoteInvalidSyntax:
-		t.form.group = (t.form.group + 1) % len(wrongGroups)
-		for i := range t.ports { // another probe: what was known is of the old one
-			t.ports[i].policy = false
-		}
-	}
+	return spi{}
 }
 
 // withdraw forgets a question that was never sent.
@@ -469,7 +439,6 @@ func (p *Prober) withdraw(id spi) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if q, ok := p.asked[id]; ok {
-		delete(p.asked, id)
-		p.targets[q.backend].ports[q.port].asked = time.Time{}
+		p.forget(&p.targets[q.backend].ports[q.port], q)
 	}
 }

@@ -15,7 +15,12 @@ import (
 // sstpState is what is known of SSTP of a target. Its runs, opinion and
 // observation are its own: IKE does not feel them.
 type sstpState struct {
-	portState
+	run     run
+	note    Note
+	rtt     time.Duration // of the last answer
+	at      time.Time     // of the last result; zero: none yet
+	next    time.Time     // when to ask
+	asked   time.Time     // zero: no check under way
 	check   SSTPCheck
 	call    callState
 	detail  string
@@ -41,7 +46,7 @@ func (t *target) watchSSTP(check *SSTPCheck, now time.Time, timing Timing) (chan
 		t.sstp = nil
 		return true
 	case t.sstp == nil:
-		t.sstp = &sstpState{check: *check, portState: portState{next: now.Add(rand.N(timing.Interval))}}
+		t.sstp = &sstpState{check: *check, next: now.Add(rand.N(timing.Interval))}
 		return true
 	case t.sstp.check != *check:
 		t.sstp.check = *check

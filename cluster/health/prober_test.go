@@ -461,17 +461,17 @@ func TestReturns(t *testing.T) {
 			}
 		}
 		check(false, 0)
-		r.Sample(map[state.BackendID]uint64{1: 50})
+		r.Sample(map[state.BackendID]Counts{1: {Proof: 50}})
 		time.Sleep(time.Minute)
-		r.Sample(map[state.BackendID]uint64{1: 50})
+		r.Sample(map[state.BackendID]Counts{1: {Proof: 50}})
 		check(false, time.Minute)
-		r.Sample(map[state.BackendID]uint64{1: 51})
+		r.Sample(map[state.BackendID]Counts{1: {Proof: 51}})
 		check(true, 0)
 		time.Sleep(5 * time.Second)
 		check(true, 5*time.Second) // nobody sampled: the packet grows older all the same
-		r.Sample(map[state.BackendID]uint64{1: 3})
+		r.Sample(map[state.BackendID]Counts{1: {Proof: 3}})
 		check(true, 5*time.Second) // reset
-		r.Sample(map[state.BackendID]uint64{1: 4})
+		r.Sample(map[state.BackendID]Counts{1: {Proof: 4}})
 		check(true, 0)
 		time.Sleep(PanicWindow - time.Millisecond)
 		check(true, PanicWindow-time.Millisecond)
@@ -479,7 +479,7 @@ func TestReturns(t *testing.T) {
 		check(false, 0) // no sign of life any more, but no silence that would void either
 		time.Sleep(time.Hour)
 		check(false, 0)
-		r.Sample(map[state.BackendID]uint64{1: 4})
+		r.Sample(map[state.BackendID]Counts{1: {Proof: 4}})
 		check(true, time.Hour+PanicWindow) // sampled again, and nothing came meanwhile
 		r.Sample(nil)
 		check(false, 0)

@@ -7,9 +7,11 @@ import (
 )
 
 // ReachAfter is for how long a server must not answer this node, from the first
-// miss to the last, before the node doubts itself: a server that really died be
-// missed by others by then, who see it up to a second later. A demotion moves flows
-// that have nothing to do with the server.
+// miss to the last, before the node doubts itself without a proof: a server that
+// really died is missed by others by then. A demotion moves flows that have nothing to
+// do with the server. A proof is an answer to another node that is later than the last
+// question but one that stayed open here: then the server lived while it did not
+// answer this node.
 const ReachAfter = 3 * time.Second
 
 // ReachFacts is what a node judges its own reach by.
@@ -68,12 +70,13 @@ func Reach(f ReachFacts) Reached {
 			continue
 		}
 		r.Up++
-		elsewhere := f.reachedElsewhere(b.ID, timing)
+		elsewhere := f.reachedElsewhere(b.ID, timing, 0)
 		others = others || elsewhere
-		missed, probed := missed(own, b.ID, timing)
+		s, probed := seenBy(own, b.ID)
 		r.Settled = r.Settled && probed
 		switch {
-		case !missed:
+		case s.Opinion != OpinionDown,
+			s.Missed < ReachAfter && !(s.Before > 0 && f.reachedElsewhere(b.ID, timing, s.Before)):
 			r.Reach++
 		case elsewhere:
 			r.Alone = append(r.Alone, b.ID)
@@ -126,31 +129,36 @@ func (r *Reached) conclude(others, lonely bool) {
 	}
 }
 
-// missed reports whether the node's own probes of a server have failed for
-// ReachAfter, and whether anything is known: an opinion, or a first answer of each
-// port, which says enough before there are as many as an opinion takes.
-func missed(own *Observation, id state.BackendID, t Timing) (missed, probed bool) {
+// seenBy is the node's own record of a server, and whether anything is known: an
+// opinion, or a first answer of each port, which says enough before there are as many
+// as an opinion takes.
+func seenBy(own *Observation, id state.BackendID) (s Seen, probed bool) {
 	if own == nil {
-		return false, false
+		return s, false
 	}
-	s, ok := own.Of(id, state.ClassIKE)
-	if !ok {
-		return false, false
-	}
-	long := s.Misses > 0 && time.Duration(s.Misses-1)*t.Interval >= ReachAfter
-	return s.Opinion == OpinionDown && long, s.Opinion != OpinionUnknown || s.Answers > 0
+	s, _ = own.Of(id, state.ClassIKE)
+	return s, s.Opinion != OpinionUnknown || s.Answers > 0
 }
 
 // reachedElsewhere reports whether another node reaches a server. One that has
-// begun to miss it, too, says nothing: it may only be a moment behind.
-func (f *ReachFacts) reachedElsewhere(id state.BackendID, t Timing) bool {
+// begun to miss it, too, says nothing: it may only be a moment behind. With within,
+// the other's last answer must be younger than that.
+func (f *ReachFacts) reachedElsewhere(id state.BackendID, t Timing, within time.Duration) bool {
 	for _, o := range f.Observers {
 		if o.Member == f.Self || !observes(f.Spec, o.Member) {
 			continue
 		}
-		if s, ok := o.Observation.Of(id, state.ClassIKE); ok && fresh(o, s, t) && s.Opinion == OpinionUp && s.Misses < failingMisses {
+		s, ok := o.Observation.Of(id, state.ClassIKE)
+		if !ok || !fresh(o, s, t.of(state.ClassIKE)) || s.Opinion != OpinionUp || s.Misses >= failingMisses {
+			continue
+		}
+		if within == 0 || s.Misses == 0 && s.Answers > 0 && s.Age+o.Age+proofMargin < within {
 			return true
 		}
 	}
 	return false
 }
+
+// proofMargin is what ages may be wrong by: those of others are rounded, and an answer
+// is on its way for a while.
+const proofMargin = 200 * time.Millisecond

@@ -184,11 +184,13 @@ func unseen(b *state.Backend, c state.Class) bool {
 	return b.Mode == state.ModeDSR || c == state.ClassTCP
 }
 
-// of is the timing of a class. A server that is surely up or down is checked
-// for SSTP every SSTPInterval only.
+// of is the timing of a class as it is where there is no doubt: nodes take turns to
+// probe IKE, and SSTP is checked every SSTPInterval.
 func (t Timing) of(c state.Class) Timing {
 	if c == state.ClassTCP {
 		t.Interval = max(t.Interval, SSTPInterval)
+	} else {
+		t.Interval *= maxRound
 	}
 	return t
 }

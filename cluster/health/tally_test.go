@@ -74,7 +74,7 @@ func (w world) facts() Facts {
 			r := Seen{Backend: b.ID, Class: state.ClassIKE, Opinion: op, Quiet: time.Hour}
 			switch c {
 			case 'd':
-				r.Misses = 9
+				r.Misses, r.Missed = 9, ReachAfter
 			case 'f':
 				r.Misses = 2
 			}
@@ -288,6 +288,16 @@ func TestDecideVoid(t *testing.T) {
 	}
 }
 
+// lately makes the first member miss the first server for a second, its last question
+// but one asked so long ago, and the second member's answer so old.
+func lately(before, answer time.Duration) func(*Facts) {
+	return func(f *Facts) {
+		own, other := &f.Observers[0].Observation.Seen[0], &f.Observers[1].Observation.Seen[0]
+		own.Missed, own.Before = time.Second, before
+		other.Answers, other.Age = 1, answer
+	}
+}
+
 func TestReach(t *testing.T) {
 	fine := server{verdict: up, seen: "uuu"}
 	alone := server{verdict: up, seen: "duu"} // the first member is this node
@@ -320,8 +330,9 @@ func TestReach(t *testing.T) {
 		{"draining does", world{members: 3, servers: []server{{verdict: up, seen: "duu", admin: state.AdminDrain}, fine}}, ReachSome, true},
 		{"none up", world{members: 3, servers: []server{{verdict: down, seen: "ddd"}}}, ReachNoUp, true},
 		{"a neutral answer is an answer", world{members: 3, servers: []server{{verdict: up, seen: "nuu"}}}, ReachAll, true},
-		{"too short", world{members: 3, servers: []server{alone, fine}, edit: func(f *Facts) { f.Observers[0].Observation.Seen[0].Misses = 3 }}, ReachAll, true},
-		{"long enough", world{members: 3, servers: []server{alone, fine}, edit: func(f *Facts) { f.Observers[0].Observation.Seen[0].Misses = 4 }}, ReachSome, true},
+		{"too short", world{members: 3, servers: []server{alone, fine}, edit: lately(0, 0)}, ReachAll, true},
+		{"another answered since", world{members: 3, servers: []server{alone, fine}, edit: lately(1600*time.Millisecond, time.Second)}, ReachSome, true},
+		{"another answered before", world{members: 3, servers: []server{alone, fine}, edit: lately(1600*time.Millisecond, 1500*time.Millisecond)}, ReachAll, true},
 		{"the others begin to miss it", world{members: 3, servers: []server{{verdict: up, seen: "dff"}, fine}}, ReachShared, true},
 		{"one of them does not", world{members: 3, servers: []server{{verdict: up, seen: "dfu"}, fine}}, ReachSome, true},
 	} {

@@ -170,31 +170,67 @@ func TestAssign(t *testing.T) {
 		}
 		return n
 	}
-	if got := Assign(nil, gateways(self)); got != nil {
+	if got := Assign(nil, gateways(self), nil); got != nil {
 		t.Errorf("without a fit member: %v", got)
 	}
 	gs := gateways(self, other, third)
-	if got := Assign([]state.NodeID{third, other, self}, gs); got != nil {
+	if got := Assign([]state.NodeID{third, other, self}, gs, nil); got != nil {
 		t.Errorf("settled gateways move: %v", got)
 	}
 	gs = gateways(nobody, nobody, nobody, nobody)
-	moves := Assign([]state.NodeID{self, other}, gs)
+	moves := Assign([]state.NodeID{self, other}, gs, nil)
 	if n := count(gs, moves); len(moves) != 4 || n[self] != 2 || n[other] != 2 {
 		t.Errorf("new gateways are spread %v", n)
 	}
 	gs = gateways(self, other, third)
-	moves = Assign([]state.NodeID{self, other}, gs)
+	moves = Assign([]state.NodeID{self, other}, gs, nil)
 	if len(moves) != 1 || moves[0].ID != 3 || moves[0].Previous != 12 {
 		t.Errorf("death of one owner moves %+v", moves)
 	}
 	gs = gateways(self, self, self, self)
-	moves = Assign([]state.NodeID{self, other}, gs)
+	moves = Assign([]state.NodeID{self, other}, gs, nil)
 	if n := count(gs, moves); len(moves) != 2 || n[self] != 2 {
 		t.Errorf("a new member gets %d, spread %v", len(moves), n)
 	}
+	blind := func(n map[state.NodeID]int) Misses {
+		return func(id state.NodeID, gw netip.Addr) int { return n[id] }
+	}
+	all := []state.NodeID{self, other, third}
+	for _, c := range []struct {
+		name   string
+		misses map[state.NodeID]int
+		owners []state.NodeID
+		want   []state.NodeID
+	}{
+		{"the owner alone misses a server", map[state.NodeID]int{self: 1}, []state.NodeID{self}, nil},
+		{"another misses more", map[state.NodeID]int{self: 1, other: 2}, []state.NodeID{self}, []state.NodeID{third}},
+		{"all miss as many", map[state.NodeID]int{self: 1, other: 1, third: 1}, []state.NodeID{self}, []state.NodeID{self}},
+		{"one that owns none misses one", map[state.NodeID]int{third: 1}, []state.NodeID{self, other}, []state.NodeID{self, other}},
+		{"each owns one", map[state.NodeID]int{self: 1}, []state.NodeID{other, self, third}, nil},
+		{"only one is well", map[state.NodeID]int{self: 1, other: 1}, []state.NodeID{self, other, self}, []state.NodeID{third, third, third}},
+	} {
+		gs := gateways(c.owners...)
+		for _, m := range Assign(all, gs, blind(c.misses)) {
+			gs[m.ID-1].Owner = m.Owner
+		}
+		for i, g := range gs {
+			if c.want != nil && g.Owner != c.want[i] {
+				t.Errorf("%s: gateway %d is with %v, want %v", c.name, g.ID, g.Owner, c.want[i])
+			}
+			if c.want == nil && c.misses[g.Owner] > 0 {
+				t.Errorf("%s: gateway %d is with a member that misses a server", c.name, g.ID)
+			}
+			if c.want == nil && c.misses[c.owners[i]] == 0 && g.Owner != c.owners[i] {
+				t.Errorf("%s: gateway %d moved", c.name, g.ID)
+			}
+		}
+		if again := Assign(all, gs, blind(c.misses)); again != nil {
+			t.Errorf("%s: it moves again: %+v", c.name, again)
+		}
+	}
 	a, b := gateways(nobody, nobody, self), []state.NodeID{third, self, other, self}
-	want := fmt.Sprint(Assign([]state.NodeID{self, other, third}, a))
-	if got := fmt.Sprint(Assign(b, []state.Gateway{a[2], a[0], a[1]})); got != want {
+	want := fmt.Sprint(Assign([]state.NodeID{self, other, third}, a, nil))
+	if got := fmt.Sprint(Assign(b, []state.Gateway{a[2], a[0], a[1]}, nil)); got != want {
 		t.Errorf("order matters: %v and %v", got, want)
 	}
 }
