@@ -100,7 +100,7 @@ func drillKinds() []drillKind {
 		{info("backend-kill", "kill a server: its clients are served by others, nobody else notices"), (*drill).backendKill, sumsNone},
 		{dnat("false-verdict", "block the probes of a server that is fine: no tunnel is lost"), (*drill).falseVerdict, sumsExact},
 		{info("spoof", "flood of forged SA_INITs on both ports, ESP, fragments, SYNs and garbage: no entries"), (*drill).spoof, sumsNone},
-		{info("replay", "a real IKE_AUTH replayed from forged sources: entries within budget, gone in minutes"), (*drill).replay, sumsNone},
+		{info("replay", "a real IKE_AUTH replayed from forged sources: no entries (DSR: within budget, gone in minutes)"), (*drill).replay, sumsNone},
 		{needs(needsICMP, "ping", "ping the VIPs, small, large and in fragments"), (*drill).ping, sumsExact},
 		{needs(needsICMP, "fragment-order", "fragments in odd orders are answered, malformed ones counted"), (*drill).fragmentOrder, sumsExact},
 		{needs(needsICMP, "pmtu", "small MTUs outside and inside: who must know is told"), (*drill).pathMTU, sumsNone},
