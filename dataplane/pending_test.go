@@ -8,6 +8,7 @@ import (
 
 	"github.com/vpnlb/vpnlb/dataplane/bpf"
 	"github.com/vpnlb/vpnlb/dataplane/bucket"
+	"github.com/vpnlb/vpnlb/dataplane/model"
 	"github.com/vpnlb/vpnlb/dataplane/table"
 )
 
@@ -96,4 +97,48 @@ func TestPutBackMerges(t *testing.T) {
 	if !p.proofs.again.Load() {
 		t.Error("evidence that grew is not told at once")
 	}
+}
+
+// Whom an IKE SA's last message went to is remembered for ten minutes, from message to
+// message; then another client may have it.
+func TestSAIsRememberedForItsTime(t *testing.T) {
+	p, _ := newSmallPlane(t)
+	mustResync(t, p, farm(t, 100), nil)
+	leg := p.InterfaceIndex("leg")
+	answer := func(client string) bool {
+		before := allCounts(t, p)
+		run(t, p.coll.Programs["vpnlb"], buildFrame(t, "eth s1 > outside | ip s1 > "+client+" | udp 4500 > 4500 | marker | ike auth response next=46 id=1 | fill 80"), leg)
+		clearMap[bpf.PlaneClientKey, bpf.PlanePending](t, p.coll.Maps["pending_proofs"])
+		return allCounts(t, p).Events.PendingWritten != before.Events.PendingWritten
+	}
+	age := func(seconds uint32) {
+		now, err := p.clock.now()
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := spisOf(model.SA{Initiator: 0x1111111111111111, Responder: 0x2222222222222222})
+		var v bpf.PlaneSaClient
+		if err := p.coll.Maps["sa_clients"].Lookup(&key, &v); err != nil {
+			t.Fatal(err)
+		}
+		v.At = now - seconds*p.clock.hz
+		if err := p.coll.Maps["sa_clients"].Put(&key, &v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step := func(client string, want bool) {
+		t.Helper()
+		if got := answer(client); got != want {
+			t.Errorf("an answer to %s is evidence: %t, want %t", client, got, want)
+		}
+	}
+	step("client", true)
+	step("client2", false)
+	age(500)
+	step("client", true) // and its time begins anew
+	age(500)
+	step("client2", false)
+	age(601)
+	step("client2", true)
+	step("client", false)
 }
