@@ -61,6 +61,7 @@ func (m *member) sampleReturns(spec *state.Spec) {
 	if err != nil {
 		return // the samples grow old, which health.Returns knows
 	}
+	m.watchTraffic(spec, &counters)
 	counts := make(map[state.BackendID]health.Counts, len(spec.Backends))
 	for i := range spec.Backends {
 		b := &spec.Backends[i]

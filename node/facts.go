@@ -102,6 +102,13 @@ func (m *member) anyAnnounced() bool {
 	return slices.ContainsFunc(m.announcer.Status(), func(v bgp.VIPStatus) bool { return v.Announced != bgp.Withdraw && m.carried(v.VIP) })
 }
 
+// announcedInFull reports whether routers have a route from this node that is not demoted.
+func (m *member) announcedInFull() bool {
+	return m.announcer != nil && slices.ContainsFunc(m.announcer.Status(), func(v bgp.VIPStatus) bool {
+		return v.Announced == bgp.Announce && m.carried(v.VIP)
+	})
+}
+
 // routeFacts gathers what each VIP's decision depends on.
 func (m *member) routeFacts() map[netip.Addr]bgp.Facts {
 	spec := m.spec()

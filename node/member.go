@@ -104,6 +104,7 @@ type member struct {
 	kernelFault  fault          // of the last mending of sysctls
 	setBack      fault          // sysctls that something else keeps changing
 	foreign      foreignRules
+	traffic      trafficWatch
 	tell         chan struct{}             // a status is worth publishing at once
 	blind        blindness                 // the leader duty's
 	generation   chan struct{}             // holds a token while one change of tables is on its way, on the leader

@@ -16,6 +16,7 @@ func (m *member) partWarnings(st *admin.Status, add func(string, ...any)) {
 	memberWarnings(m.memberList(), st.Voters, st.LiveVoters, add)
 	neighbourWarnings(st.Neighbours, add)
 	serverWarnings(m.spec().VIPs, st.Backends, add)
+	m.trafficWarnings(add)
 }
 
 // mutePatience is for a member that starts: its calls come before its first word.
