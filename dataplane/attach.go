@@ -308,8 +308,12 @@ func (p *Plane) dropLeftovers() error {
 		}
 		p.log.Info("took the program off an interface that is not configured", "interface", name)
 	}
+	quiet, err := p.quietDevices()
+	if err != nil {
+		return err
+	}
 	for _, n := range names {
-		if name, ok := strings.CutPrefix(n.Name(), offloadPrefix); ok && !configured(name) {
+		if name, ok := strings.CutPrefix(n.Name(), offloadPrefix); ok && !quiet[name] {
 			if err := p.ns.do(func() error { return restoreOffloads(offloadPin(p.cfg.PinDir, name)) }); err != nil {
 				return err
 			}

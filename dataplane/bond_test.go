@@ -181,3 +181,35 @@ func TestAlternativeNameIsRefused(t *testing.T) {
 		t.Errorf("no such interface: %v", err)
 	}
 }
+
+// A former member of a bond gets back what was switched off on it.
+func TestOffloadsOfAFormerMember(t *testing.T) {
+	newNamespace(t)
+	dir := newBPFFS(t)
+	bond := newVeth(t, "bond", "bondp", [6]byte{2, 0, 0, 0, 7, 1})
+	newVeth(t, "leg", "legp", [6]byte{2, 0, 0, 0, 7, 1})
+	p := newPlane(t, dir, "bond")
+	attachPlane(t, p)
+	p.quieten("leg", position{vlan: true})
+	a := p.attachments[0]
+	a.carriers = map[string]position{"bond": {}, "leg": {vlan: true}}
+	active := func() bool {
+		t.Helper()
+		all, err := p.ns.activeFeatures("leg")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all["rx-vlan-hw-parse"]
+	}
+	if active() {
+		t.Fatal("still on")
+	}
+	link, err := netlink.LinkByIndex(bond.Attrs().Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.quietenNew(devices{link}, link, a) // leg is not below it any more
+	if !active() {
+		t.Error("not on again at a former member")
+	}
+}

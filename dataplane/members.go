@@ -78,13 +78,22 @@ func (p *Plane) letGo(a *attachment) error {
 }
 
 // quietenNew switches off the offloads of members that came after the last look: the
-// kernel gave them a bond's program at once, and they carry nothing yet.
+// kernel gave them a bond's program at once, and they carry nothing yet. Former members
+// get theirs back.
 func (p *Plane) quietenNew(devices devices, dev netlink.Link, a *attachment) {
 	now := placed(devices, dev)
 	for name, at := range now {
 		if _, had := a.carriers[name]; !had && a.carriers != nil {
 			p.log.Info("a member was added", "interface", a.name, "member", name)
 			p.quieten(name, at)
+		}
+	}
+	for name := range a.carriers {
+		if _, is := now[name]; is {
+			continue
+		}
+		if err := p.ns.do(func() error { return restoreOffloads(offloadPin(p.cfg.PinDir, name)) }); err != nil {
+			p.log.Warn("cannot switch the offloads of a former member on again", "member", name, "error", err)
 		}
 	}
 	a.carriers = now

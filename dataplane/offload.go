@@ -100,6 +100,24 @@ func placed(devices devices, dev netlink.Link) map[string]position {
 	return out
 }
 
+// quietDevices lists the devices that receive the frames of any attachment: members, too.
+func (p *Plane) quietDevices() (map[string]bool, error) {
+	devices, err := p.listDevices()
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]bool)
+	for _, a := range p.attachments {
+		out[a.name] = true
+		if dev := devices.at(a.index); dev != nil {
+			for name := range placed(devices, dev) {
+				out[name] = true
+			}
+		}
+	}
+	return out, nil
+}
+
 // quietenAll does so on all devices that receive the frames of one.
 func (p *Plane) quietenAll(devices devices, dev netlink.Link) {
 	for name, at := range placed(devices, dev) {
