@@ -64,7 +64,7 @@ func (m *member) makeOffload(inherited map[string]*net.TCPListener) error {
 	}
 	m.metrics.MustRegister(offloadCollector{o})
 	server, err := sstp.New(sstp.Config{Self: m.cfg.Name}, sstp.Deps{
-		Choose: o.chooser.choose, Evidence: o.evidence.add, Inherited: inherited, Log: m.log, Metrics: m.metrics,
+		Choose: o.chooser.choose, Instead: o.chooser.instead, Evidence: o.evidence.add, Inherited: inherited, Log: m.log, Metrics: m.metrics,
 	})
 	if err != nil {
 		return err

@@ -3,8 +3,10 @@ package node
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 
+	"github.com/vpnlb/vpnlb/dataplane/maglev"
 	"github.com/vpnlb/vpnlb/dataplane/model"
 	"github.com/vpnlb/vpnlb/dataplane/sstp"
 	"github.com/vpnlb/vpnlb/dataplane/table"
@@ -72,4 +74,20 @@ func (c *chooser) choose(vip uint8, client netip.Addr) (sstp.Route, bool) {
 		return r, true
 	}
 	return sstp.Route{}, false
+}
+
+// instead implements sstp.Deps.Instead: a server that takes unknown clients and is
+// not to be avoided, by the client's hash.
+func (c *chooser) instead(vip uint8, client [16]byte, avoid func(table.Slot) bool) (sstp.Route, bool) {
+	tables := c.current()
+	if tables == nil {
+		return sstp.Route{}, false
+	}
+	set := tables.Set()
+	pool := slices.DeleteFunc(model.Pool(set, vip, table.TCP), func(b maglev.Backend) bool { return avoid(b.Slot) })
+	if len(pool) == 0 {
+		return sstp.Route{}, false
+	}
+	at := maglev.Hash(set.HashKey, table.TCP, client) % uint64(len(pool))
+	return sstp.Route{Slot: pool[at].Slot, Reason: "its own server's port is dead"}, true
 }

@@ -407,3 +407,29 @@ func TestVirtualStandstillKeepsCalls(t *testing.T) {
 		})
 	})
 }
+
+// Where a server's port is dead, new clients go to another one that takes some, by
+// every node's word to the same.
+func TestVirtualInsteadOfADeadPort(t *testing.T) {
+	inTown(t, func(t *testing.T, tw *town, nodes []*vnode) {
+		o := tw.offload(nodes, "198.51.100.151", "198.51.100.152", "198.51.100.153")
+		for i := range 20 {
+			client := clientAddr(i)
+			dead := o.dial(client).Slot
+			avoid := func(s table.Slot) bool { return s == dead }
+			var first sstp.Route
+			for n, p := range o.parts {
+				r, ok := p.chooser.instead(o.place, client.As16(), avoid)
+				if n == 0 {
+					first = r
+				}
+				if !ok || r != first || r.Slot == dead || r.Saw != 0 || o.addrs[r.Slot] == (netip.Addr{}) {
+					t.Errorf("node %d: client %s goes to %+v (%v) instead of %d, by node 1 to %+v", n+1, client, r, ok, dead, first)
+				}
+			}
+		}
+		if r, ok := o.parts[0].chooser.instead(o.place, clientAddr(1).As16(), func(table.Slot) bool { return true }); ok {
+			t.Errorf("all are dead, yet %+v", r)
+		}
+	})
+}

@@ -172,7 +172,8 @@ type bed struct {
 	reg      *prometheus.Registry
 	evidence chan table.Evidence
 	choose   atomic.Pointer[func(netip.Addr) (Route, bool)]
-	vip      atomic.Int32 // that the chooser must be asked for
+	instead  atomic.Uint64 // slot of the server to go to where another is dead; 0: none
+	vip      atomic.Int32  // that the chooser must be asked for
 	linger   time.Duration
 	from     *net.TCPAddr // of clients; nil: any
 	desired  Desired
@@ -214,6 +215,10 @@ func (b *bed) start(inherited map[string]*net.TCPListener) {
 				b.t.Errorf("asked for VIP %d", vip)
 			}
 			return (*b.choose.Load())(client)
+		},
+		Instead: func(_ uint8, _ [16]byte, avoid func(table.Slot) bool) (Route, bool) {
+			slot := table.Slot(b.instead.Load())
+			return Route{Slot: slot}, slot != 0 && !avoid(slot)
 		},
 		Evidence:  func(e table.Evidence) { b.evidence <- e },
 		Inherited: inherited, Log: slog.New(slog.DiscardHandler), Metrics: reg,

@@ -17,6 +17,7 @@ import (
 func (c *session) connect() string {
 	s := c.server
 	tcp, err := c.dial()
+	s.dead.note(c.target.Slot, err == nil, s.tick.Load())
 	if err != nil {
 		s.metrics.dials.WithLabelValues("failed").Inc()
 		s.log.Debug("sstp server not reached", "target", c.target.Name, "addr", c.target.Addr, "err", err)

@@ -233,6 +233,7 @@ func (s *Server) newSession(l *listener, tcp *net.TCPConn) (*session, string) {
 		s.sources.leave(key, true)
 		return nil, refusedNoServer
 	}
+	route = s.instead(v, key, route)
 	t := p.targets[route.Slot]
 	refused := ""
 	switch {

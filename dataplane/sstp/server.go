@@ -29,6 +29,10 @@ type Deps struct {
 	// Choose says which server a new connection of a client goes to; ok false:
 	// none. It is called once for each connection and must be fast.
 	Choose func(vip uint8, client netip.Addr) (Route, bool)
+	// Instead says which other server a new connection of a client without a record
+	// (address or IPv6 prefix) goes to, while ports of some could not be reached: none that avoid names. ok
+	// false: none. nil: never another one. As fast as Choose.
+	Instead func(vip uint8, client [16]byte, avoid func(table.Slot) bool) (Route, bool)
 	// Evidence takes what a server proved about a client; it must not block.
 	// EarnedAuth, Opening: the server acknowledged a call. Confirmed: it sent
 	// data on a call that has stood for 10 s since Call Connected.
@@ -56,6 +60,7 @@ type Server struct {
 	table   sessions
 	alarms  alarms
 	refused refusalBook
+	dead    dead
 	lot     *lot
 	linger  struct{ first, longest time.Duration }
 	tick    atomic.Int64 // seconds since the start, and 1: what idle times are measured by
