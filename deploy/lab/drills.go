@@ -95,6 +95,7 @@ func drillKinds() []drillKind {
 		{info("outside-death", "cut the outside link alone of a node that owns a gateway"), (*drill).outsideDeath, sumsSpare},
 		{info("inside-death", "cut the inside link alone of a node that owns a gateway"), (*drill).insideDeath, sumsSpare},
 		{info("inside-path", "break the way between the servers and a node that owns a gateway, links up"), (*drill).insidePath, sumsSpare},
+		{info("foreign-rules", "a firewall on a node drops what is forwarded: status names its chain, and packets go on"), (*drill).foreignRules, sumsExact},
 		{info("drain", "drain a server: known clients stay, new ones go elsewhere"), (*drill).drain, sumsExact},
 		{dnat("offline", "take a server offline: tunnels stay, clients move at their next login"), (*drill).offline, sumsExact},
 		{info("backend-kill", "kill a server: its clients are served by others, nobody else notices"), (*drill).backendKill, sumsNone},
