@@ -60,31 +60,6 @@ func (c *Config) families(n *Neighbour) []*api.Family {
 	return out
 }
 
-// negotiated lists the offered families that the router takes as well.
-func (c *Config) negotiated(n *Neighbour, p *api.Peer) []*api.Family {
-	remote := []*api.Family{}
-	for _, packed := range p.GetState().GetRemoteCap() {
-		if m, err := packed.UnmarshalNew(); err == nil {
-			if mp, ok := m.(*api.MultiProtocolCapability); ok {
-				remote = append(remote, mp.GetFamily())
-			}
-		}
-	}
-	if len(remote) == 0 {
-		remote = append(remote, family4) // RFC 4760, section 8: without the capability it is IPv4
-	}
-	var out []*api.Family
-	for _, f := range c.families(n) {
-		for _, r := range remote {
-			if sameFamily(f, r) {
-				out = append(out, f)
-				break
-			}
-		}
-	}
-	return out
-}
-
 // hopFault says why an address cannot be the next hop of IPv6 routes.
 func hopFault(a netip.Addr) string {
 	if !a.IsValid() || a.Is6() && !a.Is4In6() && a.Zone() == "" && a.IsGlobalUnicast() {
@@ -93,32 +68,15 @@ func hopFault(a netip.Addr) string {
 	return fmt.Sprintf("next_hop6: %s is not a global unicast IPv6 address of this node", a)
 }
 
-// nextHopStatements give IPv6 routes their next hop on sessions of IPv4, where
-// the session's own address cannot be one. A neighbour set for each next hop.
-func nextHopStatements(c *Config) (sets []*api.DefinedSet, statements []*api.Statement) {
-	at := map[netip.Addr]*api.DefinedSet{}
-	for i := range c.Neighbours {
-		n := &c.Neighbours[i]
-		hop := c.nextHop6(n)
-		if !hop.IsValid() {
-			continue
-		}
-		set := at[hop]
-		if set == nil {
-			set = &api.DefinedSet{DefinedType: api.DefinedType_NEIGHBOR, Name: fmt.Sprintf("over-ipv4-%d", len(sets))}
-			at[hop] = set
-			sets = append(sets, set)
-			statements = append(statements, &api.Statement{
-				Name: "next-hop-" + set.Name,
-				Conditions: &api.Conditions{
-					NeighborSet: &api.MatchSet{Type: api.MatchSet_ANY, Name: set.Name},
-					AfiSafiIn:   []*api.Family{family6},
-					RouteType:   api.Conditions_ROUTE_TYPE_LOCAL,
-				},
-				Actions: &api.Actions{Nexthop: &api.NexthopAction{Address: hop.String()}}, // and on to the next statement
-			})
-		}
-		set.List = append(set.List, netip.PrefixFrom(n.Address, n.Address.BitLen()).String())
+// nextHopStatement gives IPv6 routes a next hop of their family: the library's
+// sessions are IPv4 on loopback. The screen writes the real one over it.
+func nextHopStatement() *api.Statement {
+	return &api.Statement{
+		Name: "next-hop-6",
+		Conditions: &api.Conditions{
+			AfiSafiIn: []*api.Family{family6},
+			RouteType: api.Conditions_ROUTE_TYPE_LOCAL,
+		},
+		Actions: &api.Actions{Nexthop: &api.NexthopAction{Address: "2001:db8::1"}}, // RFC 3849; and on to the next statement
 	}
-	return sets, statements
 }

@@ -1,7 +1,6 @@
 package bgp
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/server"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/vpnlb/vpnlb/bgp/screen"
 )
 
 // Errors of the speaker.
@@ -21,7 +22,7 @@ var (
 	ErrStopped = errors.New("speaker is stopped")
 	// ErrSocketOption: MD5 or TTL protection could not be set up. A session
 	// without it would be open to anybody, or never come up: fatal.
-	ErrSocketOption = errors.New("socket protection cannot be set up")
+	ErrSocketOption = screen.ErrSocketOption
 )
 
 const (
@@ -57,18 +58,12 @@ type GoBGP struct {
 	met    *speakerMetrics
 
 	mu      sync.Mutex
-	srv     *server.BgpServer            // nil before Run
-	desired map[netip.Addr]Action        // what Set asked for last
-	applied map[netip.Addr]Action        // what the library holds
-	changes map[netip.Addr]sessionChange // by neighbour
+	srv     *server.BgpServer     // nil before Run
+	screen  *screen.Screen        // set with srv: the sessions with the routers
+	desired map[netip.Addr]Action // what Set asked for last
+	applied map[netip.Addr]Action // what the library holds
 	stopped bool
-	unwatch context.CancelFunc
 	closed  chan struct{} // closed once Stop is through
-}
-
-type sessionChange struct {
-	state string
-	at    time.Time
 }
 
 // NewGoBGP validates the configuration; it opens nothing.
@@ -83,7 +78,7 @@ func NewGoBGP(cfg Config, deps Deps) (*GoBGP, error) {
 	return &GoBGP{
 		cfg: cfg.withDefaults(), log: deps.logger(), bridge: newLogBridge(deps.logger()), met: met,
 		desired: make(map[netip.Addr]Action), applied: make(map[netip.Addr]Action),
-		changes: make(map[netip.Addr]sessionChange), closed: make(chan struct{}),
+		closed: make(chan struct{}),
 	}, nil
 }
 
@@ -91,9 +86,6 @@ func NewGoBGP(cfg Config, deps Deps) (*GoBGP, error) {
 // short bound if it has not been called) or the protection of a session cannot
 // be set up (ErrSocketOption) or the library fails (ErrLibrary).
 func (s *GoBGP) Run(ctx context.Context) error {
-	if err := checkSocketProtection(&s.cfg); err != nil {
-		return err
-	}
 	if err := s.start(ctx); err != nil {
 		return err
 	}
@@ -103,6 +95,7 @@ func (s *GoBGP) Run(ctx context.Context) error {
 	case <-s.closed:
 		return nil
 	case failure = <-s.bridge.fatal:
+	case failure = <-s.screen.Fatal():
 	}
 	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopBound)
 	defer cancel()
@@ -121,64 +114,76 @@ func (s *GoBGP) start(ctx context.Context) error {
 	if s.srv != nil {
 		return errors.New("speaker runs already")
 	}
+	base := context.WithoutCancel(ctx)
+	scr, err := screen.Listen(base, s.cfg.outer(), screen.Deps{Log: s.log, Renew: s.renew, Changed: s.onChange})
+	if err != nil {
+		return err
+	}
+	s.bridge.name(s.cfg.Neighbours, scr)
 	srv := server.NewBgpServer(server.LoggerOption(s.bridge))
 	go srv.Serve()
-	addresses := make([]string, 0, len(s.cfg.ListenAddresses))
-	for _, a := range s.cfg.ListenAddresses {
-		addresses = append(addresses, a.String())
-	}
-	base := context.WithoutCancel(ctx)
 	if err := srv.StartBgp(base, &api.StartBgpRequest{Global: &api.Global{
-		Asn: s.cfg.ASN, RouterId: s.cfg.RouterID.String(),
-		ListenPort: int32(s.cfg.ListenPort), ListenAddresses: addresses,
+		Asn: s.cfg.ASN, RouterId: s.cfg.RouterID.String(), ListenPort: -1,
 	}}); err != nil {
+		scr.Close(base)
 		return fmt.Errorf("start bgp: %w", err)
 	}
-	if err := installPolicies(base, srv, &s.cfg); err != nil {
+	if err := installPolicies(base, srv, &s.cfg, scr); err != nil {
+		scr.Close(base)
 		return errors.Join(err, srv.StopBgp(base, &api.StopBgpRequest{}))
 	}
-	// The watch has a context of its own: it must end before the sessions
-	// do, because ending it takes an operation of the library's server.
-	watch, unwatch := context.WithCancel(base)
-	s.srv, s.unwatch = srv, unwatch
-	if err := srv.WatchEvent(watch, &api.WatchEventRequest{Peer: &api.WatchEventRequest_Peer{}}, s.onEvent); err != nil {
-		return fmt.Errorf("watch sessions: %w", err)
-	}
+	s.srv, s.screen = srv, scr
 	// Routes first: the first UPDATE of a session then carries everything.
 	if err := s.applyLocked(base); err != nil {
 		return err
 	}
-	for i := range s.cfg.Neighbours {
-		if err := srv.AddPeer(base, &api.AddPeerRequest{Peer: s.peerOf(&s.cfg.Neighbours[i])}); err != nil {
-			return fmt.Errorf("add neighbour %s: %w", s.cfg.Neighbours[i].Address, err)
-		}
-	}
+	scr.Start(base)
 	return nil
 }
 
-// peerOf translates one neighbour. Graceful restart is left off: with it a
-// router keeps a dead node in its multipath set for the restart time.
-func (s *GoBGP) peerOf(n *Neighbour) *api.Peer {
+// outer is the screen's part of the configuration.
+func (c *Config) outer() screen.Config {
+	out := screen.Config{ASN: c.ASN, RouterID: c.RouterID, ListenPort: c.ListenPort, ListenAddresses: c.ListenAddresses}
+	for i := range c.Neighbours {
+		n := &c.Neighbours[i]
+		out.Neighbours = append(out.Neighbours, screen.Neighbour{
+			Address: n.Address, LocalAddress: n.LocalAddress, NextHop6: c.nextHop6(n), ASN: n.ASN, Port: n.Port,
+			HoldTime: n.HoldTime, ConnectRetry: n.ConnectRetry, Passive: n.Passive,
+			TTLSecurity: n.TTLSecurity, Password: n.Password, MultihopTTL: n.MultihopTTL,
+		})
+	}
+	return out
+}
+
+// renew implements screen.Deps: the peer of one neighbour begins anew.
+func (s *GoBGP) renew(i int) error {
+	s.mu.Lock()
+	srv, in, stopped := s.srv, s.screen.Inner(i), s.stopped
+	s.mu.Unlock()
+	if stopped {
+		return ErrStopped
+	}
+	ctx := context.Background()
+	// It fails where there is no such peer yet.
+	_ = srv.DeletePeer(ctx, &api.DeletePeerRequest{Address: in.Router.Addr().String()})
+	return srv.AddPeer(ctx, &api.AddPeerRequest{Peer: s.peerOf(&s.cfg.Neighbours[i], in)})
+}
+
+// peerOf translates one neighbour into the peer that the library dials: the
+// screen. Graceful restart is left off: with it a router keeps a dead node in its
+// multipath set for the restart time.
+func (s *GoBGP) peerOf(n *Neighbour, in screen.Inner) *api.Peer {
 	hold := uint64(n.HoldTime / time.Second)
 	p := &api.Peer{
-		Conf: &api.PeerConf{NeighborAddress: n.Address.String(), PeerAsn: n.ASN, AuthPassword: n.Password},
+		Conf: &api.PeerConf{NeighborAddress: in.Router.Addr().String(), PeerAsn: n.ASN, AuthPassword: in.Key},
 		Timers: &api.Timers{Config: &api.TimersConfig{
-			ConnectRetry: uint64(n.ConnectRetry / time.Second),
+			ConnectRetry: 1,
 			HoldTime:     hold, KeepaliveInterval: max(1, hold/3), // RFC 4271 10
 		}},
-		Transport: &api.Transport{RemotePort: uint32(n.Port), PassiveMode: n.Passive},
+		Transport: &api.Transport{RemotePort: uint32(in.Router.Port()), LocalAddress: in.Local.String()},
 	}
 	for _, f := range s.cfg.families(n) {
 		p.AfiSafis = append(p.AfiSafis, &api.AfiSafi{Config: &api.AfiSafiConfig{Family: f, Enabled: true}})
-	}
-	if n.LocalAddress.IsValid() {
-		p.Transport.LocalAddress = n.LocalAddress.String()
-	}
-	switch {
-	case n.TTLSecurity:
-		p.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 255} // RFC 5082 3
-	case n.MultihopTTL > 0:
-		p.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(n.MultihopTTL)}
 	}
 	return p
 }
@@ -252,33 +257,15 @@ func (s *GoBGP) applyOne(ctx context.Context, ad Advertisement) error {
 	return nil
 }
 
-// onEvent runs in the library's watch goroutine.
-func (s *GoBGP) onEvent(r *api.WatchEventResponse) {
-	p := r.GetPeer()
-	if p == nil || p.Peer == nil || p.Peer.State == nil {
-		return
-	}
-	a, err := netip.ParseAddr(p.Peer.State.NeighborAddress)
-	if err != nil {
-		return
-	}
-	state := sessionState(p.Peer.State.SessionState)
-	s.mu.Lock()
-	before := s.changes[a]
-	if before.state != state {
-		s.changes[a] = sessionChange{state: state, at: time.Now()}
-	}
-	s.mu.Unlock()
-	if before.state == state {
-		return
-	}
-	s.met.session(a, state == stateEstablished)
-	switch stateEstablished {
-	case state:
+// onChange implements screen.Deps.
+func (s *GoBGP) onChange(i int, up bool, cause string) {
+	a := s.cfg.Neighbours[i].Address
+	s.met.session(a, up)
+	if up {
 		s.log.Info("bgp session established", "neighbour", a)
-	case before.state:
-		s.log.Warn("bgp session lost", "neighbour", a, "cause", s.bridge.lastCause(a))
+		return
 	}
+	s.log.Warn("bgp session lost", "neighbour", a, "cause", cause)
 }
 
 // Neighbours implements Speaker.
@@ -290,50 +277,40 @@ func (s *GoBGP) Neighbours() []NeighbourStatus {
 
 func (s *GoBGP) neighboursLocked() []NeighbourStatus {
 	out := make([]NeighbourStatus, len(s.cfg.Neighbours))
-	at := make(map[netip.Addr]int, len(out))
 	for i, n := range s.cfg.Neighbours {
 		out[i] = NeighbourStatus{Address: n.Address, ASN: n.ASN, State: "idle"}
-		at[n.Address] = i
 	}
-	if s.srv == nil || s.stopped {
+	if s.screen == nil || s.stopped {
 		return out
 	}
-	// ListPeer cannot fail with a request that is not nil.
-	_ = s.srv.ListPeer(context.Background(), &api.ListPeerRequest{}, func(p *api.Peer) {
-		a, err := netip.ParseAddr(p.GetState().GetNeighborAddress())
-		if i, ok := at[a]; err == nil && ok {
-			s.fill(&out[i], &s.cfg.Neighbours[i], p)
-		}
-	})
+	for i, st := range s.screen.Status() {
+		s.fill(&out[i], &st)
+		s.met.screened(&out[i])
+	}
 	return out
 }
 
-func (s *GoBGP) fill(n *NeighbourStatus, cfg *Neighbour, p *api.Peer) {
-	n.State = sessionState(p.GetState().GetSessionState())
+func (s *GoBGP) fill(n *NeighbourStatus, st *screen.Status) {
+	n.State, n.Since, n.Sent, n.Error = st.State, st.Since, st.Sent, st.Error
 	n.Established = n.State == stateEstablished
-	n.Sent = p.GetState().GetMessages().GetSent().GetUpdate()
-	if c := s.changes[n.Address]; c.state == n.State {
-		n.Since = c.at
-	}
+	n.RouterHold, n.Dropped, n.Refused, n.LastRefusal = st.RouterHold, st.Dropped, st.Refused, st.LastRefusal
+	n.EverUp, n.HoldExpired = st.EverUp, st.HoldExpired
 	if !n.Established {
-		n.Error = s.bridge.lastCause(n.Address)
 		return
 	}
-	if !n.Since.IsZero() {
-		n.Uptime = time.Since(n.Since)
-	}
-	n.LocalAddr, _ = netip.ParseAddr(p.GetTransport().GetLocalAddress())
-	for _, f := range s.cfg.negotiated(cfg, p) {
-		n.Families = append(n.Families, familyName(f))
+	n.Uptime, n.LocalAddr, n.Hold = time.Since(n.Since), st.Local, st.Hold
+	for _, f := range st.Families {
+		name := familyName(&api.Family{Afi: api.Family_Afi(f.AFI), Safi: api.Family_Safi(f.SAFI)})
+		n.Families = append(n.Families, name)
 		for vip := range s.applied {
-			if sameFamily(familyOf(vip), f) {
+			if familyName(familyOf(vip)) == name {
 				n.Advertised++
 			}
 		}
 	}
 }
 
-// Stop implements Speaker. The order: no more Set; the event watch ends;
+// Stop implements Speaker. The order: no more Set and no new sessions;
 // everything is withdrawn; the withdrawals are waited for on every session
 // that had a route; only then the sessions close with a Cease. A Cease alone
 // would do on most routers, but a router with graceful restart helper mode may
@@ -356,17 +333,22 @@ func (s *GoBGP) Stop(ctx context.Context) error {
 		s.mu.Unlock()
 		return nil
 	}
-	s.unwatch()
+	scr := s.screen
+	scr.Quit()
 	s.desired = map[netip.Addr]Action{}
 	err := s.applyLocked(context.WithoutCancel(ctx))
 	s.mu.Unlock()
 
-	err = errors.Join(err, awaitFlush(ctx, srv, before))
+	err = errors.Join(err, awaitFlush(ctx, scr, before))
 	for _, n := range s.cfg.Neighbours {
 		s.met.session(n.Address, false)
 	}
 	done := make(chan error, 1)
-	go func() { done <- srv.StopBgp(context.WithoutCancel(ctx), &api.StopBgpRequest{}) }()
+	go func() {
+		err := srv.StopBgp(context.WithoutCancel(ctx), &api.StopBgpRequest{})
+		scr.Close(ctx) // once the library's Cease has been passed on
+		done <- err
+	}()
 	select {
 	case e := <-done:
 		return errors.Join(err, e)
@@ -377,13 +359,13 @@ func (s *GoBGP) Stop(ctx context.Context) error {
 	}
 }
 
-// awaitFlush waits until every session that held routes has sent one more
-// UPDATE than before, or is gone.
-func awaitFlush(ctx context.Context, srv *server.BgpServer, before []NeighbourStatus) error {
-	waiting := make(map[netip.Addr]uint64, len(before))
-	for _, n := range before {
+// awaitFlush waits until every session that held routes has had one more UPDATE
+// written to its router than before, or is gone.
+func awaitFlush(ctx context.Context, scr *screen.Screen, before []NeighbourStatus) error {
+	waiting := make(map[int]uint64, len(before))
+	for i, n := range before {
 		if n.Established && n.Advertised > 0 {
-			waiting[n.Address] = n.Sent
+			waiting[i] = n.Sent
 		}
 	}
 	if len(waiting) == 0 {
@@ -397,17 +379,11 @@ func awaitFlush(ctx context.Context, srv *server.BgpServer, before []NeighbourSt
 			return fmt.Errorf("wait for the withdrawals to %d neighbours: %w", len(waiting), ctx.Err())
 		case <-tick.C:
 		}
-		_ = srv.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) {
-			a, err := netip.ParseAddr(p.GetState().GetNeighborAddress())
-			if err != nil {
-				return
+		for i, st := range scr.Status() {
+			if sent, ok := waiting[i]; ok && (st.State != stateEstablished || st.Sent > sent) {
+				delete(waiting, i)
 			}
-			sent, ok := waiting[a]
-			lost := sessionState(p.GetState().GetSessionState()) != stateEstablished
-			if ok && (lost || p.GetState().GetMessages().GetSent().GetUpdate() > sent) {
-				delete(waiting, a)
-			}
-		})
+		}
 	}
 	settle := time.NewTimer(flushSettle)
 	defer settle.Stop()
@@ -419,11 +395,3 @@ func awaitFlush(ctx context.Context, srv *server.BgpServer, before []NeighbourSt
 }
 
 const stateEstablished = "established"
-
-func sessionState(s api.PeerState_SessionState) string {
-	return cmp.Or(map[api.PeerState_SessionState]string{
-		api.PeerState_IDLE: "idle", api.PeerState_CONNECT: "connect", api.PeerState_ACTIVE: "active",
-		api.PeerState_OPENSENT: "opensent", api.PeerState_OPENCONFIRM: "openconfirm",
-		api.PeerState_ESTABLISHED: stateEstablished,
-	}[s], "idle")
-}

@@ -1,33 +1,20 @@
 package bgp
 
 import (
+	"bytes"
 	"errors"
-	"net"
-	"os"
+	"log/slog"
+	"strings"
 	"testing"
-
-	bgplog "github.com/osrg/gobgp/v3/pkg/log"
 )
 
-// A protection that fails after the start is told in the library's log only.
+// What the library calls its own bug ends Run, not the process.
 func TestLogBridgeFindsFatalFaults(t *testing.T) {
 	tests := []struct {
 		name string
 		log  func(*logBridge)
 		want error
 	}{
-		{"md5 on a listener", func(b *logBridge) {
-			b.Warn("failed to set md5", bgplog.Fields{"Key": "192.0.2.1", "Err": errors.New("no")})
-		}, ErrSocketOption},
-		{"hop limit", func(b *logBridge) {
-			b.Warn("cannot set TTL for peer", bgplog.Fields{"Key": "192.0.2.1", "Error": errors.New("no")})
-		}, ErrSocketOption},
-		{"option while dialling", func(b *logBridge) {
-			b.Debug("failed to connect", bgplog.Fields{"Key": "192.0.2.1", "Error": &net.OpError{Op: "dial", Err: os.NewSyscallError("setsockopt", os.ErrPermission)}})
-		}, ErrSocketOption},
-		{"refused while dialling", func(b *logBridge) {
-			b.Debug("failed to connect", bgplog.Fields{"Key": "192.0.2.1", "Error": &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", os.ErrDeadlineExceeded)}})
-		}, nil},
 		{"panic", func(b *logBridge) { b.Panic("code logic bug", nil) }, ErrLibrary},
 		{"fatal", func(b *logBridge) { b.Fatal("no", nil); b.Fatal("again", nil) }, ErrLibrary},
 	}
@@ -46,5 +33,18 @@ func TestLogBridgeFindsFatalFaults(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A withdrawal of what the library does not hold is no warning.
+func TestNoWarningOfNothingToWithdraw(t *testing.T) {
+	var out bytes.Buffer
+	b := newLogBridge(slog.New(slog.NewTextHandler(&out, nil)))
+	b.Warn("No matching path for withdraw found, may be path was not installed into table", nil)
+	if out.Len() > 0 {
+		t.Errorf("logged %s", out.String())
+	}
+	if b.Warn("another", nil); !strings.Contains(out.String(), "level=WARN") {
+		t.Errorf("logged %q, want a warning", out.String())
 	}
 }

@@ -8,6 +8,8 @@ import (
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/server"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/vpnlb/vpnlb/bgp/screen"
 )
 
 // Attribute values. Between neighbours of one AS local preference decides,
@@ -45,7 +47,7 @@ const (
 
 // installPolicies makes the speaker deaf (nothing received is used) and lets
 // out only routes of its own.
-func installPolicies(ctx context.Context, srv *server.BgpServer, cfg *Config) error {
+func installPolicies(ctx context.Context, srv *server.BgpServer, cfg *Config, scr *screen.Screen) error {
 	own := func(name string, c *api.Conditions, a *api.Actions) *api.Statement {
 		c.RouteType = api.Conditions_ROUTE_TYPE_LOCAL
 		a.RouteAction = api.RouteAction_ACCEPT
@@ -57,11 +59,11 @@ func installPolicies(ctx context.Context, srv *server.BgpServer, cfg *Config) er
 	}}
 	exports := &api.Policy{Name: policyExport}
 	req := &api.SetPoliciesRequest{Policies: []*api.Policy{imports, exports}}
-	req.DefinedSets, exports.Statements = nextHopStatements(cfg)
+	exports.Statements = []*api.Statement{nextHopStatement()}
 	var external []string
-	for _, n := range cfg.Neighbours {
+	for i, n := range cfg.Neighbours {
 		if n.ASN != cfg.ASN {
-			external = append(external, netip.PrefixFrom(n.Address, n.Address.BitLen()).String())
+			external = append(external, netip.PrefixFrom(scr.Inner(i).Router.Addr(), 32).String())
 		}
 	}
 	if len(external) > 0 {
@@ -99,8 +101,8 @@ func installPolicies(ctx context.Context, srv *server.BgpServer, cfg *Config) er
 }
 
 // pathOf builds the route of one advertisement. The next hop is left
-// unspecified: the library fills in the session's local address for each
-// neighbour (next hop self); see nextHopStatements for what is of another family.
+// unspecified: the library fills in the address of its side of the session, and
+// the screen writes the real one over it.
 func pathOf(ad Advertisement) (*api.Path, error) {
 	next, pref := "0.0.0.0", uint32(localPrefNormal)
 	if ad.VIP.Is6() {

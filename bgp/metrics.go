@@ -9,6 +9,9 @@ import (
 
 type speakerMetrics struct {
 	established *prometheus.GaugeVec
+	dropped     *prometheus.GaugeVec
+	refused     *prometheus.GaugeVec
+	hold        *prometheus.GaugeVec
 }
 
 func newSpeakerMetrics(reg prometheus.Registerer) (*speakerMetrics, error) {
@@ -16,7 +19,21 @@ func newSpeakerMetrics(reg prometheus.Registerer) (*speakerMetrics, error) {
 		Name: "vpnlb_bgp_session_established",
 		Help: "1 while the BGP session with the neighbour is established.",
 	}, []string{"neighbour"})}
-	return m, register(reg, m.established)
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"neighbour"})
+	}
+	m.dropped = gauge("vpnlb_bgp_updates_dropped", "UPDATE messages that the router sent and this node dropped, since its start.")
+	m.refused = gauge("vpnlb_bgp_connections_refused", "Connections that ended for a message of the router that breaks the protocol or the configuration, since the start.")
+	m.hold = gauge("vpnlb_bgp_hold_time_seconds", "Negotiated hold time of the session; 0 while there is none.")
+	return m, register(reg, m.established, m.dropped, m.refused, m.hold)
+}
+
+// screened takes over what the screen counts of one neighbour.
+func (m *speakerMetrics) screened(n *NeighbourStatus) {
+	a := n.Address.String()
+	m.dropped.WithLabelValues(a).Set(float64(n.Dropped))
+	m.refused.WithLabelValues(a).Set(float64(n.Refused))
+	m.hold.WithLabelValues(a).Set(n.Hold.Seconds())
 }
 
 func (m *speakerMetrics) session(a netip.Addr, up bool) {

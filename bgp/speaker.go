@@ -27,6 +27,14 @@ type NeighbourStatus struct {
 	Families    []string      `json:"families"`        // negotiated: ipv4, ipv6; none unless established
 	LocalAddr   netip.Addr    `json:"local_address"`   // of the session; zero unless established
 	Error       string        `json:"error,omitempty"` // the last reason why it is not established
+
+	Hold        time.Duration `json:"hold_time"`              // negotiated; 0 unless established
+	RouterHold  time.Duration `json:"router_hold_time"`       // what the router offered last; 0: nothing yet
+	Dropped     uint64        `json:"dropped_updates"`        // UPDATE messages of the router, unread
+	Refused     uint64        `json:"refused"`                // connections ended for a fault of the router
+	LastRefusal string        `json:"last_refusal,omitempty"` // the fault of the last one
+	EverUp      bool          `json:"ever_established"`       // since this speaker runs
+	HoldExpired bool          `json:"hold_expired,omitempty"` // the last session ended because nothing was heard of the router
 }
 
 // Carried reports whether some session is established that carries routes of the
