@@ -296,6 +296,7 @@ func (s *GoBGP) fill(n *NeighbourStatus, st *screen.Status) {
 	n.RouterHold, n.Dropped, n.Refused, n.LastRefusal = st.RouterHold, st.Dropped, st.Refused, st.LastRefusal
 	n.EverUp, n.HoldExpired = st.EverUp, st.HoldExpired
 	if !n.Established {
+		n.Out = time.Since(st.OutSince)
 		return
 	}
 	n.Uptime, n.LocalAddr, n.Hold = time.Since(n.Since), st.Local, st.Hold

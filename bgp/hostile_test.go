@@ -80,13 +80,12 @@ func (h *hostile) play(c net.Conn) bool {
 	if h.then != nil {
 		_, _ = c.Write(append(rawMessage(4), h.then...))
 	}
-	sent := time.Now()
-	for {
+	for heard := 0; ; heard++ {
 		kind, err := rawRead(c)
 		if err != nil || kind == 3 {
 			return true
 		}
-		if !h.ends && time.Since(sent) > 2*time.Second { // past the first keepalives: it stands
+		if !h.ends && heard > 6 { // past OPEN, UPDATE and the first keepalives: it stands
 			return false
 		}
 		_, _ = c.Write(rawMessage(4))
@@ -106,7 +105,6 @@ func TestHostileRouter(t *testing.T) {
 		Address: netip.MustParseAddr("127.0.8.1"), ASN: routerASN, Port: l.Addr().(*net.TCPAddr).Port,
 	}))
 	set(t, s, Advertisement{vip1, Announce})
-	ended := time.Now()
 	accept := func() net.Conn {
 		_ = l.(*net.TCPListener).SetDeadline(time.Now().Add(sessionBound))
 		c, err := l.Accept()
@@ -117,11 +115,9 @@ func TestHostileRouter(t *testing.T) {
 	}
 	for _, h := range hostiles() {
 		c := accept()
-		t.Logf("%s: dialled %s after the last", h.name, time.Since(ended).Round(time.Millisecond))
 		if got := h.play(c); got != h.ends {
 			t.Errorf("%s: ended %v, want %v", h.name, got, h.ends)
 		}
-		ended = time.Now()
 	}
 	c := accept()
 	defer c.Close()
@@ -132,9 +128,8 @@ func TestHostileRouter(t *testing.T) {
 			t.Fatalf("no route after the attacks: %v", err)
 		}
 	}
-	t.Logf("session and route back %s after the last attack", time.Since(ended).Round(time.Millisecond))
 	n := s.Neighbours()[0]
-	if n.Dropped < 3 || n.Refused < 8 || n.LastRefusal == "" || n.RouterHold != 90*time.Second || n.Hold != DefaultHoldTime {
+	if n.Dropped < 2 || n.Refused < 8 || n.LastRefusal == "" || n.RouterHold != 90*time.Second || n.Hold != DefaultHoldTime {
 		t.Errorf("status %+v", n)
 	}
 }

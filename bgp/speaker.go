@@ -33,6 +33,7 @@ type NeighbourStatus struct {
 	Dropped     uint64        `json:"dropped_updates"`        // UPDATE messages of the router, unread
 	Refused     uint64        `json:"refused"`                // connections ended for a fault of the router
 	LastRefusal string        `json:"last_refusal,omitempty"` // the fault of the last one
+	Out         time.Duration `json:"out"`                    // since when there has been no session; 0 while established
 	EverUp      bool          `json:"ever_established"`       // since this speaker runs
 	HoldExpired bool          `json:"hold_expired,omitempty"` // the last session ended because nothing was heard of the router
 }

@@ -41,9 +41,10 @@ func (m *member) runFitness(ctx context.Context) error {
 // armDead reports whether an arm of this node is dead.
 func (m *member) armDead() bool { return m.fit.outsideDead.Load() || m.fit.insideDead.Load() }
 
-// outsideGrace is how long no router may answer before the outside arm counts
-// as dead although its link is up: a session that is torn down comes back
-// within the library's idle time of 5 s, and moving gateways costs little.
+// outsideGrace is how long no router may be in session before the outside arm
+// counts as dead although its link is up: a session that a router tears down may
+// come back at once, and moving gateways costs little. Sessions that all ended by
+// the hold timer get no grace: their routers were silent for the hold time already.
 const outsideGrace = 2 * time.Second
 
 // watchArms notices links without carrier, and an outside arm behind which no
@@ -64,9 +65,23 @@ func (f *fitness) arms(outsideUp, insideUp bool, now time.Time) {
 		f.sessionSeen = now
 	}
 	// A node that never had a session yet says nothing about its arm.
-	lost := !f.sessionSeen.IsZero() && now.Sub(f.sessionSeen) > outsideGrace
+	lost := !f.sessionSeen.IsZero() && now.Sub(f.sessionSeen) > 0 &&
+		(now.Sub(f.sessionSeen) > outsideGrace || allSilent(*sessions))
 	f.outsideDead.Store(!outsideUp || lost)
 	f.insideDead.Store(!insideUp)
+}
+
+// allSilent reports whether every session there was ended by the hold timer, and
+// there was one. A router that was never in session says nothing.
+func allSilent(sessions []bgp.NeighbourStatus) bool {
+	silent := false
+	for _, n := range sessions {
+		if n.EverUp && !n.HoldExpired {
+			return false
+		}
+		silent = silent || n.HoldExpired
+	}
+	return silent
 }
 
 func linkUp(name string) bool {

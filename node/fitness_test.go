@@ -93,6 +93,14 @@ func TestArms(t *testing.T) {
 		}
 		return &out
 	}
+	// ended are sessions that there were: true by the hold timer.
+	ended := func(byHold ...bool) *[]bgp.NeighbourStatus {
+		out := []bgp.NeighbourStatus{{}} // and a router that never came
+		for _, h := range byHold {
+			out = append(out, bgp.NeighbourStatus{EverUp: true, HoldExpired: h})
+		}
+		return &out
+	}
 	var f fitness
 	now := time.Unix(0, 0)
 	for i, step := range []struct {
@@ -110,6 +118,10 @@ func TestArms(t *testing.T) {
 		{0, sessions(true, false), false, true, true, false},
 		{0, sessions(true, false), true, false, false, true},
 		{0, sessions(true, false), false, false, true, true},
+		{0, sessions(true), true, true, false, false},
+		{factsInterval, ended(true, false), true, true, false, false}, // one router ended it itself
+		{factsInterval, ended(true, true), true, true, true, false},   // all silent: no grace
+		{0, sessions(true), true, true, false, false},
 		{0, nil, true, true, false, false}, // no BGP: the links alone
 		{time.Hour, nil, true, true, false, false},
 		{0, nil, false, true, true, false},

@@ -118,7 +118,15 @@ func (m *member) fillRoutes(st *admin.Status) {
 		st.VIPs = append(st.VIPs, shown)
 	}
 	for _, nb := range m.routers() {
-		st.Neighbours = append(st.Neighbours, admin.Neighbour{Addr: nb.Address.String(), ASN: nb.ASN, State: nb.State, Since: ago(nb.Uptime), Families: nb.Families, Error: nb.Error})
+		st.Neighbours = append(st.Neighbours, shownNeighbour(&nb))
+	}
+}
+
+func shownNeighbour(nb *bgp.NeighbourStatus) admin.Neighbour {
+	return admin.Neighbour{
+		Addr: nb.Address.String(), ASN: nb.ASN, State: nb.State, Since: ago(nb.Uptime), Families: nb.Families, Error: nb.Error,
+		HoldSeconds: nb.Hold.Seconds(), RouterHoldSeconds: nb.RouterHold.Seconds(),
+		DroppedUpdates: nb.Dropped, LastRefusal: nb.LastRefusal, EverUp: nb.EverUp, OutSeconds: nb.Out.Seconds(),
 	}
 }
 

@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/node/admin"
@@ -83,8 +84,9 @@ func neighbourWarnings(list []admin.Neighbour, add func(string, ...any)) {
 			if nb.Error != "" {
 				why = ": " + nb.Error
 			}
-			add("router %s (AS%d): BGP is %s, not established%s", nb.Addr, nb.ASN, nb.State, why)
+			add("router %s (AS%d): BGP is %s, not established%s%s", nb.Addr, nb.ASN, nb.State, absence(nb), why)
 		}
+		sessionWarnings(&list[i], add)
 	}
 	if down > 0 && down == len(list) {
 		add("no router is in session: what this node announces reaches nobody, and its clients come by the routers' static routes at best")
@@ -92,6 +94,28 @@ func neighbourWarnings(list []admin.Neighbour, add func(string, ...any)) {
 }
 
 const sessionUp = "established"
+
+// absence tells for how long a router has been away, and whether it ever came.
+func absence(nb *admin.Neighbour) string {
+	out := ago(time.Duration(nb.OutSeconds * float64(time.Second)))
+	switch {
+	case nb.OutSeconds < 10:
+		return ""
+	case !nb.EverUp:
+		return fmt.Sprintf(", and has never been since this node started %s ago (check address, AS, password and the path)", out)
+	}
+	return fmt.Sprintf(" for %s", out)
+}
+
+// sessionWarnings speaks of what a router says that it should not.
+func sessionWarnings(nb *admin.Neighbour, add func(string, ...any)) {
+	if nb.DroppedUpdates > 0 {
+		add("router %s sends us routes (%d messages, all dropped): configure an outbound deny for this node there", nb.Addr, nb.DroppedUpdates)
+	}
+	if nb.LastRefusal != "" && nb.LastRefusal != nb.Error {
+		add("router %s: a message was refused: %s", nb.Addr, nb.LastRefusal)
+	}
+}
 
 // poolService is what a warning needs of one service of a server.
 type poolService struct{ name, health, stance, why, admin, local, detail string }

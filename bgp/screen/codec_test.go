@@ -96,7 +96,7 @@ func TestHeaderFaults(t *testing.T) {
 func TestMachine(t *testing.T) {
 	now := time.Unix(1, 0)
 	open := message(TypeOpen, openBody(4, 64999, 90, routerID)...)
-	update := message(TypeUpdate, 0, 0, 0, 0)
+	update := message(TypeUpdate, make([]byte, leastRoute-headerLen)...)
 	m := NewMachine(&expect)
 	step := func(msg []byte, want Event, code uint8) {
 		t.Helper()
@@ -113,7 +113,8 @@ func TestMachine(t *testing.T) {
 	step(update, EventNone, codeFSM)
 	step(keepalive(), EventUp, 0)
 	step(update, EventRoutes, 0)
-	step(routeRefresh(IPv6), EventKeepalive, 0) // not negotiated
+	step(message(TypeUpdate, 0, 0, 0, 0), EventKeepalive, 0) // End-of-RIB
+	step(routeRefresh(IPv6), EventKeepalive, 0)              // not negotiated
 	step(routeRefresh(IPv4), EventRefresh, 0)
 	step(routeRefresh(IPv4), EventKeepalive, 0) // too soon
 	now = now.Add(refreshPace)

@@ -36,6 +36,11 @@ const (
 // refreshPace bounds how often a router makes the library send all routes again.
 const refreshPace = time.Second
 
+// leastRoute is the length of the shortest UPDATE that announces a route: ORIGIN,
+// AS_PATH, NEXT_HOP and a prefix (RFC 4271, section 5). A shorter one is an End-of-RIB
+// (RFC 4724) or withdraws.
+const leastRoute = 23 + 4 + 3 + 7 + 1
+
 // Machine is the state machine of one connection. It is pure: time comes from
 // the caller.
 type Machine struct {
@@ -72,7 +77,9 @@ func (m *Machine) Receive(t Type, msg []byte, now time.Time) (Event, error) {
 	}
 	switch t {
 	case TypeUpdate:
-		return EventRoutes, nil
+		if len(msg) >= leastRoute {
+			return EventRoutes, nil
+		}
 	case TypeRouteRefresh:
 		m.want(msg)
 	}

@@ -41,7 +41,7 @@ func newNeighbour(ctx context.Context, s *Screen, index int) (*neighbour, error)
 	n := &neighbour{
 		screen: s, index: index, cfg: &s.cfg.Neighbours[index],
 		accepted: make(chan net.Conn, 1), quitting: make(chan struct{}), finished: make(chan struct{}),
-		status: Status{State: "idle", Since: time.Now()},
+		status: Status{State: "idle", Since: time.Now(), OutSince: time.Now()},
 	}
 	n.expect = Expect{LocalAS: s.cfg.ASN, RemoteAS: n.cfg.ASN, LocalID: s.cfg.RouterID}
 	var err error
@@ -256,6 +256,7 @@ func (n *neighbour) down(err error) {
 	n.mu.Lock()
 	s := &n.status
 	s.Local, s.Families, s.Hold, s.HoldExpired = netip.Addr{}, nil, 0, errors.Is(err, errHold)
+	s.OutSince = time.Now()
 	n.mu.Unlock()
 	n.state("idle")
 	n.screen.deps.Changed(n.index, false, err.Error())

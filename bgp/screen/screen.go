@@ -66,7 +66,8 @@ type Status struct {
 	Dropped     uint64        // UPDATE messages of the router that were dropped
 	Refused     uint64        // connections ended for a fault of the router
 	LastRefusal string
-	Error       string // why the session is down; empty while it is established
+	Error       string    // why the session is down; empty while it is established
+	OutSince    time.Time // since when there is no session
 	EverUp      bool
 	HoldExpired bool // the last session ended because nothing was heard
 }

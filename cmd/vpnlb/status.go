@@ -60,6 +60,12 @@ func printStatus(w io.Writer, st *admin.Status) {
 	}
 	for _, n := range st.Neighbours {
 		line := fmt.Sprintf("bgp\t%s AS%d %s %s", n.Addr, n.ASN, n.State, strings.Join(n.Families, " "))
+		if n.HoldSeconds > 0 {
+			line += fmt.Sprintf(" hold %gs", n.HoldSeconds)
+		}
+		if n.RouterHoldSeconds > n.HoldSeconds && n.HoldSeconds > 0 {
+			line += fmt.Sprintf(" (router offers %gs; the shorter one counts)", n.RouterHoldSeconds)
+		}
 		if n.Error != "" {
 			line += "  " + n.Error
 		}

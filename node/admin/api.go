@@ -130,6 +130,15 @@ type Neighbour struct {
 	// Families that the session carries: ipv4, ipv6.
 	Families []string `json:"families,omitempty"`
 	Error    string   `json:"error,omitempty"` // the last reason why there is no session
+	// HoldSeconds is the hold time in force, RouterHoldSeconds what the router offered.
+	HoldSeconds       float64 `json:"hold_seconds,omitempty"`
+	RouterHoldSeconds float64 `json:"router_hold_seconds,omitempty"`
+	// DroppedUpdates counts UPDATE messages of the router; this node uses none.
+	DroppedUpdates uint64 `json:"dropped_updates,omitempty"`
+	LastRefusal    string `json:"last_refusal,omitempty"` // the last message that was refused
+	EverUp         bool   `json:"ever_established,omitempty"`
+	// OutSeconds is for how long there has been no session, or none yet.
+	OutSeconds float64 `json:"out_seconds,omitempty"`
 }
 
 // Counter is packets that left the program for one reason.
