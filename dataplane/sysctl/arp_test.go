@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -19,6 +20,12 @@ func TestThirdInterfaceAnswersForNoOther(t *testing.T) {
 	h := newHost(t)
 	const vip, gateway, own = "203.0.113.10", "198.51.100.251", "198.51.100.9"
 	h.in(h.ns, func() error {
+		// A new namespace has what the first one has.
+		for _, key := range []string{"arp_ignore", "arp_announce"} {
+			if err := os.WriteFile(filepath.Join(procRoot, "net/ipv4/conf/all", key), []byte("0"), 0); err != nil {
+				return err
+			}
+		}
 		for name, addr := range map[string]string{"lo": vip + "/32", "eth1": gateway + "/32", "mgmt0": own + "/24"} {
 			link, err := netlink.LinkByName(name)
 			if err != nil {
