@@ -9,7 +9,7 @@ BIN   := bin/vpnlb
 export GOFLAGS := -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test drills long flaky lint generated unit xdp lab-units fuzz bench generate deps clean
+.PHONY: help build demo test drills long flaky lint generated unit xdp lab-units fuzz bench kernels generate deps clean
 PARTS := MAKE=$(MAKE) deploy/checks/parts
 
 help: ## Show this list
@@ -115,6 +115,10 @@ bench-storm:
 
 soak-sstp: ## 5,000 idle and 500 active SSTP sessions for five minutes
 	@$(GO) test -run '^$$' -bench '^BenchmarkSoak$$' -benchtime 1x -timeout 15m ./dataplane/sstp/bench
+
+kernels: ## Load and test on Debian's kernels in qemu; or KERNEL=image MODULES=folder (root)
+	@deploy/checks/install-debs qemu-system-x86 busybox-static xz-utils zstd kmod
+	@$(GO) run ./deploy/kernels $(if $(KERNEL),-kernel $(KERNEL) -modules $(MODULES))
 
 generate: ## Rebuild generated files (BPF objects need clang-14 and libbpf-dev)
 	$(GO) generate ./...

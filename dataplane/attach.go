@@ -11,8 +11,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
@@ -36,24 +34,6 @@ type attachment struct {
 	notNative bool // it came back as one that cannot carry the program itself
 	// carriers are the devices that its frames came in on at the last look; nil = none yet.
 	carriers map[string]position
-}
-
-// probe tells every missing feature of the kernel in one line each.
-func probe() error {
-	var faults []error
-	need := func(what string, err error) {
-		if err != nil {
-			faults = append(faults, fmt.Errorf("kernel lacks %s (Linux 6.1 is the least): %w", what, err))
-		}
-	}
-	need("XDP programs", features.HaveProgramType(ebpf.XDP))
-	need("bpf_fib_lookup for XDP", features.HaveProgramHelper(ebpf.XDP, asm.FnFibLookup))
-	need("bpf_jiffies64 for XDP", features.HaveProgramHelper(ebpf.XDP, asm.FnJiffies64))
-	need("bpf_redirect for XDP", features.HaveProgramHelper(ebpf.XDP, asm.FnRedirect))
-	need("LPM trie maps", features.HaveMapType(ebpf.LPMTrie))
-	need("LRU hash maps", features.HaveMapType(ebpf.LRUHash))
-	need("per-CPU array maps", features.HaveMapType(ebpf.PerCPUArray))
-	return errors.Join(faults...)
 }
 
 // load opens the pinned maps, makes the missing ones, and loads the program.
