@@ -113,7 +113,8 @@ func newest(show, version string) string {
 	return found[len(found)-1]
 }
 
-// fetch downloads and unpacks a kernel. Since Linux 7 it comes in two packages.
+// fetch downloads and unpacks a kernel. Since Linux 7 it comes in three
+// packages: image, modules, configuration.
 func (k *kernel) fetch(ctx context.Context, dir, version string) error {
 	root := filepath.Join(dir, version)
 	if _, err := os.Stat(root); err != nil {
@@ -123,7 +124,7 @@ func (k *kernel) fetch(ctx context.Context, dir, version string) error {
 		}
 		packages := []string{"linux-image-" + version}
 		if strings.HasPrefix(version, "7.") {
-			packages = []string{"linux-binary-" + version, "linux-modules-" + version}
+			packages = []string{"linux-binary-" + version, "linux-modules-" + version, "linux-base-" + version}
 		}
 		for _, p := range packages {
 			if _, err := apt(ctx, dir, "apt-get", "download", "-qq", p); err != nil {
