@@ -113,6 +113,7 @@ static __always_inline __u32 inbound(struct flow *f, const struct who *who, stru
 	classify(&f->packet, &f->service, 1, who->flags & PASSTHROUGH);
 	if (quotes_server(f, 1, who->flags, six))
 		quote_classify(&f->service);
+	settle(&f->packet, &f->service);
 	switch (f->service.kind) {
 	case KIND_OTHER:
 		return done(f, XDP_PASS, PASS_LOCAL_VIP);

@@ -324,3 +324,21 @@ static __always_inline void classify(const struct packet *p, struct service *s, 
 		s->payload_bytes = p->l4_bytes;
 	}
 }
+
+/* settle mixes what classify found with a number that the verifier does not know to be
+ * 0. It would follow every kind of packet by itself to the end of the program: so
+ * they are one from here on. */
+static __always_inline void settle(const struct packet *p, struct service *s)
+{
+	s->kind ^= p->zero & 15;
+	s->class ^= p->zero & 3;
+	s->payload_bytes ^= p->zero & 0xffff;
+	s->on_4500 ^= p->zero & 1;
+	s->exchange ^= p->zero & 0xff;
+	s->ike ^= p->zero & 0xfff;
+	s->ike_bytes ^= p->zero & 0xffff;
+	s->quoted ^= p->zero & 0xfff;
+	s->quoted_l4 ^= p->zero & 0xfff;
+	s->quoted_protocol ^= p->zero & 0xff;
+	s->quoted_later ^= p->zero & 1;
+}

@@ -28,6 +28,7 @@ static __always_inline __u32 by_address(struct flow *f, __u32 slot, struct way *
 			return PASS_OTHER;
 		quote_classify(&f->service);
 	}
+	settle(p, &f->service);
 	f->slot = slot;
 	return outbound(f, &from, w, six);
 }
