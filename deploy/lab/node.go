@@ -260,6 +260,23 @@ func (l *Lab) leader(ctx context.Context, bound time.Duration, but ...string) (s
 	return found, err
 }
 
+// gatewayOwners gives the owner of each floating gateway, by address.
+func (l *Lab) gatewayOwners(ctx context.Context) (map[netip.Addr]string, error) {
+	m, err := l.anyMember()
+	if err != nil {
+		return nil, err
+	}
+	var gws []admin.Gateway
+	if err := l.cli(ctx, cliBound, m, &gws, "gateway", "list"); err != nil {
+		return nil, err
+	}
+	out := make(map[netip.Addr]string)
+	for _, g := range gws {
+		out[g.Addr] = g.Owner
+	}
+	return out, nil
+}
+
 // gatewayOwner names a member that owns gateways, one with some of both families if
 // there is one, and lists them.
 func (l *Lab) gatewayOwner(ctx context.Context) (node string, owned []netip.Addr, err error) {
