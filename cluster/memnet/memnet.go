@@ -93,7 +93,12 @@ func (n *Network) connect(ctx context.Context, from, to string, accept chan<- ne
 	var err error
 	select {
 	case accept <- far:
-		return near, nil
+		select {
+		case <-done: // it may have looked at its queue for the last time
+			err = errRefused
+		default:
+			return near, nil
+		}
 	case <-done:
 		err = errRefused
 	case <-ctx.Done():
