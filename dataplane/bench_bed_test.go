@@ -78,7 +78,7 @@ func newBed(t testing.TB, clients int) *bed {
 	b := &bed{Plane: p, clients: clients, leg: uint32(leg.Attrs().Index)}
 	// As of a network card: complete checksums, and XDP_TX. Nobody refreshes this,
 	// because Run does not run.
-	v := bpf.PlaneInterface{Ifindex: b.leg, Mtu: 1500, Mac: bedMAC, Flags: flagTransmit | flagXDPTX | flagSeveral, Lower: b.leg}
+	v := bpf.PlaneInterface{Ifindex: b.leg, Mtu: 1500, Mac: bedMAC, Flags: flagTransmit | flagXDPTX | flagSeveral, Lower: b.leg, Master: b.leg}
 	if err := p.coll.Maps["interfaces"].Put(b.leg%interfacePlaces, &v); err != nil {
 		t.Fatal(err)
 	}

@@ -130,7 +130,7 @@ func (h *hop) forwardByPlane(t testing.TB, in, out netlink.Link) {
 	// As of a network card: see newBed.
 	for _, dev := range []netlink.Link{in, out} {
 		index := uint32(dev.Attrs().Index)
-		v := bpf.PlaneInterface{Ifindex: index, Mtu: 1500, Mac: [6]byte(dev.Attrs().HardwareAddr),
+		v := bpf.PlaneInterface{Ifindex: index, Master: index, Mtu: 1500, Mac: [6]byte(dev.Attrs().HardwareAddr),
 			Flags: flagTransmit | flagXDPTX | flagSeveral, Lower: index}
 		if err := p.coll.Maps["interfaces"].Put(index%interfacePlaces, &v); err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ func TestOnlyForwardedPacketsAreCountedByBackend(t *testing.T) {
 	set := farm(t, 100)
 	mustResync(t, p, set, nil)
 	leg := p.InterfaceIndex("leg")
-	known := bpf.PlaneInterface{Ifindex: leg, Mtu: 1500, Mac: [6]byte{2, 0, 0, 0, 1, 1}, Flags: flagTransmit, Lower: leg}
+	known := bpf.PlaneInterface{Ifindex: leg, Mtu: 1500, Mac: [6]byte{2, 0, 0, 0, 1, 1}, Flags: flagTransmit, Lower: leg, Master: leg}
 	if err := p.coll.Maps["interfaces"].Put(leg%interfacePlaces, &known); err != nil {
 		t.Fatal(err)
 	}
