@@ -68,6 +68,9 @@ func (m *member) addCertificate(ctx context.Context, in admin.CertRequest) (any,
 		cmds = []state.Command{seal, put}
 	}
 	notes := certNotes(c, time.Now())
+	if c.Alone() {
+		notes = append(notes, fmt.Sprintf("its chain has the server's own certificate alone: where the issuer (%s) is an intermediate CA, clients refuse it; put the issuer's certificate behind it", c.Leaf().Issuer))
+	}
 	if in.Path != "" {
 		notes = append(notes, "the file must be at "+in.Path+" on every node, with mode 0600: 'vpnlb cert list' there tells")
 	}

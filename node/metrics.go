@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/vpnlb/vpnlb/cluster/state"
@@ -105,11 +106,19 @@ func (c offloadCollector) Collect(out chan<- prometheus.Metric) {
 	out <- prometheus.MustNewConstMetric(evidenceLostDesc, prometheus.CounterValue, float64(lost))
 }
 
-// serveMetrics shows the metrics of the present membership.
-func (n *Node) serveMetrics(w http.ResponseWriter, r *http.Request) {
+// newProcessMetrics collects what Go and the kernel say of this process: memory,
+// goroutines, descriptors, CPU time.
+func newProcessMetrics() *prometheus.Registry {
 	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return reg
+}
+
+// serveMetrics shows the metrics of the process and of the present membership.
+func (n *Node) serveMetrics(w http.ResponseWriter, r *http.Request) {
+	from := prometheus.Gatherers{n.process}
 	if m := n.member.Load(); m != nil {
-		reg = m.metrics
+		from = append(from, m.metrics)
 	}
-	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, r)
+	promhttp.HandlerFor(from, promhttp.HandlerOpts{}).ServeHTTP(w, r)
 }

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/vpnlb/vpnlb/cluster/transport"
 	"github.com/vpnlb/vpnlb/dataplane"
 	"github.com/vpnlb/vpnlb/node/admin"
@@ -51,6 +53,7 @@ type Node struct {
 	host    func(ports bool) (hostFacts, error)     // what init and join look at before
 	member  atomic.Pointer[member]                  // nil while it belongs to no cluster
 	notify  *notifier
+	process *prometheus.Registry // what Go and the kernel say of this process
 
 	// change serialises init, join and leave.
 	change   sync.Mutex
@@ -87,6 +90,7 @@ func New(cfg config.Config, deps Deps) (*Node, error) {
 		notify:   newNotifier(os.Getenv("NOTIFY_SOCKET")),
 		admitted: make(chan admission, 1),
 		stage:    StageWaiting,
+		process:  newProcessMetrics(),
 
 		inherited: inheritedListeners(),
 	}

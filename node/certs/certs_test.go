@@ -128,6 +128,8 @@ func TestParse(t *testing.T) {
 		{"no usage named", "", usage().both(t)},
 
 		{"nothing", "no certificate in PEM form", nil},
+		{"a PFX", "this is a PFX (PKCS #12) file", []byte{0x30, 6, 2, 1, 3, 0x30, 1, 0}},
+		{"DER", "this is DER, not PEM", leaf.cert.Raw},
 		{"no key", "no key in PEM form", leaf.chain()},
 		{"two keys", "two keys", join(leaf.chain(), leaf.pkcs8(t), middle.pkcs8(t))},
 		{"another key", "does not belong to the certificate of CN=vpn.example.com", join(leaf.chain(), stranger.pkcs8(t))},
@@ -329,5 +331,27 @@ func TestReadFileOfAPipe(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("it waits for a writer")
+	}
+}
+
+func TestAlone(t *testing.T) {
+	root := issue(t, nil, ec(t), authority("root"))
+	leaf, own := issue(t, &root, ec(t), nil), issue(t, nil, ec(t), nil)
+	for _, tt := range []struct {
+		name string
+		text []byte
+		want bool
+	}{
+		{"without its issuer", leaf.both(t), true},
+		{"with its issuer", append(leaf.both(t), root.chain()...), false},
+		{"self-signed", own.both(t), false},
+	} {
+		c, err := Parse(tt.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Alone() != tt.want {
+			t.Errorf("%s: alone %t", tt.name, c.Alone())
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -74,6 +75,9 @@ func Parse(text []byte) (*Certificate, error) {
 	if len(text) > MaxPEM {
 		return nil, fmt.Errorf("chain and key have %d bytes of PEM: at most %d", len(text), MaxPEM)
 	}
+	if err := otherForm(text); err != nil {
+		return nil, err
+	}
 	chain, key, err := decode(text)
 	if err != nil {
 		return nil, err
@@ -99,6 +103,27 @@ func Parse(text []byte) (*Certificate, error) {
 		out.Certificate = append(out.Certificate, c.Raw)
 	}
 	return &Certificate{TLS: out, Hash: sha256.Sum256(leaf.Raw)}, nil
+}
+
+// otherForm names a file in another form than PEM, as Windows exports them: both are
+// a DER sequence, of PFX (PKCS #12) with the version 3 in front (RFC 7292 section 4).
+func otherForm(text []byte) error {
+	var outer asn1.RawValue
+	if _, err := asn1.Unmarshal(text, &outer); err != nil || outer.Tag != asn1.TagSequence || !outer.IsCompound {
+		return nil
+	}
+	var version int
+	if _, err := asn1.Unmarshal(outer.Bytes, &version); err == nil && version == 3 {
+		return errors.New("this is a PFX (PKCS #12) file, not PEM: convert it with 'openssl pkcs12 -in FILE -nodes -out FILE.pem'")
+	}
+	return errors.New("this is DER, not PEM: convert a certificate with 'openssl x509 -inform der -in FILE', a key with 'openssl pkey -inform der -in FILE'")
+}
+
+// Alone reports whether the chain is the server's own certificate and nothing else,
+// issued by another one: clients know roots and not intermediate CAs.
+func (c *Certificate) Alone() bool {
+	leaf := c.TLS.Leaf
+	return len(c.TLS.Certificate) == 1 && !bytes.Equal(leaf.RawIssuer, leaf.RawSubject)
 }
 
 func checkLeaf(leaf *x509.Certificate) error {
