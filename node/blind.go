@@ -17,6 +17,12 @@ import (
 // last time: a path that comes and goes moves a gateway once.
 const blindFor = 30 * time.Second
 
+// settleFor is for how long a member that has become fit is believed as it speaks, and
+// nothing is remembered: its path is just coming back, server by server. Where the link
+// was cut, fitness has moved its gateways already; to keep them away for blindFor would
+// make them return at a moment when nothing happens any more.
+const settleFor = 5 * time.Second
+
 // blindness remembers when each member last said that it alone does not reach a
 // server. The leader's duties write and read it; a new leader begins without.
 type blindness map[state.NodeID]map[state.BackendID]time.Time
@@ -56,25 +62,32 @@ func (b blindness) misses(spec *state.Spec) gateway.Misses {
 }
 
 // noteBlindness takes the word of every member, this one included.
-func (m *member) noteBlindness(spec *state.Spec, now time.Time) {
-	for id := range m.blind {
-		if _, ok := spec.MemberByID(id); !ok {
-			delete(m.blind, id)
+func (m *member) noteBlindness(fit []state.NodeID, now time.Time) {
+	said := make(map[state.NodeID][]state.BackendID)
+	for _, h := range m.hints() {
+		said[h.Node] = h.Status.Alone
+	}
+	said[m.self] = m.aloneMissed()
+	m.blind.noteFit(m.fitSince, fit, said, now)
+}
+
+// noteFit notes what the members that are fit for gateways say, and forgets what the
+// others said. since tells from when on each is fit; it is kept here.
+func (b blindness) noteFit(since map[state.NodeID]time.Time, fit []state.NodeID, said map[state.NodeID][]state.BackendID, now time.Time) {
+	for id := range since {
+		if !slices.Contains(fit, id) {
+			delete(since, id)
+			delete(b, id)
 		}
 	}
-	hints := m.hints()
-	for i := range spec.Members {
-		id := spec.Members[i].ID
-		var alone []state.BackendID
-		if id == m.self {
-			alone = m.aloneMissed()
+	for _, id := range fit {
+		if _, ok := since[id]; !ok {
+			since[id] = now
 		}
-		for _, h := range hints {
-			if h.Node == id {
-				alone = h.Status.Alone
-			}
+		if now.Sub(since[id]) < settleFor {
+			delete(b, id)
 		}
-		m.blind.note(id, alone, now)
+		b.note(id, said[id], now)
 	}
 }
 

@@ -42,6 +42,37 @@ func TestBlindness(t *testing.T) {
 	}
 }
 
+// A member whose link was cut missed all servers for a while. When it is back it gets
+// gateways again at once, and not half a minute later.
+func TestBlindnessOfOneThatWasAway(t *testing.T) {
+	b, since := make(blindness), make(map[state.NodeID]time.Time)
+	now := time.Unix(0, 0)
+	fit, all := []state.NodeID{nodeA}, []state.BackendID{1, 2}
+	pass := func(fit []state.NodeID, alone ...state.BackendID) int {
+		now = now.Add(time.Second)
+		b.noteFit(since, fit, map[state.NodeID][]state.BackendID{nodeA: alone}, now)
+		return len(b[nodeA])
+	}
+	for range 10 {
+		pass(fit)
+	}
+	if pass(fit, all...) != 2 {
+		t.Error("a fit member's word does not count")
+	}
+	if pass(fit) != 2 {
+		t.Error("it is forgotten at once")
+	}
+	if pass(nil, all...) != 0 {
+		t.Error("a member that is not fit counts as blind")
+	}
+	if pass(fit, 2) != 1 {
+		t.Error("the word of one that is just back does not count")
+	}
+	if pass(fit) != 0 {
+		t.Error("it is remembered while its path comes back")
+	}
+}
+
 // An owner that alone does not reach a server yields its gateway to one that does,
 // keeps it where all miss as many, and gets none back while its path comes and goes.
 func TestVirtualBlindOwnerYields(t *testing.T) {

@@ -158,7 +158,7 @@ func (m *member) assignGateways(ctx context.Context) {
 			fit = append(fit, other.ID)
 		}
 	}
-	m.noteBlindness(spec, time.Now())
+	m.noteBlindness(fit, time.Now())
 	misses := m.blind.misses(spec)
 	for _, own := range gateway.Assign(fit, spec.Gateways, misses) {
 		g, _ := spec.GatewayByID(own.ID)

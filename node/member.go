@@ -105,12 +105,13 @@ type member struct {
 	setBack      fault          // sysctls that something else keeps changing
 	foreign      foreignRules
 	traffic      trafficWatch
-	tell         chan struct{}             // a status is worth publishing at once
-	blind        blindness                 // the leader duty's
-	generation   chan struct{}             // holds a token while one change of tables is on its way, on the leader
-	tookOffice   atomic.Pointer[time.Time] // of the present leadership
-	proved       atomic.Pointer[time.Time] // when a majority last said that this node leads; nil: it does not
-	keysSeen     uint64                    // the leader duty's: version of the gossip keys, and since when
+	tell         chan struct{}              // a status is worth publishing at once
+	blind        blindness                  // the leader duty's
+	fitSince     map[state.NodeID]time.Time // the leader duty's: of members that are fit for gateways
+	generation   chan struct{}              // holds a token while one change of tables is on its way, on the leader
+	tookOffice   atomic.Pointer[time.Time]  // of the present leadership
+	proved       atomic.Pointer[time.Time]  // when a majority last said that this node leads; nil: it does not
+	keysSeen     uint64                     // the leader duty's: version of the gossip keys, and since when
 	keysSince    time.Time
 	ticketsSeen  uint64  // the leader duty's: version of the ticket keys,
 	ticketsHeld  tickets // and what they are
@@ -145,7 +146,7 @@ func newMember(n *Node, ad admission) (*member, error) {
 		faults:     make(faultWatch),
 		left:       make(chan struct{}),
 		diskBack:   make(chan struct{}),
-		generation: make(chan struct{}, 1), tell: make(chan struct{}, 1), blind: make(blindness),
+		generation: make(chan struct{}, 1), tell: make(chan struct{}, 1), blind: make(blindness), fitSince: make(map[state.NodeID]time.Time),
 		ownEntry:   make(chan struct{}, 1),
 		unwell:     newUnwell(),
 		storedAt:   n.readLastGood(),
