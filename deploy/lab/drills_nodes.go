@@ -183,6 +183,9 @@ func (d *drill) insideDeath(ctx context.Context) error {
 
 // cut cuts links of a node that owns a gateway, judges, and heals them.
 func (d *drill) cut(ctx context.Context, what string, outside, inside bool) error {
+	if err := d.l.waitGatewaysSpread(ctx, healBound); err != nil {
+		return err
+	}
 	node, owned, err := d.l.gatewayOwner(ctx)
 	if err != nil {
 		return err

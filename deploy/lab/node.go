@@ -260,6 +260,29 @@ func (l *Lab) leader(ctx context.Context, bound time.Duration, but ...string) (s
 	return found, err
 }
 
+// waitGatewaysSpread waits until every member has its share of the gateways. A node that
+// is just back gets its own again within seconds: a gateway that moves while a link is
+// cut would be silent for longer than the cut costs.
+func (l *Lab) waitGatewaysSpread(ctx context.Context, bound time.Duration) error {
+	return until(ctx, bound, "the gateways to be spread over all nodes", func() (bool, error) {
+		owners, err := l.gatewayOwners(ctx)
+		if err != nil {
+			return false, err
+		}
+		load := make(map[string]int)
+		for _, node := range owners {
+			load[node]++
+		}
+		members := len(l.members())
+		for _, n := range load {
+			if n > (len(owners)+members-1)/members {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+}
+
 // gatewayOwners gives the owner of each floating gateway, by address.
 func (l *Lab) gatewayOwners(ctx context.Context) (map[netip.Addr]string, error) {
 	m, err := l.anyMember()
