@@ -181,9 +181,18 @@ func (d *drill) insideDeath(ctx context.Context) error {
 	return d.cut(ctx, "the inside link", false, true)
 }
 
+// announceTime is longer than the interval in which owners announce their gateways. A
+// node that was cut off has claimed gateways and announces them when it is back; servers
+// believe that until the owner announces again, and a second cut within that time would
+// cost more than the first.
+const announceTime = 11 * time.Second
+
 // cut cuts links of a node that owns a gateway, judges, and heals them.
 func (d *drill) cut(ctx context.Context, what string, outside, inside bool) error {
 	if err := d.l.waitGatewaysSpread(ctx, healBound); err != nil {
+		return err
+	}
+	if err := flow(ctx, announceTime); err != nil {
 		return err
 	}
 	node, owned, err := d.l.gatewayOwner(ctx)
