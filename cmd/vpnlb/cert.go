@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vpnlb/vpnlb/node/admin"
+	"github.com/vpnlb/vpnlb/node/certs"
 )
 
 func (c *cli) cert() *cobra.Command {
@@ -61,6 +62,9 @@ func pemFile(path string) (string, error) {
 	}
 	if len(text) > maxPEM {
 		return "", fmt.Errorf("%s is larger than %d bytes: a chain with its key has a few KiB", path, maxPEM)
+	}
+	if err := certs.OtherForm(text); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	return string(text), nil
 }

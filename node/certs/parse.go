@@ -75,7 +75,7 @@ func Parse(text []byte) (*Certificate, error) {
 	if len(text) > MaxPEM {
 		return nil, fmt.Errorf("chain and key have %d bytes of PEM: at most %d", len(text), MaxPEM)
 	}
-	if err := otherForm(text); err != nil {
+	if err := OtherForm(text); err != nil {
 		return nil, err
 	}
 	chain, key, err := decode(text)
@@ -105,9 +105,10 @@ func Parse(text []byte) (*Certificate, error) {
 	return &Certificate{TLS: out, Hash: sha256.Sum256(leaf.Raw)}, nil
 }
 
-// otherForm names a file in another form than PEM, as Windows exports them: both are
+// OtherForm is the fault of a file in another form than PEM, as Windows exports them: both are
 // a DER sequence, of PFX (PKCS #12) with the version 3 in front (RFC 7292 section 4).
-func otherForm(text []byte) error {
+// Other text gives nil. Ask before the bytes become text of JSON, which changes them.
+func OtherForm(text []byte) error {
 	var outer asn1.RawValue
 	if _, err := asn1.Unmarshal(text, &outer); err != nil || outer.Tag != asn1.TagSequence || !outer.IsCompound {
 		return nil
