@@ -125,6 +125,14 @@ func showSettings(s *state.Settings) map[string]string {
 	return out
 }
 
+// settingsInForce gives every setting as it works: t1 has another default where TLS
+// of SSTP ends on the nodes.
+func settingsInForce(spec *state.Spec) map[string]string {
+	out := showSettings(&spec.Settings)
+	out["t1"] = spec.DemoteAfter().String()
+	return out
+}
+
 // changeSetting returns s with one key changed; its case does not matter.
 func changeSetting(s state.Settings, key, value string) (state.Settings, error) {
 	var keys []string

@@ -146,3 +146,17 @@ func TestSettingsUnknownKey(t *testing.T) {
 		}
 	}
 }
+
+// What is shown for t1 is what is in force: its default is longer where TLS of SSTP
+// ends on the nodes.
+func TestShownT1(t *testing.T) {
+	for _, tt := range []struct {
+		r    *rig
+		want string
+	}{{world(t), "5s"}, {tlsWorld(t), "1m0s"}} {
+		spec := tt.r.spec()
+		if got := settingsInForce(spec)["t1"]; got != tt.want || got != spec.DemoteAfter().String() {
+			t.Errorf("t1 is shown as %s, want %s", got, tt.want)
+		}
+	}
+}

@@ -360,7 +360,7 @@ func (m *member) memberList() []admin.Member {
 
 func (m *member) specAnswer(*http.Request) (any, error) {
 	spec := m.spec()
-	out := admin.Spec{Cluster: spec.ClusterID.String(), VIPs: []admin.VIP{}, Backends: m.backends(spec), Gateways: m.gateways(spec), Settings: showSettings(&spec.Settings)}
+	out := admin.Spec{Cluster: spec.ClusterID.String(), VIPs: []admin.VIP{}, Backends: m.backends(spec), Gateways: m.gateways(spec), Settings: settingsInForce(spec)}
 	for i := range spec.VIPs {
 		v := &spec.VIPs[i]
 		a := admin.VIP{ID: uint32(v.ID), Name: v.Name, Addr: v.Addr, SSTP: sstpWords[v.SSTP], Version: v.Version,
