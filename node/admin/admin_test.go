@@ -50,6 +50,7 @@ func routes(s *Server) {
 		}
 		return Status{Node: "n1", Stage: "running"}, nil
 	})
+	Post(s, PathCertRotate, func(context.Context, RotateRequest) (any, error) { return Rotation{}, nil })
 	Post(s, PathVIPAdd, func(_ context.Context, in VIPRequest) (any, error) {
 		if in.Name == "taken" {
 			return nil, &Error{Status: http.StatusConflict, Message: "somebody else changed it"}
@@ -127,6 +128,22 @@ func TestPost(t *testing.T) {
 	for _, want := range []string{"request=" + PathVIPAdd, "change.name=vpn change.addr=203.0.113.10 index=7", fmt.Sprintf("uid=%d", os.Getuid()), `error="somebody else changed it"`} {
 		if !strings.Contains(d.logs.String(), want) {
 			t.Errorf("the log of changes lacks %s:\n%s", want, d.logs)
+		}
+	}
+}
+
+// A request that changes nothing is no change in the log.
+func TestLookIsNotAChange(t *testing.T) {
+	d := start(t, socket(t))
+	for _, tt := range []struct {
+		in   RotateRequest
+		want bool
+	}{{RotateRequest{Name: "new"}, false}, {RotateRequest{Name: "new", Servers: []string{"r1"}}, true}} {
+		if err := d.Post(t.Context(), PathCertRotate, tt.in, new(Rotation)); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(d.logs.String(), "admin change"); got != tt.want {
+			t.Errorf("%+v: in the log of changes %t, want %t", tt.in, got, tt.want)
 		}
 	}
 }

@@ -54,6 +54,9 @@ type RotateRequest struct {
 	Servers []string `json:"servers,omitempty"`
 }
 
+// Looks reports whether the request only asks.
+func (r RotateRequest) Looks() bool { return len(r.Servers) == 0 }
+
 // Rotation is where a change of certificate stands.
 type Rotation struct {
 	Name    string           `json:"name"`
