@@ -30,6 +30,10 @@ func Checklist(f Facts) []string {
 	default:
 		say("RRAS logs a node's address as the client's for SSTP: use `vpnlb vip add %s ADDR --sstp %s --sstp-transparent` if it must be the client's own", f.VIP, f.modeWord())
 	}
+	if f.Mode == state.SSTPPassthrough {
+		say("after the change, on a node: `vpnlb backend list` shows tcp up for %s; nodes do not see calls in pass-through, so make one test call from a client that `vpnlb explain CLIENT --class tcp` sends to %s, and look on that server; check this: Get-RemoteAccessConnectionStatistics lists the call", f.Server, f.Server)
+		return out
+	}
 	say("after the change, on a node: `vpnlb backend list` shows tcp up for %s, and `vpnlb sstp status` has no alarm after one test call that carried data", f.Server)
 	return out
 }

@@ -67,6 +67,15 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// Nodes do not see the calls of pass-through, so nothing on a node proves one.
+func TestPassthroughEndsOnTheServer(t *testing.T) {
+	list := Checklist(cases["passthrough"])
+	last := list[len(list)-1]
+	if strings.Contains(last, "vpnlb sstp") || !strings.Contains(last, "Get-RemoteAccessConnectionStatistics") {
+		t.Errorf("the last check is %q", last)
+	}
+}
+
 // What holds of every script, whatever its golden file says.
 func TestScript(t *testing.T) {
 	for name, f := range cases {
