@@ -12,6 +12,7 @@ import (
 
 	"github.com/vpnlb/vpnlb/cluster/state"
 	"github.com/vpnlb/vpnlb/cluster/transport"
+	"github.com/vpnlb/vpnlb/dataplane/sstp"
 	"github.com/vpnlb/vpnlb/node/admin"
 	"github.com/vpnlb/vpnlb/node/certs"
 )
@@ -187,9 +188,32 @@ func certNotes(c *certs.Certificate, now time.Time) (notes []string) {
 	return notes
 }
 
+// staples are this node's OCSP staples by certificate; of those that it shows.
+func (m *member) staples() map[string]sstp.CertificateStatus {
+	out := make(map[string]sstp.CertificateStatus)
+	if o := m.offload.Load(); o != nil {
+		for _, c := range o.recent.get(o.server).Certificates {
+			out[c.Name] = c
+		}
+	}
+	return out
+}
+
+// stapleNotes is what an administrator should know of a certificate's OCSP staple.
+func stapleNotes(c sstp.CertificateStatus) (notes []string) {
+	switch {
+	case c.Staple == "revoked":
+		notes = append(notes, "its CA's OCSP responder says that it is REVOKED: clients that check refuse it; have a new one issued, add it under another name and run 'vpnlb cert rotate'")
+	case c.Staple == "missing" && c.StapleFault != "":
+		notes = append(notes, "it is shown without an OCSP staple, as the responder does not answer well: "+c.StapleFault+"; let the node reach it (TCP 80, or the port of its URL)")
+	}
+	return notes
+}
+
 // certificates lists what is agreed, as this node has it.
 func (m *member) certificates(*http.Request) (any, error) {
 	spec, now := m.spec(), time.Now()
+	staples := m.staples()
 	out := []admin.Certificate{}
 	for _, o := range m.openedCertificates(spec) {
 		a := admin.Certificate{
@@ -203,6 +227,10 @@ func (m *member) certificates(*http.Request) (any, error) {
 			leaf := c.Leaf()
 			a.Subject, a.Issuer, a.KeyType, a.NotAfter = leaf.Subject.String(), leaf.Issuer.String(), c.KeyType(), leaf.NotAfter.UTC()
 			a.Names, a.Warnings = append(a.Names, c.Names()...), certNotes(c, now)
+		}
+		if s, ok := staples[o.Name]; ok {
+			a.OCSP = s.Staple
+			a.Warnings = append(a.Warnings, stapleNotes(s)...)
 		}
 		out = append(out, a)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -176,5 +177,34 @@ func TestRefusalsAreWarnings(t *testing.T) {
 	m.sstpWarnings(&state.Spec{}, func(format string, args ...any) { got = append(got, fmt.Sprintf(format, args...)) })
 	if !slices.Equal(got, []string{"SSTP: 3 refused: raise 'per_source'"}) {
 		t.Errorf("%q", got)
+	}
+}
+
+// What a client learns from a staple, and what keeps one away, is a warning.
+func TestStaplesAreWarnings(t *testing.T) {
+	for _, tt := range []struct {
+		staple, fault, want string
+	}{
+		{"valid", "", ""},
+		{"valid", "no route", ""}, // it is still shown, and asked again
+		{"none", "", ""},
+		{"missing", "", ""}, // not asked yet
+		{"missing", "no route", "without an OCSP staple, as the responder does not answer well: no route"},
+		{"revoked", "no route", "REVOKED"},
+	} {
+		spec := &state.Spec{Certs: []state.CertificatePlace{{Name: "ec", Path: "/none"}}}
+		o := recording(&recorder{status: sstp.Status{Certificates: []sstp.CertificateStatus{{Name: "ec", Staple: tt.staple, StapleFault: tt.fault}}}})
+		o.book.Update(spec)
+		m := &member{}
+		m.offload.Store(o)
+		var got string
+		m.sstpWarnings(spec, func(format string, args ...any) {
+			if text := fmt.Sprintf(format, args...); strings.Contains(text, "OCSP") {
+				got += text
+			}
+		})
+		if !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
+			t.Errorf("%s, %q: %q, want %q", tt.staple, tt.fault, got, tt.want)
+		}
 	}
 }

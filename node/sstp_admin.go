@@ -102,7 +102,11 @@ func (m *member) sstpWarnings(spec *state.Spec, add func(format string, args ...
 	for _, a := range m.alarms() {
 		add("%s", a.Text)
 	}
+	staples := m.staples()
 	for _, o := range m.openedCertificates(spec) {
+		for _, note := range stapleNotes(staples[o.Name]) {
+			add("certificate %s: %s", o.Name, note)
+		}
 		used := len(spec.CertificateUsers(o.Name)) > 0
 		if o.Fault != "" {
 			add("certificate %s: %s", o.Name, o.Fault)

@@ -83,13 +83,13 @@ func (c *cli) certList() *cobra.Command {
 }
 
 func printCertificates(w io.Writer, list []admin.Certificate) {
-	fmt.Fprintln(w, "CERTIFICATE\tNAMES\tKEY\tNOT AFTER\tPLACE\tUSED BY\tSHA-256")
+	fmt.Fprintln(w, "CERTIFICATE\tNAMES\tKEY\tNOT AFTER\tOCSP\tPLACE\tUSED BY\tSHA-256")
 	for _, a := range list {
 		until := "-"
 		if !a.NotAfter.IsZero() {
 			until = a.NotAfter.Format("2006-01-02")
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", a.Name, orDash(strings.Join(a.Names, ",")), orDash(a.KeyType), until, a.Place, orDash(strings.Join(a.UsedBy, ", ")), a.SHA256)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", a.Name, orDash(strings.Join(a.Names, ",")), orDash(a.KeyType), until, orDash(a.OCSP), a.Place, orDash(strings.Join(a.UsedBy, ", ")), a.SHA256)
 	}
 	for _, a := range list {
 		if a.Fault != "" {

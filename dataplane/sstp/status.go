@@ -35,7 +35,7 @@ type CertificateStatus struct {
 	Name        string
 	Hash        Hash
 	NotAfter    time.Time
-	Staple      string // none: no responder named; valid; missing
+	Staple      string // none: no responder named, or no issuer in the chain; valid; missing; revoked
 	StapleFault string // why the last question failed
 }
 

@@ -43,6 +43,7 @@ type Certificate struct {
 	UsedBy   []string  `json:"used_by"`
 	Fault    string    `json:"fault,omitempty"` // why this node cannot show it, or what is wrong with its file
 	Warnings []string  `json:"warnings,omitempty"`
+	OCSP     string    `json:"ocsp,omitempty"` // of this node's staple: none, valid, missing, revoked; absent where the node does not show it
 	Version  uint64    `json:"version"`
 }
 

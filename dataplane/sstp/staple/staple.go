@@ -30,7 +30,7 @@ const (
 	maxBody     = 64 << 10 // of a response, bytes; real ones have 0.5 to 4 KiB
 	askTimeout  = 15 * time.Second
 	firstPause  = 30 * time.Second // after a failure; doubles
-	longestWait = time.Hour        // after failures
+	longestWait = 5 * time.Minute  // after failures: an outage's end is noticed soon
 	// Without a next update an answer is asked for again this often (RFC 6960
 	// 4.2.2.1: newer information is always available), and used this long.
 	undatedRefresh = time.Hour
@@ -44,6 +44,7 @@ type Entry struct {
 	stapled atomic.Pointer[stapled]
 	stop    context.CancelFunc // nil: the certificate names no responder
 	fault   atomic.Pointer[string]
+	revoked atomic.Bool // by the last answer
 }
 
 type stapled struct {
@@ -59,13 +60,16 @@ func (e *Entry) Certificate() *tls.Certificate {
 	return e.bare
 }
 
-// State says in a word how the staple is: none (no responder is named), valid,
-// missing; and the last fault of a responder that is not answered since.
+// State says in a word how the staple is: none (no responder is named, or the chain
+// lacks the issuer), valid, missing, or revoked (the last answer said so, whatever its
+// age); and the last fault of a responder that is not answered since.
 func (e *Entry) State() (word, fault string) {
 	if f := e.fault.Load(); f != nil {
 		fault = *f
 	}
 	switch s := e.stapled.Load(); {
+	case e.revoked.Load():
+		return "revoked", fault
 	case s != nil && time.Now().Before(s.until):
 		return "valid", fault
 	case e.stop == nil:
@@ -131,6 +135,7 @@ func (k *Keeper) adopt(c *tls.Certificate, old *Entry) *Entry {
 		if s := old.stapled.Load(); s != nil {
 			e.put(s.cert.OCSPStaple, s.until)
 		}
+		e.revoked.Store(old.revoked.Load())
 	}
 	issuer := issuerOf(c)
 	if len(c.Leaf.OCSPServer) == 0 || issuer == nil || k.closed {
@@ -214,11 +219,14 @@ func (k *Keeper) renew(ctx context.Context, e *Entry, issuer *x509.Certificate) 
 		k.count("good")
 	case ocsp.Revoked: // clients should know
 		k.count("revoked")
-		k.log.Error("certificate is revoked", "subject", leaf.Subject.CommonName, "at", answer.RevokedAt)
+		if !e.revoked.Load() {
+			k.log.Error("certificate is revoked", "subject", leaf.Subject.CommonName, "at", answer.RevokedAt)
+		}
 	default:
 		k.count("unknown")
 		return 0, errors.New("the responder does not know the certificate")
 	}
+	e.revoked.Store(answer.Status == ocsp.Revoked)
 	if answer.NextUpdate.IsZero() {
 		e.put(body, now.Add(undatedLife))
 		return undatedRefresh, nil
@@ -256,7 +264,7 @@ func (k *Keeper) ask(ctx context.Context, leaf, issuer *x509.Certificate) ([]byt
 	case len(body) > maxBody:
 		return nil, nil, fmt.Errorf("answer of the ocsp responder has more than %d bytes", maxBody)
 	}
-	answer, err := ocsp.ParseResponseForCert(body, leaf, issuer)
+	answer, err := parse(body, leaf, issuer)
 	if err != nil {
 		return nil, nil, fmt.Errorf("check the ocsp answer: %w", err)
 	}
@@ -265,6 +273,22 @@ func (k *Keeper) ask(ctx context.Context, leaf, issuer *x509.Certificate) ([]byt
 		return nil, nil, fmt.Errorf("ocsp answer is valid from %v to %v only", answer.ThisUpdate, answer.NextUpdate)
 	}
 	return body, answer, nil
+}
+
+// parse checks the signature of an answer: by the issuer, or by a responder's
+// certificate in it that the issuer signed (RFC 6960 4.2.2.2). An answer may hold the
+// issuer's own certificate, too, which the issuer did not sign unless it is a root.
+func parse(body []byte, leaf, issuer *x509.Certificate) (*ocsp.Response, error) {
+	answer, err := ocsp.ParseResponseForCert(body, leaf, issuer)
+	if err == nil {
+		return answer, nil
+	}
+	// Without an issuer the answer's signature is checked by the embedded certificate.
+	own, again := ocsp.ParseResponseForCert(body, leaf, nil)
+	if again != nil || own.Certificate == nil || !bytes.Equal(own.Certificate.RawSubjectPublicKeyInfo, issuer.RawSubjectPublicKeyInfo) {
+		return nil, err
+	}
+	return own, nil
 }
 
 // Close stops asking and waits for what is under way.

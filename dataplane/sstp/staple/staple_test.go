@@ -186,7 +186,7 @@ func TestResponderFails(t *testing.T) {
 		if word, fault := e.State(); word != "valid" || !strings.Contains(fault, "no route") {
 			t.Errorf("state %s, %s", word, fault)
 		}
-		if n := w.times(); n < 5 || n > 25 {
+		if n := w.times(); n < 5 || n > 150 {
 			t.Errorf("asked %d times in half a day", n)
 		}
 		time.Sleep(time.Hour)
@@ -241,6 +241,57 @@ func TestRevoked(t *testing.T) {
 	if w.counts["revoked"] != 1 {
 		t.Errorf("counts %v", w.counts)
 	}
+	if word, _ := e.State(); word != "revoked" {
+		t.Errorf("state %s", word)
+	}
+	w.set(nil) // a certificate on hold comes back
+	if _, err := k.renew(t.Context(), e, w.ca); err != nil {
+		t.Error(err)
+	}
+	if word, _ := e.State(); word != "valid" {
+		t.Errorf("state %s", word)
+	}
+}
+
+// Some responders of an intermediate CA put that CA's certificate into the answer.
+func TestEmbeddedIssuer(t *testing.T) {
+	root, w, stranger := newWorld(t), newWorld(t), newWorld(t)
+	intermediate := func(of *world) *x509.Certificate {
+		return root.sign(&x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "Intermediate CA"}, NotBefore: time.Now().Add(-time.Hour),
+			NotAfter: time.Now().Add(1000 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, root.ca, of.key)
+	}
+	w.ca, stranger.ca = intermediate(w), intermediate(stranger)
+	for _, from := range []*world{w, stranger} {
+		w.set(func(r *ocsp.Request) ([]byte, error) {
+			template := ocsp.Response{Status: ocsp.Good, SerialNumber: r.SerialNumber, ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(time.Hour), Certificate: from.ca}
+			return ocsp.CreateResponse(w.ca, from.ca, template, from.key)
+		})
+		e := &Entry{bare: w.leaf(7, responder)}
+		_, err := w.keeper().renew(t.Context(), e, w.ca)
+		if taken := err == nil && len(e.Certificate().OCSPStaple) > 0; taken != (from == w) {
+			t.Errorf("taken %t, own issuer %t: %v", taken, from == w, err)
+		}
+	}
+}
+
+// An outage of a day is over soon after the responder answers.
+func TestOutageEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.set(func(*ocsp.Request) ([]byte, error) { return nil, errors.New("no route") })
+		k := w.keeper()
+		defer k.Close()
+		e := k.Set([]*tls.Certificate{w.leaf(7, responder)})[0]
+		time.Sleep(24 * time.Hour)
+		if n := w.times(); n > 300 {
+			t.Errorf("asked %d times in a day", n)
+		}
+		w.set(nil)
+		time.Sleep(7 * time.Minute)
+		if word, fault := e.State(); word != "valid" || fault != "" {
+			t.Errorf("state %s, %s", word, fault)
+		}
+	})
 }
 
 // An answer without a next update is used for a while, and asked for anew.
