@@ -213,7 +213,7 @@ func rotation(spec *state.Spec, v *state.VIP, place *state.CertificatePlace, unt
 	}
 	switch {
 	case next >= 0:
-		out.Next = serverStep(&out.Servers[next], steps[1+3*next:], place.Name)
+		out.Next = serverStep(&out.Servers[next], steps[1+3*next:], facts[next].Switch())
 	case len(v.Certificates) > 0 && v.Certificates[0] != place.Name:
 		out.Next = step(&steps[1+3*len(facts)])
 	default:
@@ -223,7 +223,7 @@ func rotation(spec *state.Spec, v *state.VIP, place *state.CertificatePlace, unt
 }
 
 // serverStep picks the step of a server's three that is next.
-func serverStep(s *admin.RotationServer, steps []rras.Step, certificate string) *admin.RotationStep {
+func serverStep(s *admin.RotationServer, steps []rras.Step, after string) *admin.RotationStep {
 	switch {
 	case s.State == "failing":
 		out := step(&steps[1])
@@ -239,7 +239,7 @@ func serverStep(s *admin.RotationServer, steps []rras.Step, certificate string) 
 	if s.Admin == adminWords[state.AdminOffline] {
 		out.Before = []string{}
 	}
-	out.After = []string{fmt.Sprintf("vpnlb cert rotate %s --server %s", certificate, s.Name)}
+	out.After = []string{after}
 	return out
 }
 

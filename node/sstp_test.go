@@ -406,8 +406,10 @@ func TestRotation(t *testing.T) {
 	expect("r1=waiting r2=waiting r4=waiting", "server 1 of 3, r1: no new clients")
 	set("r1", state.AdminDrain)
 	expect("r1=waiting r2=waiting r4=waiting", "r1: certificate and hash change together")
-	if n := look().Next; n.Server != "r1" || n.Script == "" || len(n.Before) == 0 || n.After[0] != "vpnlb cert rotate idle --server r1" {
+	if n := look().Next; n.Server != "r1" || n.Script == "" || len(n.Before) == 0 || n.After[0] != "vpnlb cert rotate idle --vip vpn --server r1" {
 		t.Errorf("the step is %+v", n)
+	} else if !strings.Contains(n.Script, n.After[0]) {
+		t.Errorf("the script does not name the step after it, %s", n.After[0])
 	}
 	set("r1", state.AdminOffline)
 	if n := look().Next; len(n.Before) != 0 {

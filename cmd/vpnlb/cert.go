@@ -176,5 +176,5 @@ func printRotation(w io.Writer, r *admin.Rotation) {
 		fmt.Fprintf(w, "  %s\n", line)
 	}
 	fmt.Fprintf(w, "  until %s\n", r.Next.Until)
-	fmt.Fprintf(w, "then: vpnlb cert rotate %s\n", r.Name)
+	fmt.Fprintf(w, "then: vpnlb cert rotate %s --vip %s\n", r.Name, r.VIP)
 }

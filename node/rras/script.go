@@ -17,7 +17,7 @@ var scriptTemplate = template.Must(template.New("script").Option("missingkey=err
 // blanks is what the template may say. Every string in it is a constant, a
 // number, a hash, a date or a name that Check let pass: nothing needs quoting.
 type blanks struct {
-	Server, VIP, Mode, Certificate, Until, Import                string
+	Server, VIP, Mode, Certificate, Until, Import, Switch        string
 	Hex                                                          string // "" = keep the hash that is there
 	HTTPS                                                        int
 	Port                                                         uint16
@@ -25,6 +25,12 @@ type blanks struct {
 	Store                                                        bool // the server shows the certificate itself
 	Key, NativeKey, Service                                      string
 	ValueHTTPS, ValueByAdmin, ValueHash, ValueOldHash, ValuePort string
+}
+
+// Switch is the command that makes nodes show the certificate to a server's clients;
+// it changes nothing where they do. The VIP is named: TLS of several may end on nodes.
+func (f Facts) Switch() string {
+	return fmt.Sprintf("vpnlb cert rotate %s --vip %s --server %s", f.Certificate, f.VIP, f.Server)
 }
 
 // Script is the PowerShell that brings a server to its mode and certificate: it
@@ -46,7 +52,7 @@ func Script(f Facts) string {
 		b.HTTPS = 0
 	}
 	if f.HasCertificate {
-		b.Hex, b.Certificate, b.Until = f.hex(), f.Certificate, f.until()
+		b.Hex, b.Certificate, b.Until, b.Switch = f.hex(), f.Certificate, f.until(), f.Switch()
 		b.Import = fmt.Sprintf("import %s with its private key first", f.Certificate)
 	}
 	var out strings.Builder

@@ -58,5 +58,5 @@
     "ListenerPort      $(Read-Value 'ListenerPort')"
     if ($left.Count -ne 0) { throw "read back and still different: $($left -join ', ')" }
     if ($null -ne (Read-Value 'SHA1CertificateHash')) { Write-Warning 'SHA1CertificateHash is back: RemoteAccess wrote it again; check this with a test call' }
-    'Done. Next, on a node: vpnlb sstp status, then vpnlb backend enable rras1'
+    'Done. Next, on a node: vpnlb cert rotate public2026 --vip vpn --server rras1, then vpnlb backend enable rras1, then vpnlb sstp status'
 }
